@@ -1,0 +1,34 @@
+# The entry points; everything else is in dev/.
+.PHONY: help setup tree refresh series run test vm check
+
+help:
+	@echo "make run       set up, build, boot, serve a real image in both modes, verify, compare"
+	@echo "make test      all tests; T=pattern picks some"
+	@echo "make vm        CMD='...' in the VM; DRIVER=rust|c|none CONFIG=speed|test; no CMD: a shell"
+	@echo "make check     style, lints, documentation, series = tree"
+	@echo "make tree      assemble build/linux from series/ and the kernel directories"
+	@echo "make refresh   write the commits of build/linux back"
+	@echo "make series    write build/outgoing/*.patch, ready to be mailed"
+	@echo "make setup     fetch and install what is missing"
+
+setup:
+	@dev/setup
+tree: setup
+	@dev/tree
+refresh:
+	@dev/stack refresh
+series:
+	@dev/stack series
+# These take build/linux as it is if somebody works there.
+run: setup
+	@dev/tree --keep
+	@dev/run
+test: setup
+	@dev/tree --keep
+	@dev/test
+check: setup
+	@dev/tree --keep
+	@dev/check
+vm: export COMMAND = $(value CMD)
+vm:
+	@dev/vm "$$COMMAND"
