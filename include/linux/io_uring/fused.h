@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What a driver needs to serve the primary of an IORING_OP_FUSED_CMD.
+ * Rust drivers use rust/kernel/io_uring/fused.rs instead.
+ */
+#ifndef _LINUX_IO_URING_FUSED_H
+#define _LINUX_IO_URING_FUSED_H
+
+#include <linux/bvec.h>
+#include <linux/io_uring/cmd.h>
+
+/**
+ * struct io_fused_lease - a kernel buffer lent to the secondaries
+ * @bvec: table of the buffer, not copied: valid and unchanged until @release
+ * @nr_bvecs: number of entries of @bvec
+ * @skip: bytes of the first entry that do not belong to the buffer
+ * @len: length of the buffer in bytes
+ * @dir: ITER_DEST if secondaries write the buffer, ITER_SOURCE if they read it
+ * @release: called once when the last secondary is done with the buffer, in
+ *	task context with the ring's uring_lock held
+ * @priv: argument of @release
+ */
+struct io_fused_lease {
+	const struct bio_vec	*bvec;
+	unsigned int		nr_bvecs;
+	unsigned int		skip;
+	size_t			len;
+	u8			dir;
+	void			(*release)(void *priv);
+	void			*priv;
+};
+
+/*
+ * Both are for the ->uring_cmd() handler that was called with
+ * IO_URING_F_FUSED, or for task work of the same command, with the
+ * @issue_flags that were passed to it.
+ *
+ * io_fused_cmd_lease() returns 0 or a negative error; after an error @release
+ * is not called. io_fused_cmd_start() issues the secondaries and returns
+ * -EIOCBQUEUED, which the handler returns: the command is not its own any
+ * more. A handler that wants to refuse the command returns an error instead
+ * of starting it.
+ */
+bool io_fused_cmd_wants_buf(struct io_uring_cmd *cmd);
+int io_fused_cmd_lease(struct io_uring_cmd *cmd,
+		       const struct io_fused_lease *lease,
+		       unsigned int issue_flags);
+int io_fused_cmd_start(struct io_uring_cmd *cmd, unsigned int issue_flags);
+
+#endif

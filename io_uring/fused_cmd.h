@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef IOU_FUSED_CMD_H
+#define IOU_FUSED_CMD_H
+
+#include <linux/io_uring/fused.h>
+#include <linux/io_uring_types.h>
+
+#include "slist.h"
+
+/* ->prep() of a primary: its secondaries have to be gathered next */
+#define IOU_FUSED_GATHER	1
+
+#define IO_FUSED_SECONDARY_SQE_FLAGS	(IOSQE_FIXED_FILE | IOSQE_ASYNC | \
+					 IOSQE_CQE_SKIP_SUCCESS)
+
+#ifdef CONFIG_IO_URING_FUSED_CMD
+
+#define IO_REQ_FUSED_FLAG	REQ_F_FUSED
+
+/* fused_cmd.rs: the opcode */
+int io_fused_cmd_prep(struct io_kiocb *req, const struct io_uring_sqe *sqe);
+int io_fused_cmd_gather(struct io_kiocb *req, const struct io_uring_sqe *sqe,
+			unsigned int *left, int ret);
+int io_fused_cmd(struct io_kiocb *req, unsigned int issue_flags);
+void io_fused_cmd_sqe_copy(struct io_kiocb *req);
+void io_fused_cmd_fail(struct io_kiocb *req);
+
+/* fused_cmd.rs: events of the life of a group */
+void io_fused_secondary_done(struct io_kiocb *req);
+unsigned int io_fused_nr_secondaries(struct io_kiocb *req);
+
+/* io_uring.c: what only the submission path can do */
+struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
+					 unsigned int *left, int *ret);
+void io_fused_sqe_copy(struct io_kiocb *secondary);
+void io_fused_queue_secondary(struct io_kiocb *req);
+
+/* Primaries that completed while requests were freed get their CQE now. */
+static inline bool io_fused_primaries_done(struct io_submit_state *state)
+{
+	if (likely(wq_list_empty(&state->fused_done)))
+		return false;
+	state->compl_reqs = state->fused_done;
+	INIT_WQ_LIST(&state->fused_done);
+	return true;
+}
+
+#else
+
+#define IO_REQ_FUSED_FLAG	0
+
+static inline int io_fused_cmd_gather(struct io_kiocb *req,
+				      const struct io_uring_sqe *sqe,
+				      unsigned int *left, int ret)
+{
+	return ret;
+}
+
+static inline void io_fused_cmd_fail(struct io_kiocb *req)
+{
+}
+
+static inline void io_fused_secondary_done(struct io_kiocb *req)
+{
+}
+
+static inline unsigned int io_fused_nr_secondaries(struct io_kiocb *req)
+{
+	return 0;
+}
+
+static inline bool io_fused_primaries_done(struct io_submit_state *state)
+{
+	return false;
+}
+
+#endif
+
+static inline bool io_is_fused(const struct io_kiocb *req)
+{
+	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
+		req->opcode == IORING_OP_FUSED_CMD;
+}
+
+static inline bool io_is_secondary(const struct io_kiocb *req)
+{
+	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
+		(req->flags & REQ_F_FUSED);
+}
+
+/* Do the secondaries of @primary take their buffer from a lease? */
+static inline bool io_fused_leases(struct io_kiocb *primary)
+{
+	return io_kiocb_to_cmd(primary, struct io_uring_cmd)->flags &
+		IORING_FUSED_CMD_BUF;
+}
+
+/* Requests that wait with @req for its issue */
+static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
+{
+	return io_is_fused(req) ? io_fused_nr_secondaries(req) : 0;
+}
+
+#endif

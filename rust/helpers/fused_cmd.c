@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/security.h>
+
+#include "../../io_uring/io_uring.h"
+#include "../../io_uring/rsrc.h"
+#include "../../io_uring/slist.h"
+#include "../../io_uring/fused_cmd.h"
+
+__rust_helper void *rust_helper_io_uring_alloc_async_cmd(struct io_kiocb *req)
+{
+	return io_uring_alloc_async_data(&req->ctx->cmd_cache, req);
+}
+
+__rust_helper void rust_helper_io_req_task_work_add(struct io_kiocb *req)
+{
+	io_req_task_work_add(req);
+}
+
+__rust_helper void rust_helper_io_req_complete_defer(struct io_kiocb *req)
+{
+	io_req_complete_defer(req);
+}
+
+__rust_helper void rust_helper_req_set_fail(struct io_kiocb *req)
+{
+	req_set_fail(req);
+}
+
+__rust_helper void rust_helper_io_put_rsrc_node(struct io_ring_ctx *ctx,
+						struct io_rsrc_node *node)
+{
+	io_put_rsrc_node(ctx, node);
+}
+
+__rust_helper struct io_imu_lease *
+rust_helper_io_imu_lease(struct io_mapped_ubuf *imu)
+{
+	return io_imu_lease(imu);
+}
+
+__rust_helper void rust_helper_io_ring_submit_lock(struct io_ring_ctx *ctx,
+						   unsigned int issue_flags)
+{
+	io_ring_submit_lock(ctx, issue_flags);
+}
+
+__rust_helper void rust_helper_io_ring_submit_unlock(struct io_ring_ctx *ctx,
+						     unsigned int issue_flags)
+{
+	io_ring_submit_unlock(ctx, issue_flags);
+}
+
+__rust_helper bool rust_helper_io_is_compat(struct io_ring_ctx *ctx)
+{
+	return io_is_compat(ctx);
+}
+
+__rust_helper void rust_helper_wq_list_add_tail(struct io_wq_work_node *node,
+						struct io_wq_work_list *list)
+{
+	wq_list_add_tail(node, list);
+}
+
+#ifndef CONFIG_SECURITY
+__rust_helper int rust_helper_security_uring_cmd(struct io_uring_cmd *ioucmd)
+{
+	return security_uring_cmd(ioucmd);
+}
+#endif
