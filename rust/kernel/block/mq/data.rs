@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a driver can see of a request, and copying its data.
+//!
+//! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
+
+use super::{Op, RequestFlags};
+use crate::{
+    bindings,
+    block::SECTOR_SHIFT,
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    page::PAGE_SIZE,
+    types::Opaque,
+    uaccess::UserPtr,
+};
+use core::{
+    cmp::min,
+    marker::PhantomData,
+    mem::MaybeUninit, //
+};
+
+/// A request that is owned by the driver, as it can be looked at.
+///
+/// Both [`Request`] (shared) and [`OwnedRequest`] (exclusive) dereference to it. It is not
+/// reference counted, so no reference to it can outlive the object that it was borrowed from.
+///
+/// All methods can be called from any context, unless they say otherwise; none allocates.
+///
+/// # Invariants
+///
+/// `self.0` is a valid [`struct request`] that was started and is owned by the driver for as long
+/// as a shared reference to `self` exists. So its fields that describe the I/O, its list of bios
+/// and the bvecs of these do not change meanwhile.
+///
+/// [`Request`]: super::Request
+/// [`OwnedRequest`]: super::OwnedRequest
+/// [`struct request`]: srctree/include/linux/blk-mq.h
+#[repr(transparent)]
+pub struct RequestView(Opaque<bindings::request>);
+
+// SAFETY: All methods take `&self` and only read fields that do not change while a reference
+// exists, by the type invariants; they can be called from any thread.
+unsafe impl Sync for RequestView {}
+
+impl RequestView {
+    /// Look at a request.
+    ///
+    /// # Safety
+    ///
+    /// The type invariants must hold for `*rq` for all of `'a`.
+    #[inline]
+    pub(super) unsafe fn from_raw<'a>(rq: *const bindings::request) -> &'a Self {
+        // INVARIANT: By the safety requirements of this function.
+        // SAFETY: By the safety requirements of this function `rq` is valid for `'a`; `Self` is
+        // transparent over an `Opaque` of it.
+        unsafe { &*rq.cast() }
+    }
+
+    #[inline]
+    pub(super) fn as_raw(&self) -> *mut bindings::request {
+        self.0.get()
+    }
+
+    /// The operation and the flags, as C has them in one word.
+    #[inline]
+    fn opf(&self) -> bindings::blk_opf_t {
+        // SAFETY: By the type invariants the request is valid and this field does not change.
+        unsafe { (*self.as_raw()).cmd_flags }
+    }
+
+    /// What the request asks for. Wraps the C function `req_op()`.
+    #[inline]
+    pub fn op(&self) -> Op {
+        Op::from_opf(self.opf())
+    }
+
+    /// The flags of the request.
+    #[inline]
+    pub fn flags(&self) -> RequestFlags {
+        RequestFlags::from_opf(self.opf())
+    }
+
+    /// The tag: the number of the request in its hardware queue, below the number of tags that
+    /// the tag set was made with.
+    #[inline]
+    pub fn tag(&self) -> u32 {
+        // SAFETY: By the type invariants the request is valid and was started, so it has a tag,
+        // which is not negative and does not change.
+        unsafe { (*self.as_raw()).tag as u32 }
+    }
+
+    /// The number of the hardware queue, below the number of queues that the tag set was made
+    /// with.
+    #[inline]
+    pub fn hw_queue(&self) -> u32 {
+        // SAFETY: By the type invariants the request is valid and was started, so `mq_hctx` points
+        // to its hardware queue, which lives as long as the request is in flight.
+        unsafe { (*(*self.as_raw()).mq_hctx).queue_num }
+    }
+
+    /// The first sector. Wraps the C function `blk_rq_pos()`.
+    #[inline]
+    pub fn sector(&self) -> u64 {
+        // SAFETY: By the type invariants the request is valid and this field does not change.
+        unsafe { (*self.as_raw()).__sector }
+    }
+
+    /// The number of sectors. Wraps the C function `blk_rq_sectors()`.
+    #[inline]
+    pub fn sectors(&self) -> u32 {
+        self.bytes() >> SECTOR_SHIFT
+    }
+
+    /// The number of bytes. Wraps the C function `blk_rq_bytes()`.
+    #[inline]
+    pub fn bytes(&self) -> u32 {
+        // SAFETY: By the type invariants the request is valid and this field does not change.
+        unsafe { (*self.as_raw()).__data_len }
+    }
+
+    /// Whether the request has pages to transfer. Wraps the C function `blk_rq_has_data()`.
+    #[inline]
+    pub fn has_data(&self) -> bool {
+        bio_has_data(self.first_bio())
+    }
+
+    #[inline]
+    fn first_bio(&self) -> *const bindings::bio {
+        // SAFETY: By the type invariants the request is valid and this field does not change.
+        unsafe { (*self.as_raw()).bio }
+    }
+
+    /// The only bio with data of the request; [`None`] if there is none or more than one.
+    #[inline]
+    pub(super) fn single_bio(&self) -> Option<&bindings::bio> {
+        let bio = self.first_bio();
+
+        if !bio_has_data(bio) {
+            return None;
+        }
+        // SAFETY: By the type invariants the bios are valid and do not change for as long as
+        // `self` is borrowed; `bio_has_data()` is false for a null pointer.
+        let bio = unsafe { &*bio };
+        bio.bi_next.is_null().then_some(bio)
+    }
+
+    /// The data of the request, as physically contiguous ranges; each may be longer than a page.
+    /// As `rq_for_each_bvec()` in C.
+    #[inline]
+    pub(super) fn bvecs(&self) -> Bvecs<'_> {
+        // INVARIANT: The first bio of the request, at the place where it starts.
+        Bvecs {
+            bio: self.first_bio(),
+            at: None,
+            _rq: PhantomData,
+        }
+    }
+
+    /// Copy data of the request to user memory of the current task, starting `offset` bytes into
+    /// the request, at most `len` bytes.
+    ///
+    /// Returns the number of bytes copied: fewer than asked if the request ends before, or if the
+    /// user memory can not be written. Only a request that transfers towards the device has data
+    /// to give ([`Op::is_write`]); of any other nothing is copied.
+    ///
+    /// Must be called from task context; may sleep on a page fault. Wraps the C functions
+    /// `import_ubuf()` and `_copy_to_iter()`.
+    pub fn copy_to_user(&self, offset: u32, user: UserPtr, len: usize) -> usize {
+        match user_iter(bindings::ITER_DEST, user, len) {
+            // SAFETY: `iter` is a valid destination, by its construction just now.
+            Some(mut iter) => unsafe { self.copy_out(offset, &mut iter) },
+            None => 0,
+        }
+    }
+
+    /// Copy user memory of the current task to the pages of the request, starting `offset` bytes
+    /// into the request, at most `len` bytes.
+    ///
+    /// Returns the number of bytes copied: fewer than asked if the request ends before, or if the
+    /// user memory can not be read. Only a request that transfers from the device takes data
+    /// (the opposite of [`Op::is_write`]); to any other nothing is copied.
+    ///
+    /// Must be called from task context; may sleep on a page fault. Wraps the C functions
+    /// `import_ubuf()` and `_copy_from_iter()`.
+    pub fn copy_from_user(&self, offset: u32, user: UserPtr, len: usize) -> usize {
+        match user_iter(bindings::ITER_SOURCE, user, len) {
+            // SAFETY: `iter` is a valid source, by its construction just now.
+            Some(mut iter) => unsafe { self.copy_in(offset, &mut iter) },
+            None => 0,
+        }
+    }
+
+    /// Copy data of the request to `iter`, starting `offset` bytes into the request.
+    ///
+    /// As [`Self::copy_to_user`], for the rest of `iter` or of the request, whichever is shorter.
+    pub fn copy_to_iter(&self, offset: u32, iter: &mut IovIterDest<'_>) -> usize {
+        // SAFETY: By the type invariants of `IovIterDest` this is a valid destination.
+        unsafe { self.copy_out(offset, iter.as_raw()) }
+    }
+
+    /// Copy data of `iter` to the pages of the request, starting `offset` bytes into the request.
+    ///
+    /// As [`Self::copy_from_user`], for the rest of `iter` or of the request, whichever is shorter.
+    pub fn copy_from_iter(&self, offset: u32, iter: &mut IovIterSource<'_>) -> usize {
+        // SAFETY: By the type invariants of `IovIterSource` this is a valid source.
+        unsafe { self.copy_in(offset, iter.as_raw()) }
+    }
+
+    /// Copy from the request to `iter`.
+    ///
+    /// # Safety
+    ///
+    /// `iter` must be valid, with the direction `ITER_DEST`.
+    unsafe fn copy_out(&self, offset: u32, iter: *mut bindings::iov_iter) -> usize {
+        if !self.op().is_write() {
+            return 0;
+        }
+        // No usercopy checks: see `for_each_chunk()`.
+        self.for_each_chunk(offset, |addr, len| {
+            // SAFETY: `iter` is valid by the safety requirements of this function, and `addr` is
+            // mapped for `len` bytes by the contract of `for_each_chunk()`.
+            unsafe { bindings::_copy_to_iter(addr.cast(), len, iter) }
+        })
+    }
+
+    /// Copy from `iter` to the request.
+    ///
+    /// # Safety
+    ///
+    /// `iter` must be valid, with the direction `ITER_SOURCE`.
+    unsafe fn copy_in(&self, offset: u32, iter: *mut bindings::iov_iter) -> usize {
+        if self.op().is_write() {
+            return 0;
+        }
+        // No usercopy checks: see `for_each_chunk()`.
+        self.for_each_chunk(offset, |addr, len| {
+            // SAFETY: `iter` is valid by the safety requirements of this function, and `addr` is
+            // mapped for `len` bytes by the contract of `for_each_chunk()`.
+            unsafe { bindings::_copy_from_iter(addr.cast(), len, iter) }
+        })
+    }
+
+    /// Map the data of the request from `offset` on, a page or a part of one at a time, and give
+    /// address and length to `copy`, until it has copied less than it was given. Returns how much
+    /// it copied in total.
+    ///
+    /// The pages may come from slab caches that have no region for user copies. The lengths come
+    /// from the block layer and are right, so the checks that `copy_to_iter()` makes beyond
+    /// `_copy_to_iter()` would find nothing but false alarms. The same holds for the other
+    /// direction.
+    #[inline]
+    fn for_each_chunk(&self, offset: u32, mut copy: impl FnMut(*mut u8, usize) -> usize) -> usize {
+        let mut skip = offset as usize;
+        let mut done = 0;
+
+        for bv in self.bvecs() {
+            let len = bv.bv_len as usize;
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
+
+            let mut pos = bv.bv_offset as usize + skip;
+            let end = bv.bv_offset as usize + len;
+            skip = 0;
+            while pos < end {
+                let chunk = min(end - pos, PAGE_SIZE - pos % PAGE_SIZE);
+                // SAFETY: The pages of a bvec are contiguous, also in the memory map, and `pos` is
+                // below its end.
+                let page = unsafe { bv.bv_page.add(pos / PAGE_SIZE) };
+                // SAFETY: By the type invariants the pages of the request stay allocated while the
+                // driver owns it. The mapping is undone below, in reverse order of any that `copy`
+                // might make.
+                let addr = unsafe { bindings::kmap_local_page(page) }
+                    .cast::<u8>()
+                    .wrapping_add(pos % PAGE_SIZE);
+                let copied = copy(addr, chunk);
+                // SAFETY: `addr` is inside the page that was mapped just above.
+                unsafe { bindings::kunmap_local(addr.cast()) };
+
+                done += copied;
+                if copied < chunk {
+                    return done;
+                }
+                pos += chunk;
+            }
+        }
+
+        done
+    }
+}
+
+/// As the C function `bio_has_data()`.
+#[inline]
+fn bio_has_data(bio: *const bindings::bio) -> bool {
+    // SAFETY: Only called for the bios of a request that a `RequestView` is borrowed of, or null.
+    match unsafe { bio.as_ref() } {
+        Some(bio) => bio.bi_iter.bi_size != 0 && Op::from_opf(bio.bi_opf).has_pages(),
+        None => false,
+    }
+}
+
+/// An iterator over `len` bytes of user memory of the current task; [`None`] if the range is not
+/// in user space at all.
+#[inline]
+fn user_iter(direction: u32, user: UserPtr, len: usize) -> Option<bindings::iov_iter> {
+    let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
+
+    // SAFETY: `iter` is valid for writes; the address is checked by the function.
+    let ret = unsafe {
+        bindings::import_ubuf(
+            direction as crate::ffi::c_int,
+            user.as_mut_ptr(),
+            len,
+            iter.as_mut_ptr(),
+        )
+    };
+    if ret < 0 {
+        return None;
+    }
+    // SAFETY: `import_ubuf()` succeeded, so it has initialized `iter`.
+    Some(unsafe { iter.assume_init() })
+}
+
+/// Iterator over the bvecs of a request, over all its bios.
+///
+/// # Invariants
+///
+/// `bio` is null or points to a bio of a request that is borrowed for `'a`. `at` is the rest of
+/// that bio that was not yet returned; [`None`] stands for all of it.
+pub(super) struct Bvecs<'a> {
+    bio: *const bindings::bio,
+    at: Option<Place>,
+    _rq: PhantomData<&'a RequestView>,
+}
+
+/// A place in a bio: the fields of the C `struct bvec_iter` that matter here.
+#[derive(Clone, Copy)]
+struct Place {
+    idx: u32,
+    skip: u32,
+    left: u32,
+}
+
+impl Iterator for Bvecs<'_> {
+    type Item = bindings::bio_vec;
+
+    #[inline]
+    fn next(&mut self) -> Option<bindings::bio_vec> {
+        loop {
+            // SAFETY: By the type invariants `self.bio` is null or valid.
+            let bio = unsafe { self.bio.as_ref() }?;
+            let at = match self.at {
+                Some(at) => at,
+                None => Place {
+                    idx: bio.bi_iter.bi_idx,
+                    skip: bio.bi_iter.bi_offset,
+                    left: if bio_has_data(bio) {
+                        bio.bi_iter.bi_size
+                    } else {
+                        0
+                    },
+                },
+            };
+
+            if at.left == 0 {
+                // INVARIANT: The next bio, from its start; or the end of the list.
+                self.bio = bio.bi_next;
+                self.at = None;
+                continue;
+            }
+
+            // SAFETY: The table of a bio that has data covers `bi_size` bytes from `bi_idx` and
+            // `bi_offset` on, and `at.left` of these are still to come, so `at.idx` is in it.
+            let bv = unsafe { *bio.bi_io_vec.add(at.idx as usize) };
+            let len = min(bv.bv_len - at.skip, at.left);
+
+            // INVARIANT: `len` bytes are returned now; the rest is what is left of the bio. If any
+            // is left, then this bvec was used up to its end.
+            self.at = Some(Place {
+                idx: at.idx + 1,
+                skip: 0,
+                left: at.left - len,
+            });
+            return Some(bindings::bio_vec {
+                bv_page: bv.bv_page,
+                bv_len: len,
+                bv_offset: bv.bv_offset + at.skip,
+            });
+        }
+    }
+}
+
+#[cfg(CONFIG_RUST_BLOCK_KUNIT_TEST)]
+#[macros::kunit_tests(rust_kernel_block_mq_data)]
+mod tests {
+    use super::*;
+
+    fn bvec(len: u32, offset: u32) -> bindings::bio_vec {
+        bindings::bio_vec {
+            bv_page: core::ptr::null_mut(),
+            bv_len: len,
+            bv_offset: offset,
+        }
+    }
+
+    fn bio(table: &mut [bindings::bio_vec], idx: u32, skip: u32, size: u32) -> bindings::bio {
+        let mut bio: bindings::bio = pin_init::zeroed();
+
+        bio.bi_opf = bindings::req_op_REQ_OP_WRITE;
+        bio.bi_io_vec = table.as_mut_ptr();
+        bio.bi_iter.bi_idx = idx;
+        bio.bi_iter.bi_offset = skip;
+        bio.bi_iter.bi_size = size;
+        bio
+    }
+
+    fn walk(bio: &bindings::bio, mut check: impl FnMut(usize, u32, u32)) -> usize {
+        // INVARIANT: `bio` and what follows it lives in the test function.
+        let bvecs = Bvecs {
+            bio,
+            at: None,
+            _rq: PhantomData,
+        };
+        let mut n = 0;
+
+        for bv in bvecs {
+            check(n, bv.bv_len, bv.bv_offset);
+            n += 1;
+        }
+        n
+    }
+
+    #[test]
+    fn a_bio_is_walked_from_its_middle_to_its_size() {
+        let mut table = [bvec(4096, 0), bvec(8192, 512), bvec(4096, 0)];
+        let bio = bio(&mut table, 1, 1024, 7168 + 512);
+        let expected = [(7168, 1536), (512, 0)];
+
+        let n = walk(&bio, |i, len, offset| {
+            assert_eq!((len, offset), expected[i]);
+        });
+        assert_eq!(n, expected.len());
+    }
+
+    #[test]
+    fn all_bios_are_walked_and_empty_ones_skipped() {
+        let mut table1 = [bvec(512, 0)];
+        let mut table3 = [bvec(1024, 0), bvec(1024, 2048)];
+        let mut bio1 = bio(&mut table1, 0, 0, 512);
+        let mut bio2 = bio(&mut [], 0, 0, 4096);
+        let bio3 = bio(&mut table3, 0, 0, 2048);
+        let expected = [(512, 0), (1024, 0), (1024, 2048)];
+
+        bio2.bi_opf = bindings::req_op_REQ_OP_DISCARD;
+        bio2.bi_next = core::ptr::from_ref(&bio3).cast_mut();
+        bio1.bi_next = core::ptr::from_ref(&bio2).cast_mut();
+
+        let n = walk(&bio1, |i, len, offset| {
+            assert_eq!((len, offset), expected[i]);
+        });
+        assert_eq!(n, expected.len());
+    }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Lending the pages of a request to io_uring.
+
+use super::{
+    Operations,
+    Request,
+    RequestView, //
+};
+use crate::{
+    bindings,
+    io_uring::{
+        BvecTable,
+        Direction,
+        Lessor, //
+    },
+    prelude::*,
+    sync::aref::ARef,
+    types::ForeignOwnable,
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
+
+/// A reference to a request whose pages may be lent to the secondaries of a fused command.
+///
+/// When it is over, [`Operations::lease_ended`] gets the reference back: after the last use of the
+/// pages, or when the lease is dropped. It does so exactly once. For as long as it exists, its
+/// reference keeps the request in flight, so that the pages and the tables that describe them stay.
+///
+/// A request of one bio, which most are, is lent as it is: nothing is allocated or copied. Several
+/// bios are gathered in one table.
+///
+/// # Invariants
+///
+/// `self.0` owns a request that has data. With the lowest bit clear, it comes from
+/// [`ARef::into_raw`] for a [`Request<T>`], of one bio. With that bit set, the rest of it is a
+/// [`KBox<Gathered<T>>`](Gathered).
+pub struct RequestLease<T: Operations>(NonNull<c_void>, PhantomData<ARef<Request<T>>>);
+
+/// A request of several bios, and the table that was made of theirs.
+struct Gathered<T: Operations> {
+    rq: ARef<Request<T>>,
+    table: KVec<bindings::bio_vec>,
+}
+
+/// Set in the pointer to a [`Gathered`].
+const GATHERED: usize = 1;
+
+// Both kinds of pointer leave the lowest bit free.
+const _: () = build_assert!(align_of::<bindings::request>() > GATHERED);
+const _: () = build_assert!(align_of::<*const ()>() > GATHERED);
+
+// SAFETY: A request is not bound to a thread, nor is the table.
+unsafe impl<T: Operations> Send for RequestLease<T> {}
+
+// SAFETY: Through a shared reference only the `RequestView`, which is `Sync`, and the table, which
+// is not changed, can be reached.
+unsafe impl<T: Operations> Sync for RequestLease<T> {}
+
+impl<T: Operations> RequestLease<T> {
+    /// Make a lease of a reference to a request.
+    ///
+    /// Returns `EINVAL` for a request without data, and `ENOMEM`; then `rq` was dropped, so the
+    /// caller should have another reference.
+    ///
+    /// For a request of one bio this can be called from any context. Otherwise it may sleep; it
+    /// starts no I/O.
+    #[inline]
+    pub fn new(rq: ARef<Request<T>>) -> Result<Self> {
+        if rq.single_bio().is_some() {
+            // INVARIANT: The request has one bio, with data. The bit is clear, because requests
+            // are aligned.
+            return Ok(Self(ARef::into_raw(rq).cast(), PhantomData));
+        }
+        Self::gather(rq)
+    }
+
+    /// As [`Self::new`] for a request of several bios.
+    #[cold]
+    fn gather(rq: ARef<Request<T>>) -> Result<Self> {
+        if !rq.has_data() {
+            return Err(EINVAL);
+        }
+
+        let mut table = KVec::with_capacity(rq.bvecs().count(), GFP_NOIO)?;
+        for bv in rq.bvecs() {
+            table.push(bv, GFP_NOIO)?;
+        }
+
+        let gathered = KBox::new(Gathered { rq, table }, GFP_NOIO)?;
+        let ptr = NonNull::from(Box::leak(gathered)).cast::<c_void>();
+        // INVARIANT: The request has data, and the bit is free in a pointer to a `Gathered`.
+        Ok(Self(ptr.map_addr(|addr| addr | GATHERED), PhantomData))
+    }
+
+    /// The place of the [`Gathered`], if the pointer `ptr` of a lease is one to it.
+    #[inline]
+    fn gathered_ptr(ptr: NonNull<c_void>) -> Option<NonNull<Gathered<T>>> {
+        if ptr.addr().get() & GATHERED == 0 {
+            return None;
+        }
+        NonNull::new(ptr.as_ptr().map_addr(|addr| addr & !GATHERED).cast())
+    }
+
+    /// The request.
+    #[inline]
+    pub fn request(&self) -> &RequestView {
+        // SAFETY: By the type invariants this is the pointer of a lease, which exists for as long
+        // as `self` is borrowed.
+        unsafe { Self::request_of(self.0) }
+    }
+
+    /// The request of the lease whose pointer is `ptr`.
+    ///
+    /// # Safety
+    ///
+    /// The type invariants must hold for `ptr` during all of `'a`.
+    #[inline]
+    unsafe fn request_of<'a>(ptr: NonNull<c_void>) -> &'a Request<T> {
+        match Self::gathered_ptr(ptr) {
+            // SAFETY: By the type invariants this points to a `Gathered` that lives for `'a`.
+            Some(gathered) => unsafe { &gathered.as_ref().rq },
+            // SAFETY: By the type invariants this points to a request to which a reference is
+            // held during `'a`.
+            None => unsafe { ptr.cast().as_ref() },
+        }
+    }
+}
+
+impl<T: Operations> Drop for RequestLease<T> {
+    fn drop(&mut self) {
+        let rq = match Self::gathered_ptr(self.0) {
+            Some(gathered) => {
+                // SAFETY: By the type invariants this comes from a leaked box, and `self` owns it.
+                let gathered = unsafe { KBox::from_raw(gathered.as_ptr()) };
+                KBox::into_inner(gathered).rq
+            }
+            // SAFETY: By the type invariants this comes from `ARef::into_raw()`, and `self` owns
+            // the reference.
+            None => unsafe { ARef::from_raw(self.0.cast()) },
+        };
+
+        T::lease_ended(rq);
+    }
+}
+
+// SAFETY: The pointer of a lease is never null.
+unsafe impl<T: Operations> ForeignOwnable for RequestLease<T> {
+    const FOREIGN_ALIGN: usize = 1;
+
+    type Borrowed<'a>
+        = &'a RequestView
+    where
+        T: 'a;
+    type BorrowedMut<'a>
+        = &'a RequestView
+    where
+        T: 'a;
+
+    #[inline]
+    fn into_foreign(self) -> *mut c_void {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    #[inline]
+    unsafe fn from_foreign(ptr: *mut c_void) -> Self {
+        // INVARIANT: The pointer comes from `into_foreign()`, which has given up its ownership.
+        // SAFETY: As the pointer comes from there, it is not null.
+        Self(unsafe { NonNull::new_unchecked(ptr) }, PhantomData)
+    }
+
+    #[inline]
+    unsafe fn borrow<'a>(ptr: *mut c_void) -> &'a RequestView
+    where
+        T: 'a,
+    {
+        // SAFETY: The pointer comes from `into_foreign()`, so it is not null and is the pointer of
+        // a lease, which is not taken back during `'a`.
+        unsafe { Self::request_of(NonNull::new_unchecked(ptr)) }
+    }
+
+    #[inline]
+    unsafe fn borrow_mut<'a>(ptr: *mut c_void) -> &'a RequestView
+    where
+        T: 'a,
+    {
+        // SAFETY: The requirements are a superset of those of `borrow()`.
+        unsafe { Self::borrow(ptr) }
+    }
+}
+
+// SAFETY: While the lease exists, in whatever form, the request can not end, because a reference to
+// it is held: only who has the last one can give it back. So its pages stay, and so does the table:
+// either that of its bio, which is not changed while the driver owns the request, or our own.
+unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
+    #[inline]
+    fn table(&self) -> BvecTable {
+        let rq = self.request();
+        let dir = if rq.op().is_write() {
+            Direction::Source
+        } else {
+            Direction::Dest
+        };
+        let len = rq.bytes() as usize;
+
+        if let Some(gathered) = Self::gathered_ptr(self.0) {
+            // SAFETY: By the type invariants this is valid and owned by `self`.
+            let table = unsafe { &gathered.as_ref().table };
+
+            return BvecTable {
+                bvec: table.as_ptr(),
+                nr: table.len() as u32,
+                skip: 0,
+                len,
+                dir,
+            };
+        }
+
+        // SAFETY: By the type invariants this is a request that has data, so the first bio is not
+        // null. It does not change while `self` exists.
+        let bio = unsafe { &*(*rq.as_raw()).bio };
+
+        // The bio may be a part of a bigger one, so it may start in the middle of the table.
+        BvecTable {
+            bvec: bio.bi_io_vec.wrapping_add(bio.bi_iter.bi_idx as usize),
+            nr: rq.bvecs().count() as u32,
+            skip: bio.bi_iter.bi_offset,
+            len,
+            dir,
+        }
+    }
+
+    #[inline]
+    fn ended(self) {
+        // The drop calls `lease_ended()`.
+    }
+}

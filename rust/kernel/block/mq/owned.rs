@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A request that has no other owner.
+//!
+//! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
+
+use super::{
+    BlkStatus,
+    Operations,
+    Request,
+    RequestView, //
+};
+use crate::{
+    bindings,
+    sync::aref::ARef, //
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ops::Deref,
+    ptr::NonNull, //
+};
+
+/// A request that the driver owns exclusively, and so can give back to the block layer.
+///
+/// It comes from the last [`ARef`] to the request, through [`Request::into_unique_or_drop`]. It is
+/// given back exactly once: by one of the methods that consume it, or with [`BlkStatus::IOERR`]
+/// when it is dropped.
+///
+/// Giving the request back may run the completion of its bios, with softirqs disabled. If the last
+/// reference to a file is dropped there, its release then runs later and from elsewhere, rather
+/// than in the task that gives the request back. A server that completes the requests of its own
+/// block device depends on that: the release of the block device may wait for the very task.
+///
+/// All methods can be called from any context in which softirqs may be disabled and enabled, that
+/// is from all but hard interrupts. None allocates or takes a lock of the driver.
+///
+/// # Invariants
+///
+/// `rq` is valid and satisfies the invariants of [`Request<T>`]. It is owned by the driver, and
+/// `self` is its only owner: its reference count is 0 and no [`ARef`] to it exists.
+#[must_use = "a request that is dropped ends with an I/O error"]
+pub struct OwnedRequest<T: Operations> {
+    rq: NonNull<bindings::request>,
+    _p: PhantomData<ARef<Request<T>>>,
+}
+
+// SAFETY: A request is not bound to the thread that got it.
+unsafe impl<T: Operations> Send for OwnedRequest<T> {}
+
+// SAFETY: All that can be done with a shared reference is to look at the `RequestView`, which is
+// `Sync`.
+unsafe impl<T: Operations> Sync for OwnedRequest<T> {}
+
+impl<T: Operations> OwnedRequest<T> {
+    /// Take exclusive ownership of a request.
+    ///
+    /// # Safety
+    ///
+    /// The type invariants must hold, and ownership passes to the returned value.
+    #[inline]
+    pub(super) unsafe fn from_raw(rq: NonNull<bindings::request>) -> Self {
+        // INVARIANT: By the safety requirements of this function.
+        Self {
+            rq,
+            _p: PhantomData,
+        }
+    }
+
+    /// The pointer, whose ownership passes to the caller.
+    #[inline]
+    fn into_raw(self) -> *mut bindings::request {
+        ManuallyDrop::new(self).rq.as_ptr()
+    }
+
+    /// End the request.
+    ///
+    /// Wraps the C function `blk_mq_end_request()`.
+    #[inline]
+    pub fn end(self, status: BlkStatus) {
+        let rq = self.into_raw();
+        let _bh = BhDisabled::new();
+
+        // SAFETY: By the type invariants the request was owned exclusively; so it can be given
+        // back, and nobody uses it afterwards.
+        unsafe { bindings::blk_mq_end_request(rq, status.as_raw()) };
+    }
+
+    /// End the first `bytes` of the request with success. If that is not all of it, then the rest
+    /// is queued again.
+    ///
+    /// Wraps the C functions `blk_update_request()`, and then `__blk_mq_end_request()` or
+    /// `blk_mq_requeue_request()`.
+    #[inline]
+    pub fn end_partial(self, bytes: u32) {
+        let rq = self.into_raw();
+        let ok = BlkStatus::OK.as_raw();
+
+        let rest = {
+            let _bh = BhDisabled::new();
+            // SAFETY: By the type invariants the request was owned exclusively, so that the bios
+            // can be advanced and ended.
+            unsafe { bindings::blk_update_request(rq, ok, bytes) }
+        };
+
+        if rest {
+            // SAFETY: The request is still owned exclusively. It has bytes left, so it can be
+            // given back to be queued again; nobody uses it afterwards.
+            unsafe { bindings::blk_mq_requeue_request(rq, true) };
+        } else {
+            // SAFETY: The request is still owned exclusively. It has no bytes left, so it can be
+            // ended; nobody uses it afterwards.
+            unsafe { bindings::__blk_mq_end_request(rq, ok) };
+        }
+    }
+
+    /// Give the request back to the block layer, to be queued again. With `kick`, that happens
+    /// soon; else when [`DiskRef::kick_requeue_list`] is called.
+    ///
+    /// Wraps the C function `blk_mq_requeue_request()`.
+    ///
+    /// [`DiskRef::kick_requeue_list`]: super::DiskRef::kick_requeue_list
+    #[inline]
+    pub fn requeue(self, kick: bool) {
+        let rq = self.into_raw();
+
+        // SAFETY: By the type invariants the request was owned exclusively; so it can be given
+        // back, and nobody uses it afterwards. If it comes back through `queue_rq()`, then its
+        // reference count is set anew.
+        unsafe { bindings::blk_mq_requeue_request(rq, kick) };
+    }
+
+    /// Give the request back to the block layer, to be queued again after `msecs` milliseconds.
+    ///
+    /// Wraps the C functions `blk_mq_requeue_request()` and `blk_mq_delay_kick_requeue_list()`.
+    pub fn requeue_delayed(self, msecs: usize) {
+        let rq = self.into_raw();
+        // SAFETY: By the type invariants the request is valid.
+        let queue = unsafe { (*rq).q };
+        // SAFETY: The queue is valid, as it has a request that was not given back.
+        let usage = unsafe { &raw mut (*queue).q_usage_counter };
+
+        // The request may be kicked by somebody else and end before the delayed kick is set up. So
+        // it can not be what keeps the queue from going away.
+        //
+        // SAFETY: The counter is not zero, because the request holds a reference.
+        unsafe { bindings::percpu_ref_get(usage) };
+        // SAFETY: As in `requeue()`.
+        unsafe { bindings::blk_mq_requeue_request(rq, false) };
+        // SAFETY: The queue is valid, and not frozen, as long as we hold the reference.
+        unsafe { bindings::blk_mq_delay_kick_requeue_list(queue, msecs) };
+        // SAFETY: The reference was taken above.
+        unsafe { bindings::percpu_ref_put(usage) };
+    }
+
+    /// Share the request again.
+    #[inline]
+    pub fn into_shared(self) -> ARef<Request<T>> {
+        let rq = self.into_raw();
+
+        // SAFETY: By the type invariants the request satisfies the invariants of `Request<T>`, is
+        // owned by the driver, and nobody else has a reference.
+        unsafe { Request::share_raw(rq) }
+    }
+}
+
+impl<T: Operations> Deref for OwnedRequest<T> {
+    type Target = RequestView;
+
+    #[inline]
+    fn deref(&self) -> &RequestView {
+        // SAFETY: By the type invariants the request is valid and owned by the driver. Its
+        // description changes only in the methods that consume `self`.
+        unsafe { RequestView::from_raw(self.rq.as_ptr()) }
+    }
+}
+
+impl<T: Operations> Drop for OwnedRequest<T> {
+    fn drop(&mut self) {
+        let _bh = BhDisabled::new();
+
+        // SAFETY: By the type invariants the request is owned exclusively; so it can be given
+        // back, and nobody uses it afterwards.
+        unsafe { bindings::blk_mq_end_request(self.rq.as_ptr(), BlkStatus::IOERR.as_raw()) };
+    }
+}
+
+/// Softirqs are disabled on this CPU for as long as this exists.
+struct BhDisabled(PhantomData<*mut ()>);
+
+impl BhDisabled {
+    #[inline]
+    fn new() -> Self {
+        // SAFETY: There are no requirements but that it is undone on the same CPU, which the drop
+        // does: this type is not `Send`, and the task can not be moved meanwhile.
+        unsafe { bindings::local_bh_disable() };
+        Self(PhantomData)
+    }
+}
+
+impl Drop for BhDisabled {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: `new()` has disabled softirqs on this CPU.
+        unsafe { bindings::local_bh_enable() };
+    }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From a request to the driver's data of its queue.
+//!
+//! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
+
+use crate::{
+    bindings,
+    block::mq::{
+        Operations,
+        OwnedRequest, //
+    },
+    types::ForeignOwnable, //
+};
+
+impl<T: Operations> OwnedRequest<T> {
+    /// The data that the driver gave to the disk of this request.
+    ///
+    /// For callbacks that get a request only, for example [`Operations::lease_ended`]. Any context.
+    #[inline]
+    pub fn queue_data(&self) -> <T::QueueData as ForeignOwnable>::Borrowed<'_> {
+        // CAST: `RequestView` is a transparent wrapper around `struct request`.
+        let rq = core::ptr::from_ref(&**self).cast::<bindings::request>();
+        // SAFETY: By the type invariants the request is valid and owned by the driver, so it is in
+        // flight and its queue is valid.
+        let data = unsafe { (*(*rq).q).queuedata };
+        // SAFETY: `queuedata` was made by `into_foreign()` when the disk was allocated.
+        // `from_foreign()` is called when the last reference to the disk is gone; that is after
+        // `del_gendisk()`, which waits for all requests in flight.
+        unsafe { T::QueueData::borrow(data) }
+    }
+}

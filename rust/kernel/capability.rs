@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Capabilities of the current task.
+//!
+//! C header: [`include/linux/capability.h`](srctree/include/linux/capability.h)
+
+use crate::bindings;
+
+/// A privilege that a task may have, C's `CAP_*`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Capability(u32);
+
+impl Capability {
+    /// Administration of the system; see `capabilities(7)`.
+    pub const SYS_ADMIN: Self = Self(bindings::CAP_SYS_ADMIN);
+}
+
+/// Whether the current task has `capability` in the initial user namespace.
+///
+/// Notes that the task used a privilege if it has, so ask only where it decides something.
+///
+/// # Context
+///
+/// Process context.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::capability::{capable, Capability};
+///
+/// fn admin_only() -> Result {
+///     if !capable(Capability::SYS_ADMIN) {
+///         return Err(EPERM);
+///     }
+///     Ok(())
+/// }
+/// # admin_only()?;
+/// # Ok::<(), Error>(())
+/// ```
+pub fn capable(capability: Capability) -> bool {
+    // SAFETY: The argument is a valid capability; the function looks at the current task.
+    unsafe { bindings::capable(capability.0 as ffi::c_int) }
+}

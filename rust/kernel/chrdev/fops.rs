@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a driver implements, and how the VFS calls it.
+
+use super::Object;
+use crate::{
+    bindings,
+    error::VTABLE_DEFAULT_ERROR,
+    fs::{
+        File,
+        Kiocb, //
+    },
+    io_uring::{
+        self,
+        CommandHandler, //
+    },
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    mm::virt::VmaNew,
+    module::this_module,
+    prelude::*,
+    types::ForeignOwnable,
+};
+use core::marker::PhantomData;
+
+/// One kind of character device.
+///
+/// Implemented by a type that stands for the kind; no value of it is ever made. All methods are
+/// called in process context and may sleep, and concurrently.
+#[vtable]
+pub trait CharDevice: Sized + 'static {
+    /// What belongs to the device. Dropped when the last file is closed after the device was
+    /// removed.
+    type Context: Send + Sync + 'static;
+
+    /// The private data of an open file.
+    type Ptr: ForeignOwnable + Send + Sync;
+
+    /// Serves the io_uring commands on an open file.
+    type Cmd: CommandHandler<Ptr = Self::Ptr>;
+
+    /// Called when the device is opened. Returns the private data of the file.
+    fn open(ctx: &Self::Context, file: &File) -> Result<Self::Ptr>;
+
+    /// Called when the last reference on an open file is gone.
+    fn release(ptr: Self::Ptr, _file: &File) {
+        drop(ptr);
+    }
+
+    /// Maps something into the address space of the current task.
+    fn mmap(
+        _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
+        _file: &File,
+        _vma: &VmaNew,
+    ) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Reads from the device.
+    fn read_iter(_kiocb: Kiocb<'_, Self::Ptr>, _iov: &mut IovIterDest<'_>) -> Result<usize> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Writes to the device.
+    fn write_iter(_kiocb: Kiocb<'_, Self::Ptr>, _iov: &mut IovIterSource<'_>) -> Result<usize> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// The file operations of `T`.
+///
+/// The module that implements `T` owns them, so it can not go away while a file is open.
+pub(super) struct VTable<T: CharDevice>(PhantomData<T>);
+
+impl<T: CharDevice> VTable<T> {
+    /// # Safety
+    ///
+    /// `inode` and `raw_file` must be of a file being opened, on a device of
+    /// [`CharDeviceRegistration<T>`](super::CharDeviceRegistration).
+    unsafe extern "C" fn open(inode: *mut bindings::inode, raw_file: *mut bindings::file) -> c_int {
+        // SAFETY: The inode is that of a character device being opened, so `i_cdev` is set, to the
+        // `cdev` of an `Object<T>`. `chrdev_open()` holds a reference on it meanwhile, and the
+        // `cdev` one on the device, which owns the object.
+        let ctx = unsafe { &(*Object::<T>::of_cdev(bindings::inode_cdev(inode))).ctx };
+        // SAFETY: The file is valid for the duration of this call, and there is no active
+        // fdget_pos region on the file on this thread.
+        let file = unsafe { File::from_raw_file(raw_file) };
+
+        match T::open(ctx, file) {
+            Ok(ptr) => {
+                // SAFETY: The open call of a file may set the private data.
+                unsafe { (*raw_file).private_data = ptr.into_foreign() };
+                0
+            }
+            Err(err) => err.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `raw_file` must be a file that `open` succeeded for, and that is being released.
+    unsafe extern "C" fn release(
+        _inode: *mut bindings::inode,
+        raw_file: *mut bindings::file,
+    ) -> c_int {
+        // SAFETY: The release call of a file owns the private data, which `open` set.
+        let ptr = unsafe { <T::Ptr as ForeignOwnable>::from_foreign((*raw_file).private_data) };
+        // SAFETY: The file is valid for the duration of this call, and there is no active
+        // fdget_pos region on the file on this thread.
+        T::release(ptr, unsafe { File::from_raw_file(raw_file) });
+        0
+    }
+
+    /// # Safety
+    ///
+    /// `raw_file` must be a file that `open` succeeded for, `vma` a vma being set up for it.
+    unsafe extern "C" fn mmap(
+        raw_file: *mut bindings::file,
+        vma: *mut bindings::vm_area_struct,
+    ) -> c_int {
+        // SAFETY: `open` set the private data, and `release` takes it only after this call.
+        let dev = unsafe { <T::Ptr as ForeignOwnable>::borrow((*raw_file).private_data) };
+        // SAFETY: The caller provides a vma that is being set up.
+        let vma = unsafe { VmaNew::from_raw(vma) };
+        // SAFETY: The file is valid for the duration of this call, and there is no active
+        // fdget_pos region on the file on this thread.
+        let file = unsafe { File::from_raw_file(raw_file) };
+
+        match T::mmap(dev, file, vma) {
+            Ok(()) => 0,
+            Err(err) => err.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `kiocb` must be for a file that `open` succeeded for, `iter` a valid iterator to write.
+    unsafe extern "C" fn read_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: The file has a `T::Ptr` as private data.
+        let kiocb = unsafe { Kiocb::from_raw(kiocb) };
+        // SAFETY: By the safety requirement.
+        let iov = unsafe { IovIterDest::from_raw(iter) };
+
+        match T::read_iter(kiocb, iov) {
+            Ok(len) => len as isize,
+            Err(err) => err.to_errno() as isize,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `kiocb` must be for a file that `open` succeeded for, `iter` a valid iterator to read.
+    unsafe extern "C" fn write_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: The file has a `T::Ptr` as private data.
+        let kiocb = unsafe { Kiocb::from_raw(kiocb) };
+        // SAFETY: By the safety requirement.
+        let iov = unsafe { IovIterSource::from_raw(iter) };
+
+        match T::write_iter(kiocb, iov) {
+            Ok(len) => len as isize,
+            Err(err) => err.to_errno() as isize,
+        }
+    }
+
+    const VTABLE: bindings::file_operations = bindings::file_operations {
+        open: Some(Self::open),
+        release: Some(Self::release),
+        mmap: if T::HAS_MMAP { Some(Self::mmap) } else { None },
+        read_iter: if T::HAS_READ_ITER {
+            Some(Self::read_iter)
+        } else {
+            None
+        },
+        write_iter: if T::HAS_WRITE_ITER {
+            Some(Self::write_iter)
+        } else {
+            None
+        },
+        uring_cmd: Some(io_uring::uring_cmd::<T::Cmd>),
+        fop_flags: io_uring::fop_flags::<T::Cmd>(),
+        owner: this_module::<T::OwnerModule>().as_ptr(),
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const fn build() -> &'static bindings::file_operations {
+        &Self::VTABLE
+    }
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The driver's side of a fused command.
+//!
+//! A fused command is a primary, which goes to the driver, and secondaries, which are ordinary
+//! io_uring requests. The driver may lease a kernel buffer to the secondaries, and starts them. The
+//! primary completes, without the driver, when all secondaries did.
+//!
+//! C header: [`include/linux/io_uring/fused.h`](srctree/include/linux/io_uring/fused.h)
+
+use super::{
+    cmd::Callback,
+    CommandHandler,
+    Outcome, //
+};
+use crate::{
+    bindings,
+    prelude::*,
+    transmute::FromBytes,
+    types::ForeignOwnable, //
+};
+use core::marker::PhantomData;
+
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+use super::{
+    cmd,
+    IssueFlags, //
+};
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+use core::{
+    mem::size_of,
+    ptr::NonNull, //
+};
+
+/// Which way data moves through a leased buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// The secondaries write the buffer.
+    Dest,
+    /// The secondaries read the buffer.
+    Source,
+}
+
+/// Describes a buffer: what [`Lessor::table`] returns.
+#[cfg_attr(not(CONFIG_IO_URING_FUSED_CMD), allow(dead_code))]
+pub struct BvecTable {
+    pub(crate) bvec: *const bindings::bio_vec,
+    pub(crate) nr: u32,
+    /// Bytes of the first entry that do not belong to the buffer.
+    pub(crate) skip: u32,
+    pub(crate) len: usize,
+    pub(crate) dir: Direction,
+}
+
+/// Something that can lend a buffer to the secondaries of a fused command.
+///
+/// # Safety
+///
+/// What [`table`](Self::table) returned must describe memory that stays valid, with a table that
+/// stays valid and unchanged, from then on until [`ended`](Self::ended) is called or the value is
+/// dropped, also while the value is in its foreign form.
+pub unsafe trait Lessor: ForeignOwnable + Send + 'static {
+    /// Returns the buffer to lend.
+    fn table(&self) -> BvecTable;
+
+    /// Gives the buffer back. Called once, when the last user of the lease is gone.
+    ///
+    /// # Context
+    ///
+    /// Task context with the ring's `uring_lock` held, possibly in another task than the one that
+    /// submitted the command.
+    fn ended(self);
+}
+
+/// The primary of a fused command, just handed to the driver.
+///
+/// The driver checks it, and starts the secondaries or refuses. It can not be queued.
+///
+/// # Invariants
+///
+/// For the duration of `'a`, `cmd` is a valid primary that was handed to `->uring_cmd()` with
+/// `flags`, that neither leases nor started anything yet, and whose SQE can be read. Nobody but
+/// this value acts on it.
+pub struct FusedCmd<'a, H: CommandHandler> {
+    #[cfg(CONFIG_IO_URING_FUSED_CMD)]
+    cmd: NonNull<bindings::io_uring_cmd>,
+    #[cfg(CONFIG_IO_URING_FUSED_CMD)]
+    flags: IssueFlags<'a>,
+    /// There are no such commands.
+    #[cfg(not(CONFIG_IO_URING_FUSED_CMD))]
+    never: core::convert::Infallible,
+    _callback: Callback<'a>,
+    _handler: PhantomData<H>,
+}
+
+impl<'a, H: CommandHandler> FusedCmd<'a, H> {
+    /// Refuses the command: its CQE carries `e`, and no secondary is issued.
+    ///
+    /// As for any command, `EAGAIN` means that io_uring should try again where it may sleep.
+    pub fn refuse(self, e: Error) -> Outcome<'a> {
+        Outcome::finished(e.to_errno())
+    }
+}
+
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+impl<'a, H: CommandHandler> FusedCmd<'a, H> {
+    /// # Safety
+    ///
+    /// The type invariants must hold for `cmd` and `flags`, and no other value may own `cmd`.
+    pub(super) unsafe fn new(cmd: NonNull<bindings::io_uring_cmd>, flags: IssueFlags<'a>) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self {
+            cmd,
+            flags,
+            _callback: PhantomData,
+            _handler: PhantomData,
+        }
+    }
+
+    /// Returns the operation, C's `cmd_op`.
+    pub fn op(&self) -> u32 {
+        // SAFETY: The command is valid by the type invariant; nobody writes this field after the
+        // command was prepared.
+        unsafe { (*self.cmd.as_ptr()).cmd_op }
+    }
+
+    /// Copies the primary's payload out of the SQE. At most 16 bytes.
+    ///
+    /// User space may change the SQE at any time: call it once, and check what it returned.
+    pub fn payload<T: FromBytes + Copy>(&self) -> T {
+        const_assert!(
+            size_of::<T>() <= cmd::PAYLOAD_MAX,
+            "payload of a primary has at most 16 bytes"
+        );
+        // SAFETY: By the type invariant the SQE is readable, and any SQE has 16 bytes of payload.
+        unsafe { cmd::read_payload(self.cmd) }
+    }
+
+    /// Whether the secondaries need a buffer from the driver (`IORING_FUSED_CMD_BUF`).
+    pub fn wants_buffer(&self) -> bool {
+        // SAFETY: By the type invariant, this is a primary.
+        unsafe { bindings::io_fused_cmd_wants_buf(self.cmd.as_ptr()) }
+    }
+
+    /// Lends the buffer of `lessor` to the secondaries and starts them.
+    ///
+    /// When the last of them is done with it, [`Lessor::ended`] is called. If io_uring refuses the
+    /// buffer, `lessor` is dropped instead, and the primary completes with that error.
+    ///
+    /// # Context
+    ///
+    /// That of the handler; works for [`IssueFlags::unlocked`] too.
+    pub fn lease<L: Lessor>(self, lessor: L) -> Outcome<'a> {
+        let table = lessor.table();
+        let private = lessor.into_foreign();
+        let lease = bindings::io_fused_lease {
+            bvec: table.bvec,
+            nr_bvecs: table.nr,
+            skip: table.skip,
+            len: table.len,
+            dir: match table.dir {
+                Direction::Dest => bindings::ITER_DEST as u8,
+                Direction::Source => bindings::ITER_SOURCE as u8,
+            },
+            release: Some(end_lease::<L>),
+            priv_: private,
+        };
+
+        // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags. By
+        // the safety requirements of `Lessor`, the table is valid until the lease ends.
+        // `end_lease::<L>` takes `private`, once.
+        let ret =
+            unsafe { bindings::io_fused_cmd_lease(self.cmd.as_ptr(), &lease, self.flags.bits()) };
+        if ret < 0 {
+            // SAFETY: After an error, the callback is not called, so this is the only taker.
+            drop(unsafe { L::from_foreign(private) });
+            return Outcome::finished(ret);
+        }
+        self.start()
+    }
+
+    /// Starts the secondaries without a buffer.
+    ///
+    /// # Context
+    ///
+    /// That of the handler; works for [`IssueFlags::unlocked`] too.
+    pub fn start(self) -> Outcome<'a> {
+        // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
+        // it was not started. It is given up with `self`.
+        unsafe { bindings::io_fused_cmd_start(self.cmd.as_ptr(), self.flags.bits()) };
+        Outcome::queued()
+    }
+}
+
+/// Without the fused command in the kernel there is no value of the type to call these with.
+#[cfg(not(CONFIG_IO_URING_FUSED_CMD))]
+#[expect(missing_docs)]
+impl<'a, H: CommandHandler> FusedCmd<'a, H> {
+    pub fn op(&self) -> u32 {
+        match self.never {}
+    }
+
+    pub fn payload<T: FromBytes + Copy>(&self) -> T {
+        match self.never {}
+    }
+
+    pub fn wants_buffer(&self) -> bool {
+        match self.never {}
+    }
+
+    pub fn lease<L: Lessor>(self, _lessor: L) -> Outcome<'a> {
+        match self.never {}
+    }
+
+    pub fn start(self) -> Outcome<'a> {
+        match self.never {}
+    }
+}
+
+/// Called by io_uring when a lease ends.
+///
+/// # Safety
+///
+/// `private` must come from `L::into_foreign` and not be used again.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+unsafe extern "C" fn end_lease<L: Lessor>(private: *mut c_void) {
+    // SAFETY: By the safety requirement.
+    unsafe { L::from_foreign(private) }.ended();
+}

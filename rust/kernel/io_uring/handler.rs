@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a driver implements, and how io_uring calls it.
+
+use super::{
+    cmd,
+    FusedCmd,
+    IssueFlags,
+    IssuedCmd,
+    Outcome,
+    QueuedCmd, //
+};
+use crate::{
+    bindings,
+    prelude::*,
+    types::ForeignOwnable, //
+};
+use core::{
+    convert::Infallible,
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
+
+/// Serves the uring commands on one kind of file.
+///
+/// Implemented by a type that stands for the kind of command; no value of it is ever made. See the
+/// [module documentation](super) for an example.
+pub trait CommandHandler: Sized {
+    /// The private data of the file.
+    type Ptr: ForeignOwnable + Send + Sync;
+
+    /// The private data of a queued command. At most 32 bytes, aligned to at most 8.
+    type Data: Send + Sync + 'static;
+
+    /// Whether the driver serves the primary of `IORING_OP_FUSED_CMD` by [`fused`](Self::fused).
+    const FUSED: bool = false;
+
+    /// Whether [`IssuedCmd::defer_to_task`] may be used.
+    #[doc(hidden)]
+    const DEFERS: bool = true;
+
+    /// Called with each new command, and again for one that was answered with
+    /// [`IssuedCmd::retry_blocking`].
+    ///
+    /// # Context
+    ///
+    /// Process context. May sleep only if `!flags.nonblock()`. Unless `flags.unlocked()`, the
+    /// ring's `uring_lock` is held and the current task is the one that submitted the command, or
+    /// its kernel thread if the ring has one.
+    fn issue<'a>(
+        dev: <Self::Ptr as ForeignOwnable>::Borrowed<'a>,
+        cmd: IssuedCmd<'a, Self>,
+        flags: IssueFlags<'a>,
+    ) -> Outcome<'a>;
+
+    /// Called from task work with a command for which [`IssuedCmd::defer_to_task`] was called.
+    ///
+    /// # Context
+    ///
+    /// Process context with the ring's `uring_lock` held, in the task that submitted the command.
+    fn deferred<'a>(
+        dev: <Self::Ptr as ForeignOwnable>::Borrowed<'a>,
+        cmd: IssuedCmd<'a, Self>,
+        flags: IssueFlags<'a>,
+    ) -> Outcome<'a> {
+        Self::issue(dev, cmd, flags)
+    }
+
+    /// Called for a command queued with [`IssuedCmd::queue_cancelable`] when its ring or its task
+    /// goes away, possibly more than once.
+    ///
+    /// `data` is the data of that command. The [`QueuedCmd`] is where the driver put it, or on its
+    /// way to be completed; the driver should see to it that it is completed soon.
+    ///
+    /// # Context
+    ///
+    /// Process context with the ring's `uring_lock` held, not necessarily in the task that
+    /// submitted the command.
+    fn cancel(
+        _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
+        _data: &Self::Data,
+        _flags: IssueFlags<'_>,
+    ) {
+    }
+
+    /// Called from task work with a command for which [`QueuedCmd::complete_in_task`] was called.
+    ///
+    /// The default drops the command, which completes it with `ECANCELED`.
+    ///
+    /// # Context
+    ///
+    /// Process context with the ring's `uring_lock` held: in the task that submitted the command,
+    /// or if that is exiting ([`TaskContext::cancelled`]) in a kernel thread.
+    fn task_work(
+        _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
+        cmd: QueuedCmd<Self>,
+        _cx: TaskContext<'_>,
+    ) {
+        drop(cmd);
+    }
+
+    /// Called with the primary of a fused command, if [`FUSED`](Self::FUSED).
+    ///
+    /// # Context
+    ///
+    /// As [`issue`](Self::issue).
+    fn fused<'a>(
+        _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'a>,
+        cmd: FusedCmd<'a, Self>,
+        _flags: IssueFlags<'a>,
+    ) -> Outcome<'a> {
+        cmd.refuse(EOPNOTSUPP)
+    }
+}
+
+/// The context of [`CommandHandler::task_work`].
+///
+/// # Invariants
+///
+/// `flags` are those of the current callback.
+pub struct TaskContext<'a> {
+    flags: IssueFlags<'a>,
+    cancelled: bool,
+}
+
+impl<'a> TaskContext<'a> {
+    /// The flags to complete commands of the same ring with.
+    pub fn flags(&self) -> IssueFlags<'a> {
+        self.flags
+    }
+
+    /// Whether the task is exiting, or the ring is: user memory of the task is out of reach.
+    pub fn cancelled(&self) -> bool {
+        self.cancelled
+    }
+}
+
+/// Commands that are never queued or deferred, on a file with private data `P`.
+///
+/// Their result is known when the handler returns. As a handler of its own it refuses each command
+/// with `EOPNOTSUPP`, for files that have none.
+pub struct NoQueue<P>(PhantomData<P>, Infallible);
+
+impl<P: ForeignOwnable + Send + Sync> CommandHandler for NoQueue<P> {
+    type Ptr = P;
+    type Data = Infallible;
+    const DEFERS: bool = false;
+
+    fn issue<'a>(
+        _dev: P::Borrowed<'a>,
+        cmd: IssuedCmd<'a, Self>,
+        _flags: IssueFlags<'a>,
+    ) -> Outcome<'a> {
+        cmd.complete(Err(EOPNOTSUPP))
+    }
+}
+
+/// C's `io_req_tw_func_t`.
+pub(super) type TaskWorkFn = unsafe extern "C" fn(bindings::io_tw_req, bindings::io_tw_token_t);
+
+/// Returns the private data of the command's file.
+///
+/// # Safety
+///
+/// `cmd` must be valid, not be freed during `'a`, and its file have a `P` as private data.
+unsafe fn dev_of<'a, P: ForeignOwnable>(cmd: NonNull<bindings::io_uring_cmd>) -> P::Borrowed<'a> {
+    // SAFETY: The caller promises a valid command; a command holds a reference on its file as long
+    // as it exists.
+    let private = unsafe { (*(*cmd.as_ptr()).file).private_data };
+    // SAFETY: The private data came from `into_foreign` in the file's open. It goes back only in
+    // the file's release, thus not before the command, with its reference on the file, is freed.
+    unsafe { P::borrow(private) }
+}
+
+/// Makes the arguments of a handler from those of C's `->uring_cmd()`.
+///
+/// # Safety
+///
+/// - The caller must be in `->uring_cmd()`, with these arguments, for the duration of `'a`. It
+///   must return the `Outcome` that the command is turned into.
+/// - The file must have an `H::Ptr` as private data.
+/// - `issue_flags` must have neither `IO_URING_F_CANCEL` nor `IO_URING_F_FUSED`.
+pub(crate) unsafe fn issue_args<'a, H: CommandHandler>(
+    ioucmd: *mut bindings::io_uring_cmd,
+    issue_flags: c_uint,
+) -> (
+    <H::Ptr as ForeignOwnable>::Borrowed<'a>,
+    IssuedCmd<'a, H>,
+    IssueFlags<'a>,
+) {
+    // SAFETY: io_uring passes a valid command, which is part of an `io_kiocb`. It is not freed
+    // before `->uring_cmd()` returned: that takes the ring's lock, which the caller holds, or in an
+    // unlocked issue the worker's own reference on the request.
+    unsafe {
+        let cmd = NonNull::new_unchecked(ioucmd);
+        let flags = IssueFlags::from_raw(issue_flags, cmd::ring_of(cmd));
+        (dev_of::<H::Ptr>(cmd), IssuedCmd::new(cmd, flags), flags)
+    }
+}
+
+/// C's `->uring_cmd()` for files whose commands `H` serves.
+///
+/// # Safety
+///
+/// Only to be called by io_uring, for a file with an `H::Ptr` as private data.
+pub(crate) unsafe extern "C" fn uring_cmd<H: CommandHandler>(
+    ioucmd: *mut bindings::io_uring_cmd,
+    issue_flags: c_uint,
+) -> c_int {
+    if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_CANCEL as u32 != 0 {
+        // SAFETY: io_uring calls this for commands marked as cancelable, and not yet taken off
+        // their list. Only `queue_cancelable` marks, after it stored the data.
+        unsafe { run_cancel::<H>(NonNull::new_unchecked(ioucmd), issue_flags) };
+        return 0;
+    }
+
+    #[cfg(CONFIG_IO_URING_FUSED_CMD)]
+    if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_FUSED as u32 != 0 {
+        // SAFETY: As in `issue_args`, and this is the primary of a fused command.
+        let (dev, cmd, flags) = unsafe {
+            let cmd = NonNull::new_unchecked(ioucmd);
+            let flags = IssueFlags::from_raw(issue_flags, cmd::ring_of(cmd));
+            (dev_of::<H::Ptr>(cmd), FusedCmd::<H>::new(cmd, flags), flags)
+        };
+        return H::fused(dev, cmd, flags).into_raw();
+    }
+
+    // SAFETY: This is `->uring_cmd()`, and the other two kinds of call were dealt with.
+    let (dev, cmd, flags) = unsafe { issue_args::<H>(ioucmd, issue_flags) };
+    H::issue(dev, cmd, flags).into_raw()
+}
+
+/// The flags for `struct file_operations` of a file whose commands `H` serves.
+pub(crate) const fn fop_flags<H: CommandHandler>() -> bindings::fop_flags_t {
+    if cfg!(CONFIG_IO_URING_FUSED_CMD) && H::FUSED {
+        bindings::FOP_URING_CMD_FUSED
+    } else {
+        0
+    }
+}
+
+/// # Safety
+///
+/// `cmd` must be a queued command of `H` with initialised data of a type that is `Copy`, whose ring
+/// is locked.
+unsafe fn run_cancel<H: CommandHandler>(cmd: NonNull<bindings::io_uring_cmd>, issue_flags: u32) {
+    // A copy, so that the driver may complete the command while it looks at the data. The wrapper
+    // says what `Copy` would: there is nothing to drop.
+    //
+    // SAFETY: The caller promises that the data is there. It is not changed after it was queued.
+    let data = unsafe {
+        cmd::pdu::<H::Data>(cmd)
+            .cast::<ManuallyDrop<H::Data>>()
+            .read()
+    };
+    // SAFETY: As the ring is locked, the command is not freed before the callback returned.
+    let (dev, flags) = unsafe {
+        (
+            dev_of::<H::Ptr>(cmd),
+            IssueFlags::from_raw(issue_flags, cmd::ring_of(cmd)),
+        )
+    };
+    H::cancel(dev, &data, flags);
+}
+
+/// Makes the context of a task work callback.
+///
+/// # Safety
+///
+/// The caller must be in a task work callback with these arguments for the duration of `'a`.
+unsafe fn task_args<'a>(
+    tw_req: bindings::io_tw_req,
+    tw: bindings::io_tw_token_t,
+) -> (NonNull<bindings::io_uring_cmd>, TaskContext<'a>) {
+    // SAFETY: io_uring passes the request that the callback was scheduled for, which is a uring
+    // command. Task work runs with the ring locked and posts deferred completions.
+    unsafe {
+        let cmd = NonNull::new_unchecked(bindings::io_uring_cmd_from_tw(tw_req));
+        let flags = IssueFlags::from_raw(IssueFlags::TASK_WORK, cmd::ring_of(cmd));
+        // INVARIANT: These are the flags of this callback.
+        let cx = TaskContext {
+            flags,
+            cancelled: tw.cancel,
+        };
+        (cmd, cx)
+    }
+}
+
+/// Task work of [`QueuedCmd::complete_in_task`].
+///
+/// # Safety
+///
+/// Only to be scheduled by the owner of a queued command of `H`, who gives it up.
+pub(super) unsafe extern "C" fn run_task_work<H: CommandHandler>(
+    tw_req: bindings::io_tw_req,
+    tw: bindings::io_tw_token_t,
+) {
+    // SAFETY: This is the callback.
+    let (cmd, cx) = unsafe { task_args(tw_req, tw) };
+    // SAFETY: The command can not be freed before the callback returned, even if it is completed:
+    // that takes the ring's lock, which is held. Its owner gave it up for us.
+    let (dev, cmd) = unsafe { (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd)) };
+    H::task_work(dev, cmd, cx);
+}
+
+/// Task work of a dropped [`QueuedCmd`].
+///
+/// # Safety
+///
+/// Only to be scheduled by the owner of a queued command of `H`, who gives it up.
+pub(super) unsafe extern "C" fn run_abandoned<H: CommandHandler>(
+    tw_req: bindings::io_tw_req,
+    tw: bindings::io_tw_token_t,
+) {
+    // SAFETY: This is the callback.
+    let (cmd, cx) = unsafe { task_args(tw_req, tw) };
+    // SAFETY: The owner gave the command up for us.
+    let cmd = unsafe { QueuedCmd::<H>::from_raw(cmd) };
+    cmd.done(ECANCELED.to_errno(), cx.flags);
+}
+
+/// Task work of [`IssuedCmd::defer_to_task`].
+///
+/// # Safety
+///
+/// Only to be scheduled by the owner of a command that is handed to `H` but not queued, who gives
+/// it up. Its SQE must be a copy, and its private data the `u32` bits that describe its ring
+/// and SQE.
+pub(super) unsafe extern "C" fn run_deferred<H: CommandHandler>(
+    tw_req: bindings::io_tw_req,
+    tw: bindings::io_tw_token_t,
+) {
+    // SAFETY: This is the callback.
+    let (cmd, cx) = unsafe { task_args(tw_req, tw) };
+    // SAFETY: By the safety requirement of this function; these bits describe the ring and the SQE
+    // and do not change, so they are as true now as when the command was issued.
+    let flags = unsafe {
+        let shape = cmd::pdu::<u32>(cmd).read();
+        IssueFlags::from_raw(cx.flags.bits() | shape, cmd::ring_of(cmd))
+    };
+
+    let outcome = if cx.cancelled {
+        Outcome::finished(ECANCELED.to_errno())
+    } else {
+        // SAFETY: The ring is locked, so the command is not freed before this callback returned.
+        // Its owner gave it up, and its SQE is a copy that lasts as long as the command.
+        let (dev, issued) = unsafe { (dev_of::<H::Ptr>(cmd), IssuedCmd::<H>::new(cmd, flags)) };
+        H::deferred(dev, issued, flags)
+    };
+
+    if !outcome.is_queued() {
+        // SAFETY: io_uring was told that the command is queued. It was consumed by making an
+        // outcome that says it is not queued again, so nobody else completes it. The flags
+        // are ours.
+        unsafe {
+            bindings::__io_uring_cmd_done(
+                cmd.as_ptr(),
+                outcome.into_raw(),
+                0,
+                cx.flags.bits(),
+                false,
+            )
+        };
+    }
+}
