@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The control device `/dev/ublk-control`: its commands are decoded, checked and handed on here.
+
+use crate::{
+    add,
+    ids::{
+        Found,
+        Ids, //
+    },
+    info,
+    start,
+    stop,
+    uapi::*,
+    CONTROL, //
+};
+use kernel::{
+    capability::{
+        capable,
+        Capability, //
+    },
+    chrdev::{
+        Class,
+        Region, //
+    },
+    fs::File,
+    io_uring::{
+        IssueFlags,
+        IssuedCmd,
+        NoQueue,
+        Outcome, //
+    },
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc,
+        ArcBorrow, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
+    uapi,
+    workqueue::OwnedQueue, //
+};
+
+/// `_IOC_NR(UBLK_U_CMD_DEL_DEV_ASYNC)`; the header has no name for it.
+const DEL_DEV_ASYNC: u32 = 0x14;
+/// `UBLK_U_CMD_GET_FEATURES`. Other opcodes with its number are something else.
+const GET_FEATURES: u32 = kernel::ioctl::_IOR::<CtrlCmd>(b'u' as u32, 0x13);
+/// Longest path that a command may carry.
+const PATH_MAX: u16 = 4096;
+
+/// What all devices share, from the loading of the module until its end.
+pub(crate) struct Control {
+    /// Runs what must not be done where it is noticed.
+    queue: OwnedQueue,
+    ids: Arc<Ids>,
+    class: Class,
+    region: Region,
+    /// The control device, of which all character devices are children.
+    parent: ARef<kernel::device::Device>,
+}
+
+impl Control {
+    /// Reserves what all devices need.
+    pub(crate) fn new(parent: &kernel::device::Device) -> Result<Arc<Self>> {
+        let control = Self {
+            queue: OwnedQueue::new(c"ublk_rs")?,
+            ids: Ids::new()?,
+            class: Class::new(c"ublk-char")?,
+            region: Region::new(UBLK_MAX_UBLKS, c"ublk-char")?,
+            parent: ARef::from(parent),
+        };
+        Ok(Arc::new(control, GFP_KERNEL)?)
+    }
+
+    /// The work queue.
+    pub(crate) fn queue(&self) -> &OwnedQueue {
+        &self.queue
+    }
+
+    /// The table of devices.
+    pub(crate) fn ids(&self) -> &Arc<Ids> {
+        &self.ids
+    }
+
+    /// The class of the character devices.
+    pub(crate) fn class(&self) -> &Class {
+        &self.class
+    }
+
+    /// The device numbers of the character devices.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The parent of the character devices.
+    pub(crate) fn parent(&self) -> &kernel::device::Device {
+        &self.parent
+    }
+
+    /// Deletes all devices, when the module goes away, and waits until they are gone.
+    pub(crate) fn shut_down(&self) {
+        while let Some(dev) = self.ids.find_any() {
+            stop::delete(self, &dev);
+        }
+        self.ids.wait_empty();
+    }
+
+    /// Serves one command.
+    fn serve(&self, op: u32, cmd: &CtrlCmd) -> Result {
+        check_command_type(op)?;
+        if op == GET_FEATURES {
+            return info::get_features(cmd);
+        }
+        let nr = command_nr(op);
+        if nr == uapi::UBLK_CMD_ADD_DEV {
+            return add::add(self, cmd);
+        }
+
+        let dev = match self.ids.find(cmd.dev_id) {
+            Found::Present(dev) => dev,
+            Found::Deleted if is_delete(nr) => {
+                may_control()?;
+                return self.wait_deleted(nr, cmd.dev_id);
+            }
+            Found::Deleted | Found::Missing => return Err(ENODEV),
+        };
+        may_control()?;
+        match nr {
+            uapi::UBLK_CMD_START_DEV => start::start(self, &dev, cmd.data as i32),
+            uapi::UBLK_CMD_STOP_DEV => {
+                stop::stop(&dev);
+                Ok(())
+            }
+            uapi::UBLK_CMD_DEL_DEV | DEL_DEV_ASYNC => {
+                stop::delete(self, &dev);
+                // Our own reference must not be what we wait for.
+                drop(dev);
+                self.wait_deleted(nr, cmd.dev_id)
+            }
+            uapi::UBLK_CMD_GET_DEV_INFO => info::get_dev_info(&dev, cmd),
+            uapi::UBLK_CMD_GET_DEV_INFO2 => info::get_dev_info(&dev, &skip_path(cmd)?),
+            uapi::UBLK_CMD_GET_QUEUE_AFFINITY => info::get_queue_affinity(&dev, cmd),
+            uapi::UBLK_CMD_SET_PARAMS => info::set_params(&dev, cmd),
+            uapi::UBLK_CMD_GET_PARAMS => info::get_params(self, &dev, cmd),
+            _ => Err(EOPNOTSUPP),
+        }
+    }
+
+    /// After a deletion: waits until the number can be used again, if it is to.
+    fn wait_deleted(&self, nr: u32, id: u32) -> Result {
+        if nr == DEL_DEV_ASYNC {
+            return Ok(());
+        }
+        self.ids.wait_free(id)
+    }
+}
+
+fn is_delete(nr: u32) -> bool {
+    nr == uapi::UBLK_CMD_DEL_DEV || nr == DEL_DEV_ASYNC
+}
+
+/// Whether the current task may control devices.
+fn may_control() -> Result {
+    if capable(Capability::SYS_ADMIN) {
+        Ok(())
+    } else {
+        Err(EPERM)
+    }
+}
+
+/// The command without the path of the character device that is in front of its buffer. The path
+/// tells who owns an unprivileged device, which there are none of, so it need only be readable.
+fn skip_path(cmd: &CtrlCmd) -> Result<CtrlCmd> {
+    let len = cmd.dev_path_len;
+    if len == 0 || len > PATH_MAX || cmd.len < len {
+        return Err(EINVAL);
+    }
+    let mut path = KVec::new();
+    UserSlice::new(UserPtr::from_addr(cmd.addr as usize), len.into())
+        .read_all(&mut path, GFP_KERNEL)?;
+    Ok(CtrlCmd {
+        addr: cmd.addr.wrapping_add(len.into()),
+        len: cmd.len - len,
+        ..*cmd
+    })
+}
+
+/// Whether a command can be served without sleeping for long.
+fn is_quick(nr: u32) -> bool {
+    matches!(
+        nr,
+        uapi::UBLK_CMD_GET_QUEUE_AFFINITY
+            | uapi::UBLK_CMD_GET_DEV_INFO
+            | uapi::UBLK_CMD_GET_DEV_INFO2
+    ) || nr == command_nr(GET_FEATURES)
+}
+
+/// The control device.
+pub(crate) struct ControlDevice;
+
+#[vtable]
+impl MiscDevice for ControlDevice {
+    type Ptr = Arc<Control>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Arc<Control>> {
+        // It is not there yet while the module is being loaded.
+        CONTROL.get().ok_or(ENODEV)
+    }
+
+    fn uring_cmd<'a>(
+        control: ArcBorrow<'a, Control>,
+        cmd: IssuedCmd<'a, NoQueue<Self::Ptr>>,
+        flags: IssueFlags<'a>,
+    ) -> Outcome<'a> {
+        let op = cmd.op();
+        if flags.nonblock() && !is_quick(command_nr(op)) {
+            return cmd.retry_blocking();
+        }
+        let served = cmd
+            .payload128::<[u64; 4]>()
+            .and_then(|payload| control.serve(op, &zerocopy::transmute!(payload)));
+        cmd.complete(served.map(|()| 0))
+    }
+}

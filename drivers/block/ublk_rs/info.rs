@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Control commands that ask about a device, or set its parameters.
+
+use crate::{
+    control::Control,
+    device::Device,
+    uapi::*, //
+};
+use kernel::{
+    cpu::nr_cpu_ids,
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+/// Bytes of a word of a CPU mask.
+const WORD: usize = size_of::<usize>();
+
+/// The buffer of a command, of which the first `len` bytes are used.
+fn buffer(cmd: &CtrlCmd, len: usize) -> UserSlice {
+    UserSlice::new(UserPtr::from_addr(cmd.addr as usize), len)
+}
+
+/// `GET_FEATURES`: what the driver can do.
+pub(crate) fn get_features(cmd: &CtrlCmd) -> Result {
+    if cmd.len != UBLK_FEATURES_LEN || cmd.addr == 0 {
+        return Err(EINVAL);
+    }
+    let features = crate::add::FEATURES;
+    buffer(cmd, size_of_val(&features))
+        .writer()
+        .write(&features)
+}
+
+/// `GET_DEV_INFO`: what a device is.
+pub(crate) fn get_dev_info(dev: &Device, cmd: &CtrlCmd) -> Result {
+    if usize::from(cmd.len) < size_of::<DevInfo>() || cmd.addr == 0 {
+        return Err(EINVAL);
+    }
+    let mut info = *dev.info();
+    if dev.is_live() {
+        info.state = UBLK_S_DEV_LIVE as u16;
+        info.ublksrv_pid = server_pid(dev).unwrap_or(-1);
+    }
+    let bytes: [u64; 8] = zerocopy::transmute!(info);
+    buffer(cmd, size_of_val(&bytes)).writer().write(&bytes)
+}
+
+/// The process id of the server, as the current task knows it.
+fn server_pid(dev: &Device) -> Option<i32> {
+    let leader = dev.state.lock().phase.server()?.leader.clone();
+    match leader.tgid_nr_ns(current!().active_pid_ns()) {
+        0 => None,
+        pid => Some(pid),
+    }
+}
+
+/// `GET_QUEUE_AFFINITY`: which CPUs use a queue.
+pub(crate) fn get_queue_affinity(dev: &Device, cmd: &CtrlCmd) -> Result {
+    let len = usize::from(cmd.len);
+    let cpus = nr_cpu_ids();
+    if len * 8 < cpus as usize || len % WORD != 0 || cmd.addr == 0 {
+        return Err(EINVAL);
+    }
+    let queue = u32::try_from(cmd.data)?;
+    if dev.queue(queue).is_none() {
+        return Err(EINVAL);
+    }
+
+    let mut mask = KVec::<usize>::from_elem(0, len / WORD, GFP_KERNEL)?;
+    for cpu in (0..cpus).filter(|cpu| dev.tag_set.queue_of_cpu(*cpu) == Some(queue)) {
+        let (word, bit) = (cpu / usize::BITS, cpu % usize::BITS);
+        if let Some(word) = mask.get_mut(word as usize) {
+            *word |= 1 << bit;
+        }
+    }
+    let mut writer = buffer(cmd, len).writer();
+    mask.iter().try_for_each(|word| writer.write(word))
+}
+
+/// Checks the buffer of a parameter command; returns how many bytes of the parameters are meant.
+fn params_len(cmd: &CtrlCmd) -> Result<(usize, ParamsHeader)> {
+    let len = usize::from(cmd.len);
+    if len <= size_of::<ParamsHeader>() || cmd.addr == 0 {
+        return Err(EINVAL);
+    }
+    let header = buffer(cmd, size_of::<ParamsHeader>())
+        .reader()
+        .read::<u64>()?;
+    let header: ParamsHeader = zerocopy::transmute!(header);
+    let wanted = header.len as usize;
+    if wanted == 0 || wanted > len {
+        return Err(EINVAL);
+    }
+    Ok((wanted.min(size_of::<Params>()), header))
+}
+
+/// `SET_PARAMS`: fails with [`EACCES`] once there is a disk.
+pub(crate) fn set_params(dev: &Device, cmd: &CtrlCmd) -> Result {
+    let (len, header) = params_len(cmd)?;
+    if header.types == 0 {
+        return Err(EINVAL);
+    }
+    // Not under the lock: faults take the `mmap_lock`.
+    let mut bytes = [0u8; size_of::<Params>()];
+    buffer(cmd, len).reader().read_slice(&mut bytes[..len])?;
+
+    let mut state = dev.state.lock();
+    if dev.disk_exists() {
+        return Err(EACCES);
+    }
+    state.params.set(&bytes[..len], dev.info().max_io_buf_bytes)
+}
+
+/// `GET_PARAMS`: what was set, and the device numbers.
+pub(crate) fn get_params(control: &Control, dev: &Device, cmd: &CtrlCmd) -> Result {
+    let (len, _) = params_len(cmd)?;
+    let params = {
+        let mut state = dev.state.lock();
+        let (disk_major, disk_minor) = match state.phase.disk() {
+            Some(disk) => disk.disk_ref().devt(),
+            None => (0, 0),
+        };
+        state.params.devt = ParamDevt {
+            char_major: control.region().major(),
+            char_minor: dev.id(),
+            disk_major,
+            disk_minor,
+        };
+        state.params.types |= UBLK_PARAM_TYPE_DEVT;
+        state.params
+    };
+    let bytes = zerocopy::IntoBytes::as_bytes(&params);
+    buffer(cmd, len).writer().write_slice(&bytes[..len])
+}

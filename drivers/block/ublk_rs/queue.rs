@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The queues of a device: the slots of each, the buffer in which requests are described to the
+//! server, and what the block layer calls.
+
+use crate::{
+    device::Device,
+    io::{
+        self,
+        Rq,
+        Slot, //
+    },
+    uapi::*, //
+};
+use kernel::{
+    block::mq::{
+        Op,
+        Operations,
+        Request,
+        RequestFlags, //
+    },
+    mm::{
+        shared_buf::SharedBuf,
+        virt::VmaNew, //
+    },
+    page::page_align,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// One queue of a device.
+pub(crate) struct Queue {
+    /// One descriptor per tag, `desc_size` bytes each. The server maps it.
+    descs: SharedBuf,
+    desc_size: usize,
+    slots: KVVec<Pin<KBox<Slot>>>,
+}
+
+impl Queue {
+    /// Creates a queue with `depth` slots.
+    pub(crate) fn new(depth: u16, desc_size: u16, copies: bool) -> Result<Self> {
+        let mut slots = KVVec::with_capacity(depth.into(), GFP_KERNEL)?;
+        for _ in 0..depth {
+            slots.push(KBox::pin_init(Slot::new(copies), GFP_KERNEL)?, GFP_KERNEL)?;
+        }
+        Ok(Self {
+            descs: SharedBuf::new(descs_len(depth.into(), desc_size).ok_or(EOVERFLOW)?)?,
+            desc_size: desc_size.into(),
+            slots,
+        })
+    }
+
+    /// The slot of a tag.
+    pub(crate) fn slot(&self, tag: u32) -> Option<&Slot> {
+        self.slots.get(tag as usize).map(|slot| &**slot)
+    }
+
+    /// All slots.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().map(|slot| &**slot)
+    }
+
+    /// Describes a request to the server. `addr` is the server's buffer, `bytes` the size of the
+    /// request, or how much of the data of a write the server has got.
+    pub(crate) fn describe(&self, rq: &Request<Disk>, addr: u64, bytes: u32) {
+        let op = match rq.op() {
+            Op::Read => UBLK_IO_OP_READ,
+            Op::Write => UBLK_IO_OP_WRITE,
+            Op::Flush => UBLK_IO_OP_FLUSH,
+            Op::Discard => UBLK_IO_OP_DISCARD,
+            Op::WriteZeroes => UBLK_IO_OP_WRITE_ZEROES,
+            // `queue_rq()` has refused it.
+            Op::Other(_) => return,
+        };
+        let desc = IoDesc {
+            op_flags: op | desc_flags(rq.flags()),
+            nr_sectors: bytes >> 9,
+            start_sector: rq.sector(),
+            addr,
+        };
+        let words: [u64; 3] = zerocopy::transmute!(desc);
+        // The buffer has room for a descriptor per tag.
+        let _ = self.descs.write(rq.tag() as usize * self.desc_size, &words);
+    }
+
+    /// Maps the descriptors into a server. `vma` must have exactly their size, in whole pages.
+    pub(crate) fn map(&self, vma: &VmaNew) -> Result {
+        if vma.end() - vma.start() != self.descs.len() {
+            return Err(EINVAL);
+        }
+        self.descs.map(vma)
+    }
+}
+
+/// Bytes of the descriptors of a queue, in whole pages.
+pub(crate) fn descs_len(depth: usize, desc_size: u16) -> Option<usize> {
+    page_align(depth * usize::from(desc_size))
+}
+
+/// The flags of a request as the server knows them.
+fn desc_flags(flags: RequestFlags) -> u32 {
+    [
+        (flags.failfast_dev(), UBLK_IO_F_FAILFAST_DEV),
+        (flags.failfast_transport(), UBLK_IO_F_FAILFAST_TRANSPORT),
+        (flags.failfast_driver(), UBLK_IO_F_FAILFAST_DRIVER),
+        (flags.meta(), UBLK_IO_F_META),
+        (flags.fua(), UBLK_IO_F_FUA),
+        (flags.nounmap(), UBLK_IO_F_NOUNMAP),
+        (flags.swap(), UBLK_IO_F_SWAP),
+    ]
+    .into_iter()
+    .filter_map(|(set, bit)| set.then_some(bit))
+    .fold(0, |all, bit| all | bit)
+}
+
+/// What the block layer knows of a device; exists as long as anybody has a reference to the disk.
+pub(crate) struct DiskData {
+    dev: Arc<Device>,
+}
+
+impl DiskData {
+    /// Notes that the device has a disk.
+    pub(crate) fn new(dev: Arc<Device>) -> Self {
+        dev.set_disk_exists(true);
+        Self { dev }
+    }
+
+    /// The slot of a request.
+    pub(crate) fn slot(&self, hw_queue: u32, tag: u32) -> Option<&Slot> {
+        self.dev.queue(hw_queue)?.slot(tag)
+    }
+}
+
+impl Drop for DiskData {
+    fn drop(&mut self) {
+        self.dev.set_disk_exists(false);
+    }
+}
+
+/// The block device.
+pub(crate) struct Disk;
+
+#[vtable]
+impl Operations for Disk {
+    type QueueData = KBox<DiskData>;
+
+    fn queue_rq(data: &DiskData, rq: Rq, _is_last: bool) -> Result {
+        if let Op::Other(_) = rq.op() {
+            return Err(EIO);
+        }
+        match data.slot(rq.hw_queue(), rq.tag()) {
+            Some(slot) => slot.dispatch(rq),
+            None => Err(EIO),
+        }
+    }
+
+    fn commit_rqs(_data: &DiskData) {}
+
+    // Requests are ended where their result is known, this is not used.
+    fn complete(rq: Rq) {
+        io::finish(rq);
+    }
+
+    fn lease_ended(rq: Rq) {
+        io::finish(rq);
+    }
+}
+
+#[kunit_tests(ublk_rs_queue)]
+mod tests {
+    use super::*;
+    use kernel::page::PAGE_SIZE;
+
+    #[test]
+    fn descriptor_pages() {
+        assert_eq!(descs_len(1, 24), Some(PAGE_SIZE));
+        assert_eq!(descs_len(PAGE_SIZE / 32, 32), Some(PAGE_SIZE));
+        assert_eq!(descs_len(PAGE_SIZE / 32 + 1, 32), Some(2 * PAGE_SIZE));
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `pread()` and `pwrite()` on the character device: the server copies the data of a request that
+//! it works on.
+//!
+//! The position names the request: queue, tag, and offset in the data.
+
+use crate::{
+    device::Device,
+    io::{
+        self,
+        Rq, //
+    },
+    uapi::*, //
+};
+use kernel::{
+    block::mq::Op,
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    prelude::*,
+    uapi, //
+};
+
+/// What a position in the file stands for.
+#[derive(Debug, PartialEq)]
+struct Position {
+    q_id: u16,
+    tag: u16,
+    offset: u32,
+    integrity: bool,
+}
+
+/// The lowest `bits` bits of `value >> shift`.
+fn field(value: u64, shift: u32, bits: u32) -> u32 {
+    ((value >> shift) & ((1 << bits) - 1)) as u32
+}
+
+impl Position {
+    fn new(pos: i64) -> Self {
+        let at = (pos as u64).wrapping_sub(u64::from(UBLKSRV_IO_BUF_OFFSET));
+        Self {
+            q_id: field(at, uapi::UBLK_QID_OFF, uapi::UBLK_QID_BITS) as u16,
+            tag: field(at, uapi::UBLK_TAG_OFF, uapi::UBLK_TAG_BITS) as u16,
+            offset: field(at, uapi::UBLK_IO_BUF_OFF, uapi::UBLK_IO_BUF_BITS),
+            integrity: pos & (1 << uapi::UBLK_INTEGRITY_FLAG_OFF) != 0,
+        }
+    }
+}
+
+/// Copies data of a write to the server.
+///
+/// May sleep. Fails with
+/// - [`EACCES`] if the device has no disk, does not do this, or if the request is not a write;
+/// - [`EINVAL`] if the position names no request that the server works on and that has data.
+pub(crate) fn read(dev: &Device, pos: i64, iter: &mut IovIterDest<'_>) -> Result<usize> {
+    with_request(dev, pos, Op::Write, |rq, offset| {
+        rq.copy_to_iter(offset, iter)
+    })
+}
+
+/// Copies data from the server to a read. As [`read`] otherwise.
+pub(crate) fn write(dev: &Device, pos: i64, iter: &mut IovIterSource<'_>) -> Result<usize> {
+    with_request(dev, pos, Op::Read, |rq, offset| {
+        rq.copy_from_iter(offset, iter)
+    })
+}
+
+/// Calls `copy` with the request at a position, which must be an `op`. The request can not end
+/// meanwhile, also when it is committed.
+fn with_request(
+    dev: &Device,
+    pos: i64,
+    op: Op,
+    copy: impl FnOnce(&Rq, u32) -> usize,
+) -> Result<usize> {
+    if !dev.is_live() {
+        return Err(EACCES);
+    }
+    let pos = Position::new(pos);
+    if pos.integrity || pos.q_id >= dev.info().nr_hw_queues {
+        return Err(EINVAL);
+    }
+    if !dev.has(UBLK_F_USER_COPY | UBLK_F_FUSED_CMD) {
+        return Err(EACCES);
+    }
+    let rq = dev.slot(pos.q_id, pos.tag).ok_or(EINVAL)?.owned_data()?;
+    let copied = if pos.offset > rq.bytes() {
+        Err(EINVAL)
+    } else if rq.op() != op {
+        Err(EACCES)
+    } else {
+        Ok(copy(&rq, pos.offset))
+    };
+    io::finish(rq);
+    copied
+}
+
+#[kunit_tests(ublk_rs_user_copy)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions() {
+        let base = i64::from(UBLKSRV_IO_BUF_OFFSET);
+        let at = |q_id, tag, offset| Position {
+            q_id,
+            tag,
+            offset,
+            integrity: false,
+        };
+        assert_eq!(Position::new(base), at(0, 0, 0));
+        assert_eq!(Position::new(base + 4096), at(0, 0, 4096));
+        assert_eq!(Position::new(base + (3 << 25) + 7), at(0, 3, 7));
+        assert_eq!(Position::new(base + (2 << 41) + (1 << 25)), at(2, 1, 0));
+        assert!(Position::new(base | 1 << 62).integrity);
+    }
+}
