@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Zero copy by fused commands: one primary leases the request's buffer to the
+ * secondaries behind it, which are plain reads and writes of backing files
+ * with an offset into that buffer for an address. They post no CQE when all
+ * is well, so one CQE is read per group: the primary's.
+ *
+ * A request that takes more than IORING_FUSED_MAX_SECONDARY pieces is served
+ * by several groups, which lease its buffer side by side.
+ */
+
+#include "kublk.h"
+
+/* CQE of a primary, as opposed to one of a secondary that failed */
+static inline bool is_fused_primary(const struct io_uring_cqe *cqe)
+{
+	return user_data_to_op(cqe->user_data) ==
+		ublk_cmd_op_nr(UBLK_U_IO_FUSED_SUBMIT_IO);
+}
+
+bool ublk_is_fused_cqe(const struct ublk_queue *q, const struct io_uring_cqe *cqe)
+{
+	unsigned int op = user_data_to_op(cqe->user_data);
+
+	return ublk_queue_use_fused(q) && (is_fused_primary(cqe) ||
+		op == UBLK_IO_OP_READ || op == UBLK_IO_OP_WRITE);
+}
+
+/* Room in the ring for as many requests of @nr pieces as there are tags */
+void ublk_fused_set_depth(struct ublk_dev *dev, unsigned int nr)
+{
+	unsigned int one = nr + DIV_ROUND_UP(nr, IORING_FUSED_MAX_SECONDARY);
+	unsigned int depth = dev->dev_info.queue_depth * one;
+
+	/* what does not fit waits for a submission, but one request must fit */
+	if (depth > UBLK_FUSED_MAX_SQES)
+		depth = UBLK_FUSED_MAX_SQES;
+	dev->tgt.sq_depth = depth;
+	dev->tgt.cq_depth = depth;
+}
+
+static void prep_primary(struct ublk_queue *q, struct io_uring_sqe *sqe,
+			 int tag, unsigned int group, unsigned int nr)
+{
+	struct ublksrv_io_cmd *cmd = ublk_get_sqe_cmd(sqe);
+	unsigned int op = ublk_cmd_op_nr(UBLK_U_IO_FUSED_SUBMIT_IO);
+
+	memset(sqe, 0, sizeof(*sqe));
+	sqe->opcode = IORING_OP_FUSED_CMD;
+	sqe->fd = ublk_get_registered_fd(q, 0);
+	if (!(q->flags & UBLKS_Q_NO_UBLK_FIXED_FD))
+		sqe->flags = IOSQE_FIXED_FILE;
+	sqe->cmd_op = UBLK_U_IO_FUSED_SUBMIT_IO;
+	sqe->uring_cmd_flags = IORING_FUSED_CMD_BUF;
+	sqe->nr_secondary = nr;
+	sqe->user_data = build_user_data(tag, op, group, q->q_id, 1);
+
+	cmd->q_id = q->q_id;
+	cmd->tag = tag;
+}
+
+static void prep_secondary(struct ublk_queue *q, struct io_uring_sqe *sqe,
+			   int tag, unsigned int ublk_op, unsigned int idx,
+			   const struct ublk_fused_seg *seg)
+{
+	int op = ublk_op == UBLK_IO_OP_READ ? IORING_OP_READ : IORING_OP_WRITE;
+
+	io_uring_prep_rw(op, sqe, ublk_get_registered_fd(q, seg->fd_index),
+			 (void *)(unsigned long)seg->buf_off, seg->len,
+			 seg->file_off);
+	sqe->flags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
+	sqe->user_data = build_user_data(tag, ublk_op, idx, q->q_id, 1);
+}
+
+/*
+ * Move the data of a block READ or WRITE from or to the pieces @seg of the
+ * backing files. Returns how many CQEs will tell of it, or an error.
+ *
+ * A group must not be torn by a submission in the middle of it: all SQEs are
+ * taken from the ring first.
+ */
+int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
+			const struct ublk_fused_seg *seg, unsigned int nr)
+{
+	const struct ublksrv_io_desc *iod = ublk_get_iod(q, tag);
+	unsigned int groups = DIV_ROUND_UP(nr, IORING_FUSED_MAX_SECONDARY);
+	struct io_uring_sqe *sqe[UBLK_FUSED_MAX_SEGS + UBLK_FUSED_MAX_GROUPS];
+	unsigned int ublk_op = ublksrv_get_op(iod);
+	unsigned int group, i, idx = 0, n = 0;
+
+	ublk_assert(nr && nr <= UBLK_FUSED_MAX_SEGS);
+
+	if (io_uring_sq_space_left(&t->ring) < nr + groups)
+		io_uring_submit(&t->ring);
+	if (io_uring_sq_space_left(&t->ring) < nr + groups)
+		return -EAGAIN;
+	ublk_io_alloc_sqes(t, sqe, nr + groups);
+
+	for (group = 0; group < groups; group++) {
+		unsigned int left = nr - idx;
+
+		if (left > IORING_FUSED_MAX_SECONDARY)
+			left = IORING_FUSED_MAX_SECONDARY;
+
+		prep_primary(q, sqe[n++], tag, group, left);
+		for (i = 0; i < left; i++, idx++)
+			prep_secondary(q, sqe[n++], tag, ublk_op, idx, &seg[idx]);
+	}
+
+	/* a short transfer has no clear end when there are several pieces */
+	ublk_get_io(q, tag)->refs = nr;
+	return groups;
+}
+
+void ublk_fused_io_done(struct ublk_thread *t, struct ublk_queue *q,
+			const struct io_uring_cqe *cqe)
+{
+	unsigned int tag = user_data_to_tag(cqe->user_data);
+	const struct ublksrv_io_desc *iod = ublk_get_iod(q, tag);
+	struct ublk_io *io = ublk_get_io(q, tag);
+
+	/*
+	 * A secondary speaks up only when it failed or came short. The
+	 * primary's CQE follows and is the one that counts.
+	 */
+	if (!is_fused_primary(cqe)) {
+		ublk_err("%s: qid %d tag %u secondary %u: res %d\n", __func__,
+			 q->q_id, tag, user_data_to_tgt_data(cqe->user_data),
+			 cqe->res);
+		return;
+	}
+
+	if (cqe->res < 0) {
+		if (io->result >= 0)
+			io->result = cqe->res;
+	} else if (io->result >= 0) {
+		io->result += cqe->res;
+	}
+
+	if (!ublk_completed_tgt_io(t, q, tag))
+		return;
+
+	if (io->refs > 1 && io->result >= 0 &&
+	    io->result != (int)(iod->nr_sectors << 9)) {
+		ublk_err("%s: qid %d tag %u: short I/O, %d of %u bytes\n",
+			 __func__, q->q_id, tag, io->result,
+			 iod->nr_sectors << 9);
+		io->result = -EIO;
+	}
+	ublk_complete_io(t, q, tag, io->result);
+}
