@@ -9,6 +9,8 @@
 
 /* ->prep() of a primary: its secondaries have to be gathered next */
 #define IOU_FUSED_GATHER	1
+/* ->issue() of a primary: the driver accepted it, issue its secondaries */
+#define IOU_FUSED_START		(-3074)
 
 #define IO_FUSED_SECONDARY_SQE_FLAGS	(IOSQE_FIXED_FILE | IOSQE_ASYNC | \
 					 IOSQE_CQE_SKIP_SUCCESS)
@@ -22,6 +24,7 @@ int io_fused_cmd_prep(struct io_kiocb *req, const struct io_uring_sqe *sqe);
 int io_fused_cmd_gather(struct io_kiocb *req, const struct io_uring_sqe *sqe,
 			unsigned int *left, int ret);
 int io_fused_cmd(struct io_kiocb *req, unsigned int issue_flags);
+void io_fused_cmd_issued(struct io_kiocb *req);
 void io_fused_cmd_sqe_copy(struct io_kiocb *req);
 void io_fused_cmd_fail(struct io_kiocb *req);
 
@@ -32,7 +35,7 @@ unsigned int io_fused_nr_secondaries(struct io_kiocb *req);
 /* io_uring.c: what only the submission path can do */
 struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
 					 unsigned int *left, int *ret);
-void io_fused_sqe_copy(struct io_kiocb *secondary);
+void io_fused_defer_secondary(struct io_kiocb *req, bool creds);
 void io_fused_queue_secondary(struct io_kiocb *req);
 
 /* Primaries that completed while requests were freed get their CQE now. */
@@ -54,6 +57,10 @@ static inline int io_fused_cmd_gather(struct io_kiocb *req,
 				      unsigned int *left, int ret)
 {
 	return ret;
+}
+
+static inline void io_fused_cmd_issued(struct io_kiocb *req)
+{
 }
 
 static inline void io_fused_cmd_fail(struct io_kiocb *req)

@@ -11,8 +11,8 @@
 //! 2. [`io_fused_cmd`] issues the primary, that is, calls the driver. The driver may lease a buffer
 //!    ([`io_fused_cmd_lease`]) and starts the secondaries ([`io_fused_cmd_start`]), or refuses
 //!    ([`io_fused_cmd_fail`] then cancels all of them).
-//! 3. Each secondary runs like any request of its opcode, until it is freed after its CQE was posted
-//!    ([`io_fused_secondary_done`]).
+//! 3. Each secondary runs like any request of its opcode, until it is freed after its CQE was
+//!    posted ([`io_fused_secondary_done`]).
 //! 4. The last put of the lease's node gives the buffer back to the driver ([`lease_ended`]).
 //! 5. When all of this happened, [`Group::arrive`] completes the primary.
 //!
@@ -42,11 +42,14 @@ use kernel::{
 enum Phase {
     /// The secondaries wait for the driver; the primary can still fail as a whole.
     Gathered = 0,
-    /// The driver accepted the command: nothing can stop the secondaries from being issued but
-    /// the end of the task.
-    Accepted = 1,
+    /// As above, and the driver's `->uring_cmd()` is running under `uring_lock`.
+    Issuing = 1,
+    /// The driver accepted the command in `->uring_cmd()`, secondaries start when that is over.
+    Accepted = 2,
+    /// The driver accepted the command outside of `uring_lock`, task work starts the secondaries.
+    Queued = 3,
     /// Secondaries were issued, only their completion completes the primary.
-    Started = 2,
+    Started = 4,
 }
 
 /// `sqe->uring_cmd_flags` of a primary that this kernel knows.
@@ -185,7 +188,9 @@ impl Group {
         // SAFETY: By the type invariant the group is initialised.
         match unsafe { (*self.state()).phase } {
             0 => Phase::Gathered,
-            1 => Phase::Accepted,
+            1 => Phase::Issuing,
+            2 => Phase::Accepted,
+            3 => Phase::Queued,
             _ => Phase::Started,
         }
     }
@@ -306,6 +311,9 @@ unsafe extern "C" fn io_fused_cmd_prep(
     req: *mut bindings::io_kiocb,
     sqe: *const bindings::io_uring_sqe,
 ) -> c_int {
+    // SAFETY: `req` is being initialised; `io_fused_cmd_gather()` looks at the flags in any case.
+    unsafe { (*req.cast::<bindings::io_uring_cmd>()).flags = 0 };
+
     // SAFETY: `sqe` is valid for reads; user space may write to it, so each field is read once.
     let (pad, flags, cmd_op) = unsafe {
         let op = addr_of!((*sqe).__bindgen_anon_1.__bindgen_anon_1);
@@ -347,8 +355,8 @@ unsafe extern "C" fn io_fused_cmd_prep(
 /// Take the secondaries of `req` from the ring and prepare them.
 ///
 /// Called for every primary, also for one whose preparation failed (`ret` < 0): its secondaries
-/// must not be mistaken for ordinary requests. Returns 0, or the error of the primary, in which case
-/// all secondaries have been completed with `-ECANCELED`.
+/// must not be mistaken for ordinary requests. Returns 0, or the error of the primary, in which
+/// case all secondaries have been completed with `-ECANCELED`.
 ///
 /// # Safety
 ///
@@ -375,14 +383,15 @@ unsafe extern "C" fn io_fused_cmd_gather(
         let mut ret = 0;
         // SAFETY: `uring_lock` is held and this is the submission that `left` belongs to.
         let secondary = unsafe { bindings::io_fused_take_secondary(req, left, &mut ret) };
+        if ret == ENODATA.to_errno() {
+            result = result.and(Err(EINVAL));
+            break;
+        }
         result = result.and(to_result(ret));
 
         let Some(secondary) = NonNull::new(secondary) else {
-            if ret == ENOMEM.to_errno() {
-                // This one is consumed, and answered. Go on with the rest of the group.
-                continue;
-            }
-            break;
+            // This one is consumed. Go on with the rest of the group.
+            continue;
         };
 
         // SAFETY: The secondary is ours; `io_fused_take_secondary()` validated its opcode. The
@@ -451,11 +460,13 @@ unsafe extern "C" fn io_fused_cmd_sqe_copy(req: *mut bindings::io_kiocb) {
     unsafe { bindings::io_uring_cmd_sqe_copy(req) };
     // SAFETY: `sqe_copy` is called in the submission, with `uring_lock` held.
     if let Some(group) = unsafe { Group::of(req) } {
-        copy_secondary_sqes(group);
+        defer_secondaries(group, true);
     }
 }
 
-fn copy_secondary_sqes(group: Group) {
+/// Keep what the secondaries have from their submission: the SQEs, and with `creds` the
+/// credentials, which must not be those of the primary then.
+fn defer_secondaries(group: Group, creds: bool) {
     let mut kept = Chain::new();
     // SAFETY: By the invariant of `Group`.
     let nr = unsafe { (*group.state()).nr };
@@ -464,7 +475,7 @@ fn copy_secondary_sqes(group: Group) {
     while let Some(secondary) = chain.pop() {
         // SAFETY: The secondary is prepared and not issued, and goes from one chain to the other.
         unsafe {
-            bindings::io_fused_sqe_copy(secondary.as_ptr());
+            bindings::io_fused_defer_secondary(secondary.as_ptr(), creds);
             kept.push(secondary);
         }
     }
@@ -502,30 +513,53 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
         return ret;
     }
 
-    // SAFETY: A driver that sets `FOP_URING_CMD_FUSED` takes primaries in its `->uring_cmd()`.
-    let ret = unsafe { uring_cmd(group.cmd(), issue_flags | command_flags(group)) };
+    let locked = issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint == 0;
+    if locked {
+        group.set_phase(Phase::Issuing);
+    }
 
-    if ret == EIOCBQUEUED {
-        // A driver that starts the command later does so after the SQEs are gone. In io-wq they
-        // have been copied before, and the group is not ours to look at any more.
-        if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_INLINE as c_uint != 0
-            && group.phase() == Phase::Gathered
-        {
-            copy_secondary_sqes(group);
-        }
+    // SAFETY: A driver that sets `FOP_URING_CMD_FUSED` takes primaries in its `->uring_cmd()`.
+    let mut ret = unsafe { uring_cmd(group.cmd(), issue_flags | command_flags(group)) };
+
+    if ret >= 0 {
+        // Nothing to lend, and nothing against the secondaries.
+        // SAFETY: The driver did not take the command, so it is still ours.
+        ret = unsafe { io_fused_cmd_start(group.cmd(), issue_flags) };
+    }
+    if !locked {
+        // In io-wq the group is not ours to look at any more if it was accepted.
         return ret;
+    }
+    if group.phase() == Phase::Accepted && ret == EIOCBQUEUED {
+        return bindings::IOU_FUSED_START;
+    }
+    if group.phase() == Phase::Issuing {
+        group.set_phase(Phase::Gathered);
+        // A driver that starts the command later does so after the SQEs are gone.
+        if ret == EIOCBQUEUED
+            && issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_INLINE as c_uint != 0
+        {
+            defer_secondaries(group, false);
+        }
     }
     if ret == EAGAIN.to_errno() {
         // SAFETY: The driver did not take the command, so it is still ours.
         unsafe { (*group.cmd()).flags |= bindings::IORING_URING_CMD_REISSUE };
-        return ret;
-    }
-    if ret >= 0 {
-        // Nothing to lend, and nothing against the secondaries.
-        // SAFETY: The driver did not take the command, so it is still ours.
-        return unsafe { io_fused_cmd_start(group.cmd(), issue_flags) };
     }
     ret
+}
+
+/// The issue of a primary that was accepted is over: issue its secondaries.
+///
+/// Not part of the issue, so that they do not run with the primary's credentials and audit context.
+///
+/// # Safety
+///
+/// `req` is a primary whose issue returned `IOU_FUSED_START`, and `uring_lock` is held.
+#[export]
+unsafe extern "C" fn io_fused_cmd_issued(req: *mut bindings::io_kiocb) {
+    // SAFETY: By the function's requirements.
+    unsafe { Group::of_cmd(req.cast()) }.start();
 }
 
 /// The state of the ring that drivers of uring commands are told.
@@ -564,8 +598,8 @@ unsafe extern "C" fn io_fused_cmd_wants_buf(cmd: *mut bindings::io_uring_cmd) ->
 
 /// Lease a buffer to the secondaries of `cmd`.
 ///
-/// Fails with `-EINVAL` if the application did not ask for a buffer, if there is a lease already, or
-/// if a secondary would use the buffer in the wrong direction; with `-ENOMEM` if there is no memory
+/// Fails with `-EINVAL` if the application did not ask for a buffer, if there is a lease already,
+/// or if a secondary would use the buffer in the wrong direction; with `-ENOMEM` if there is no memory
 /// for the lease.
 ///
 /// # Safety
@@ -588,7 +622,7 @@ unsafe extern "C" fn io_fused_cmd_lease(
     let state = unsafe { &mut *group.state() };
     let ret = if !group.wants_buffer()
         || !state.node.is_null()
-        || state.phase != Phase::Gathered as u8
+        || state.phase > Phase::Issuing as u8
         || state.dirs & !dir != 0
         || lease.len == 0
     {
@@ -645,7 +679,8 @@ unsafe extern "C" fn lease_ended(primary: *mut c_void) {
     }
 }
 
-/// Issue the secondaries of `cmd`, at once or, outside of `uring_lock`, from task work.
+/// Issue the secondaries of `cmd`: after its issue, or at once if that is over, or, outside of
+/// `uring_lock`, from task work.
 ///
 /// # Safety
 ///
@@ -663,13 +698,15 @@ unsafe extern "C" fn io_fused_cmd_start(
     if group.wants_buffer() != leased {
         return EINVAL.to_errno();
     }
-    group.set_phase(Phase::Accepted);
     if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint != 0 {
+        group.set_phase(Phase::Queued);
         // SAFETY: The primary is issued and waits for nothing else.
         unsafe {
             (*group.req()).__bindgen_anon_4.io_task_work.func = Some(start_in_task);
             bindings::io_req_task_work_add(group.req());
         }
+    } else if group.phase() == Phase::Issuing {
+        group.set_phase(Phase::Accepted);
     } else {
         group.start();
     }
@@ -761,6 +798,11 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) {
     if flags & bindings::REQ_F_BUF_NODE as u64 == 0
         || u32::from(direction(opcode)) != bindings::IO_BUF_DEST
     {
+        return;
+    }
+    // SAFETY: With `REQ_F_BUF_NODE`, the request holds a reference on the node and its buffer.
+    let kind = unsafe { (*(*(*req).__bindgen_anon_2.buf_node).__bindgen_anon_1.buf).flags };
+    if u32::from(kind) & bindings::IO_REGBUF_F_LEASE == 0 {
         return;
     }
 

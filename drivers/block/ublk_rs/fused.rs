@@ -2,8 +2,9 @@
 
 //! Zero copy: a fused command leases the data of a request to its secondaries.
 //!
-//! The lease holds a reference to the request. It may be taken by any task, on any ring, and several
-//! times for one request; the request ends when it was committed and the last lease is over.
+//! The lease holds a reference to the request. It may be taken by any task, on any ring, and
+//! several times for one request; the request ends when it was committed and the last lease is
+//! over.
 
 use crate::{
     device::Device,

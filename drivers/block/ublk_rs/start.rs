@@ -105,7 +105,6 @@ fn add_disk(dev: &Device, params: &Params, data: KBox<DiskData>) -> Result<GenDi
         .capacity_sectors(params.basic.dev_sectors)
         .read_only(params.basic.attrs & UBLK_ATTR_READ_ONLY != 0)
         .suppress_partition_scan(true)
-        .module(this_module::<crate::UblkModule>())
         .alloc::<Disk>(fmt!("ublkb{}", dev.id()), dev.tag_set.clone(), data)?;
 
     // The first requests may come before it is completely added.

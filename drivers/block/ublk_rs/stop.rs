@@ -2,9 +2,9 @@
 
 //! The end of a disk, of a server, and of a device.
 //!
-//! A disk ends because somebody asks for it, and then the server is told by completing its commands;
-//! or because the server is gone, and then its requests are aborted first, so that the block layer
-//! can let go of the disk.
+//! A disk ends because somebody asks for it, and then the server is told by completing its
+//! commands; or because the server is gone, and then its requests are aborted first, so that the
+//! block layer can let go of the disk.
 
 use crate::{
     control::Control,

@@ -139,7 +139,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     /// Whether the secondaries need a buffer from the driver (`IORING_FUSED_CMD_BUF`).
     pub fn wants_buffer(&self) -> bool {
         // SAFETY: By the type invariant, this is a primary.
-        unsafe { bindings::io_fused_cmd_wants_buf(self.cmd.as_ptr()) }
+        unsafe { core_wants_buf(self.cmd) }
     }
 
     /// Lends the buffer of `lessor` to the secondaries and starts them.
@@ -169,8 +169,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags. By
         // the safety requirements of `Lessor`, the table is valid until the lease ends.
         // `end_lease::<L>` takes `private`, once.
-        let ret =
-            unsafe { bindings::io_fused_cmd_lease(self.cmd.as_ptr(), &lease, self.flags.bits()) };
+        let ret = unsafe { core_lease(self.cmd, &lease, self.flags.bits()) };
         if ret < 0 {
             // SAFETY: After an error, the callback is not called, so this is the only taker.
             drop(unsafe { L::from_foreign(private) });
@@ -179,7 +178,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         self.start()
     }
 
-    /// Starts the secondaries without a buffer.
+    /// Starts the secondaries without a buffer. The command fails with `EINVAL` if they need one.
     ///
     /// # Context
     ///
@@ -187,9 +186,52 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     pub fn start(self) -> Outcome<'a> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
         // it was not started. It is given up with `self`.
-        unsafe { bindings::io_fused_cmd_start(self.cmd.as_ptr(), self.flags.bits()) };
-        Outcome::queued()
+        match unsafe { core_start(self.cmd, self.flags.bits()) } {
+            TAKEN => Outcome::queued(),
+            refused => Outcome::finished(refused),
+        }
     }
+}
+
+/// What `io_fused_cmd_start()` returns when the command is not the driver's any more.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+const TAKEN: c_int = -(bindings::EIOCBQUEUED as c_int);
+
+// The core is not exported to modules, which instantiate the generic code above. So these stay
+// functions of the kernel image.
+
+/// # Safety
+///
+/// See `io_fused_cmd_wants_buf()`.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+#[inline(never)]
+unsafe fn core_wants_buf(cmd: NonNull<bindings::io_uring_cmd>) -> bool {
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::io_fused_cmd_wants_buf(cmd.as_ptr()) }
+}
+
+/// # Safety
+///
+/// See `io_fused_cmd_lease()`.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+#[inline(never)]
+unsafe fn core_lease(
+    cmd: NonNull<bindings::io_uring_cmd>,
+    lease: &bindings::io_fused_lease,
+    flags: c_uint,
+) -> c_int {
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::io_fused_cmd_lease(cmd.as_ptr(), lease, flags) }
+}
+
+/// # Safety
+///
+/// See `io_fused_cmd_start()`.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+#[inline(never)]
+unsafe fn core_start(cmd: NonNull<bindings::io_uring_cmd>, flags: c_uint) -> c_int {
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::io_fused_cmd_start(cmd.as_ptr(), flags) }
 }
 
 /// Without the fused command in the kernel there is no value of the type to call these with.

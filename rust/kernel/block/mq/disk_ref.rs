@@ -81,6 +81,26 @@ impl DiskRef {
         unsafe { (*self.as_raw()).queue }
     }
 
+    /// Call `f` in such a way that work items of the queue which it schedules are waited for when
+    /// the disk is removed.
+    ///
+    /// That is so as long as somebody uses the queue. If nobody does, then there is no request, and
+    /// [`None`] is returned.
+    fn while_used<R>(&self, f: impl FnOnce(*mut bindings::request_queue) -> R) -> Option<R> {
+        let queue = self.queue();
+        // SAFETY: By the type invariants the queue is valid.
+        let usage = unsafe { &raw mut (*queue).q_usage_counter };
+
+        // SAFETY: The counter lives as long as the queue.
+        if !unsafe { bindings::percpu_ref_tryget(usage) } {
+            return None;
+        }
+        let ret = f(queue);
+        // SAFETY: The reference was taken above.
+        unsafe { bindings::percpu_ref_put(usage) };
+        Some(ret)
+    }
+
     /// A pointer to the atomic bits `GD_*`.
     #[inline]
     fn state(&self) -> *mut usize {
@@ -116,10 +136,12 @@ impl DiskRef {
     /// Any context. Wraps the C function `blk_mq_kick_requeue_list()`.
     ///
     /// [`OwnedRequest::requeue`]: super::OwnedRequest::requeue
-    #[inline]
     pub fn kick_requeue_list(&self) {
-        // SAFETY: By the type invariants the queue is valid.
-        unsafe { bindings::blk_mq_kick_requeue_list(self.queue()) };
+        self.while_used(|queue| {
+            // SAFETY: The queue is valid and used, so that it can not be released before the work
+            // item has run, or was canceled.
+            unsafe { bindings::blk_mq_kick_requeue_list(queue) }
+        });
     }
 
     /// The major and the minor number of the block device; 0 for a disk that was not added yet.
@@ -231,8 +253,14 @@ impl Quiesced<'_> {
 
 impl Drop for Quiesced<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants of `DiskRef` the queue is valid, and by those of `self` it
-        // was quiesced.
-        unsafe { bindings::blk_mq_unquiesce_queue(self.0.queue()) };
+        let unquiesce = |queue| {
+            // SAFETY: By the type invariants the queue was quiesced, and it is valid. If requests
+            // wait in it, then it is used, so that it can not be released before they have run.
+            unsafe { bindings::blk_mq_unquiesce_queue(queue) }
+        };
+
+        if self.0.while_used(unquiesce).is_none() {
+            unquiesce(self.0.queue());
+        }
     }
 }

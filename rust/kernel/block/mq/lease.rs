@@ -8,6 +8,7 @@ use super::{
     RequestView, //
 };
 use crate::{
+    alloc::Flags,
     bindings,
     io_uring::{
         BvecTable,
@@ -75,22 +76,21 @@ impl<T: Operations> RequestLease<T> {
             // are aligned.
             return Ok(Self(ARef::into_raw(rq).cast(), PhantomData));
         }
-        Self::gather(rq)
+        Self::gather(rq, GFP_NOIO)
     }
 
     /// As [`Self::new`] for a request of several bios.
-    #[cold]
-    fn gather(rq: ARef<Request<T>>) -> Result<Self> {
+    fn gather(rq: ARef<Request<T>>, flags: Flags) -> Result<Self> {
         if !rq.has_data() {
             return Err(EINVAL);
         }
 
-        let mut table = KVec::with_capacity(rq.bvecs().count(), GFP_NOIO)?;
+        let mut table = KVec::with_capacity(rq.bvecs().count(), flags)?;
         for bv in rq.bvecs() {
-            table.push(bv, GFP_NOIO)?;
+            table.push(bv, flags)?;
         }
 
-        let gathered = KBox::new(Gathered { rq, table }, GFP_NOIO)?;
+        let gathered = KBox::new(Gathered { rq, table }, flags)?;
         let ptr = NonNull::from(Box::leak(gathered)).cast::<c_void>();
         // INVARIANT: The request has data, and the bit is free in a pointer to a `Gathered`.
         Ok(Self(ptr.map_addr(|addr| addr | GATHERED), PhantomData))
@@ -236,5 +236,144 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
     #[inline]
     fn ended(self) {
         // The drop calls `lease_ended()`.
+    }
+}
+
+#[cfg(CONFIG_RUST_BLOCK_KUNIT_TEST)]
+#[macros::kunit_tests(rust_kernel_block_mq_lease)]
+mod tests {
+    use super::*;
+    use crate::{
+        block::mq::{
+            gen_disk::GenDiskBuilder,
+            Op,
+            QueueLimits,
+            TagSet, //
+        },
+        sync::{
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Arc,
+        },
+    };
+
+    /// Leases each request, and gives it back in all ways that there are.
+    struct Device;
+
+    #[derive(Default)]
+    struct Counts {
+        queued: u32,
+        ended: u32,
+        bad: u32,
+    }
+
+    static QUEUED: Atomic<u32> = Atomic::new(0);
+    static ENDED: Atomic<u32> = Atomic::new(0);
+    static BAD: Atomic<u32> = Atomic::new(0);
+
+    fn counts() -> Counts {
+        Counts {
+            queued: QUEUED.load(Relaxed),
+            ended: ENDED.load(Relaxed),
+            bad: BAD.load(Relaxed),
+        }
+    }
+
+    fn check(ok: bool) {
+        if !ok {
+            BAD.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Whether the table describes all of the request.
+    fn describes(table: &BvecTable, rq: &RequestView) -> bool {
+        let mut sum = 0;
+        for i in 0..table.nr as usize {
+            // SAFETY: The lease whose table this is exists.
+            sum += unsafe { (*table.bvec.add(i)).bv_len } as usize;
+        }
+
+        table.len == rq.bytes() as usize && sum >= table.len + table.skip as usize
+    }
+
+    #[vtable]
+    impl Operations for Device {
+        type QueueData = ();
+
+        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> Result {
+            let queued = QUEUED.fetch_add(1, Relaxed);
+
+            if rq.op() != Op::Read {
+                return Err(EOPNOTSUPP);
+            }
+
+            // Lease it twice at the same time.
+            let gathered = RequestLease::gather(rq.clone(), GFP_ATOMIC)?;
+            let lease = RequestLease::new(rq)?;
+            check(describes(&gathered.table(), lease.request()));
+            check(describes(&lease.table(), lease.request()));
+            check(lease.table().dir == Direction::Dest);
+
+            let ptr = gathered.into_foreign();
+            // SAFETY: The pointer comes from `into_foreign()`, and is taken back after the borrow.
+            let view = unsafe { RequestLease::<Self>::borrow(ptr) };
+            check(view.tag() == lease.request().tag());
+            // SAFETY: The pointer comes from `into_foreign()`, and is taken back only here.
+            let gathered = unsafe { RequestLease::<Self>::from_foreign(ptr) };
+
+            if queued & 1 == 0 {
+                gathered.ended();
+                drop(lease);
+            } else {
+                lease.ended();
+                drop(gathered);
+            }
+            Ok(())
+        }
+
+        fn lease_ended(rq: ARef<Request<Self>>) {
+            let Some(rq) = Request::into_unique_or_drop(rq) else {
+                return;
+            };
+
+            match ENDED.fetch_add(1, Relaxed) {
+                0 => rq.requeue(true),
+                1 => rq.requeue_delayed(1),
+                2 => rq.end_partial(512),
+                3 => drop(Request::into_unique_or_drop(rq.into_shared())),
+                _ => {
+                    let bytes = rq.bytes();
+                    rq.end_partial(bytes);
+                }
+            }
+        }
+
+        fn commit_rqs((): ()) {}
+
+        fn complete(_rq: ARef<Request<Self>>) {}
+    }
+
+    #[test]
+    fn leases_bring_the_request_back() -> Result {
+        let tagset: Arc<TagSet<Device>> = Arc::pin_init(TagSet::new(1, 4, 1), GFP_KERNEL)?;
+        let disk = GenDiskBuilder::new()
+            .limits(QueueLimits::new().logical_block_size(512))
+            .capacity_sectors(4096)
+            .suppress_partition_scan(true)
+            .alloc(fmt!("lease-kunit"), tagset, ())?
+            .add()?;
+
+        // Reads; the first one comes four times and fails.
+        let _ = disk.scan_partitions();
+        disk.kick_requeue_list();
+        disk.quiesce().unquiesce();
+        let counts = counts();
+
+        assert!(counts.queued >= 4);
+        assert_eq!(counts.queued, counts.ended);
+        assert_eq!(counts.bad, 0);
+        Ok(())
     }
 }

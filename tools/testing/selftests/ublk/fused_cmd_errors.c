@@ -1401,7 +1401,8 @@ static void server_to_kill(int to_parent)
  */
 static void test_kill(struct server *s)
 {
-	struct block_io io = { .op = UBLK_IO_OP_READ };
+	/* its thread may outlive a check that fails */
+	static struct block_io io = { .op = UBLK_IO_OP_READ };
 	int to_parent[2], status, id, i, res;
 	pid_t pid;
 
