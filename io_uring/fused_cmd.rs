@@ -431,7 +431,7 @@ fn direction(opcode: u8) -> u8 {
             .cast::<bindings::io_issue_def>()
             .add(usize::from(opcode))
     };
-    def.fused_dir() as u8
+    def.fused_dir
 }
 
 /// Number of secondaries that wait for the primary `req`.
