@@ -599,8 +599,8 @@ unsafe extern "C" fn io_fused_cmd_wants_buf(cmd: *mut bindings::io_uring_cmd) ->
 /// Lease a buffer to the secondaries of `cmd`.
 ///
 /// Fails with `-EINVAL` if the application did not ask for a buffer, if there is a lease already,
-/// or if a secondary would use the buffer in the wrong direction; with `-ENOMEM` if there is no memory
-/// for the lease.
+/// or if a secondary would use the buffer in the wrong direction; with `-ENOMEM` if there is no
+/// memory for the lease.
 ///
 /// # Safety
 ///

@@ -161,11 +161,9 @@ impl DiskRef {
     }
 
     /// Allow the scan for partitions of a disk for which it was suppressed with
-    /// [`GenDiskBuilder::suppress_partition_scan`], without scanning now.
+    /// `GenDiskBuilder::suppress_partition_scan()`, without scanning now.
     ///
     /// Any context. Clears the C bit `GD_SUPPRESS_PART_SCAN`.
-    ///
-    /// [`GenDiskBuilder::suppress_partition_scan`]: super::gen_disk::GenDiskBuilder::suppress_partition_scan
     pub fn allow_partition_scan(&self) {
         // SAFETY: The pointer is valid, and all writers change single bits atomically.
         unsafe { bindings::clear_bit(bindings::GD_SUPPRESS_PART_SCAN as usize, self.state()) };

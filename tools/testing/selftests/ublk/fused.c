@@ -12,6 +12,12 @@
 #include "kublk.h"
 
 /* CQE of a primary, as opposed to one of a secondary that failed */
+/* Fused commands that a request of @nr pieces takes */
+static inline unsigned int nr_groups(unsigned int nr)
+{
+	return (nr + IORING_FUSED_MAX_SECONDARY - 1) / IORING_FUSED_MAX_SECONDARY;
+}
+
 static inline bool is_fused_primary(const struct io_uring_cqe *cqe)
 {
 	return user_data_to_op(cqe->user_data) ==
@@ -29,7 +35,7 @@ bool ublk_is_fused_cqe(const struct ublk_queue *q, const struct io_uring_cqe *cq
 /* Room in the ring for as many requests of @nr pieces as there are tags */
 void ublk_fused_set_depth(struct ublk_dev *dev, unsigned int nr)
 {
-	unsigned int one = nr + DIV_ROUND_UP(nr, IORING_FUSED_MAX_SECONDARY);
+	unsigned int one = nr + nr_groups(nr);
 	unsigned int depth = dev->dev_info.queue_depth * one;
 
 	/* what does not fit waits for a submission, but one request must fit */
@@ -83,7 +89,7 @@ int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
 			const struct ublk_fused_seg *seg, unsigned int nr)
 {
 	const struct ublksrv_io_desc *iod = ublk_get_iod(q, tag);
-	unsigned int groups = DIV_ROUND_UP(nr, IORING_FUSED_MAX_SECONDARY);
+	unsigned int groups = nr_groups(nr);
 	struct io_uring_sqe *sqe[UBLK_FUSED_MAX_SEGS + UBLK_FUSED_MAX_GROUPS];
 	unsigned int ublk_op = ublksrv_get_op(iod);
 	unsigned int group, i, idx = 0, n = 0;
