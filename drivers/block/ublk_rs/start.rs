@@ -17,7 +17,6 @@ use kernel::{
         GenDisk,
         GenDiskBuilder, //
     },
-    module::this_module,
     prelude::*,
     sync::{
         Arc,
