@@ -107,6 +107,9 @@ pub(crate) fn set_params(dev: &Device, cmd: &CtrlCmd) -> Result {
     // Not under the lock: faults take the `mmap_lock`.
     let mut bytes = [0u8; size_of::<Params>()];
     buffer(cmd, len).reader().read_slice(&mut bytes[..len])?;
+    // The head was read and checked before, and may be another one by now.
+    let head = len.min(size_of::<ParamsHeader>());
+    bytes[..head].copy_from_slice(&zerocopy::IntoBytes::as_bytes(&header)[..head]);
 
     let mut state = dev.state.lock();
     if dev.disk_exists() {
