@@ -34,8 +34,9 @@ unsigned int io_fused_nr_secondaries(struct io_kiocb *req);
 
 /* io_uring.c: what only the submission path can do */
 struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
+					 const struct io_uring_sqe *inline_of,
 					 unsigned int *left, int *ret);
-void io_fused_defer_secondary(struct io_kiocb *req, bool creds);
+void io_fused_defer_secondary(struct io_kiocb *req);
 void io_fused_queue_secondary(struct io_kiocb *req);
 
 /* Primaries that completed while requests were freed get their CQE now. */
@@ -95,11 +96,22 @@ static inline bool io_is_secondary(const struct io_kiocb *req)
 		(req->flags & REQ_F_FUSED);
 }
 
+static inline u32 io_fused_flags(struct io_kiocb *primary)
+{
+	return io_kiocb_to_cmd(primary, struct io_uring_cmd)->flags;
+}
+
 /* Do the secondaries of @primary take their buffer from a lease? */
 static inline bool io_fused_leases(struct io_kiocb *primary)
 {
-	return io_kiocb_to_cmd(primary, struct io_uring_cmd)->flags &
-		IORING_FUSED_CMD_BUF;
+	return io_fused_flags(primary) & IORING_FUSED_CMD_BUF;
+}
+
+/* Is the buffer of @req leased to it by its primary? */
+static inline bool io_is_leased(const struct io_kiocb *req)
+{
+	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
+		(req->flags & REQ_F_LEASE);
 }
 
 /* Requests that wait with @req for its issue */

@@ -5,6 +5,7 @@
 #include "../../io_uring/io_uring.h"
 #include "../../io_uring/rsrc.h"
 #include "../../io_uring/slist.h"
+#include "../../io_uring/uring_cmd.h"
 #include "../../io_uring/fused_cmd.h"
 
 __rust_helper void *rust_helper_io_uring_alloc_async_cmd(struct io_kiocb *req)
@@ -51,9 +52,10 @@ __rust_helper void rust_helper_io_ring_submit_unlock(struct io_ring_ctx *ctx,
 	io_ring_submit_unlock(ctx, issue_flags);
 }
 
-__rust_helper bool rust_helper_io_is_compat(struct io_ring_ctx *ctx)
+__rust_helper unsigned int
+rust_helper_io_uring_cmd_ring_flags(struct io_kiocb *req)
 {
-	return io_is_compat(ctx);
+	return io_uring_cmd_ring_flags(req);
 }
 
 __rust_helper void rust_helper_wq_list_add_tail(struct io_wq_work_node *node,

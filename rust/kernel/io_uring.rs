@@ -114,6 +114,7 @@ mod cmd;
 mod flags;
 mod fused;
 mod handler;
+mod page_buf;
 
 pub use self::{
     cmd::{
@@ -132,6 +133,11 @@ pub use self::{
         CommandHandler,
         NoQueue,
         TaskContext, //
+    },
+    page_buf::{
+        PageBuf,
+        PageBufOwner,
+        PageLoan, //
     },
 };
 

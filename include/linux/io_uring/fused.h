@@ -31,9 +31,9 @@ struct io_fused_lease {
 };
 
 /*
- * Both are for the ->uring_cmd() handler that was called with
- * IO_URING_F_FUSED, or for task work of the same command, with the
- * @issue_flags that were passed to it.
+ * All are for the ->uring_cmd() handler that was called with
+ * IO_URING_F_FUSED, and only while it runs, with the @issue_flags that were
+ * passed to it.
  *
  * io_fused_cmd_lease() returns 0 or a negative error; after an error @release
  * is not called. io_fused_cmd_start() issues the secondaries and returns

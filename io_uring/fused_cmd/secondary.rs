@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is special about the requests that depend on a primary.
+
+use super::group::Group;
+use core::{
+    mem::MaybeUninit,
+    ptr::addr_of, //
+};
+use kernel::{bindings, ffi::c_int, prelude::*};
+
+/// A secondary may do both: what it does is only known to the file that it is sent to.
+const EITHER: u8 = (bindings::IO_BUF_DEST | bindings::IO_BUF_SOURCE) as u8;
+
+/// What `opcode` does to a leased buffer as a secondary: bits of `IO_BUF_*`.
+fn direction(opcode: u8) -> u8 {
+    // SAFETY: The table has an entry for every opcode, and requests only have valid opcodes.
+    let def = unsafe {
+        &*addr_of!(bindings::io_issue_defs)
+            .cast::<bindings::io_issue_def>()
+            .add(usize::from(opcode))
+    };
+    def.fused_dir
+}
+
+/// The direction that a lease must have for `opcode`, 0 if any will do.
+pub(crate) fn needed_direction(opcode: u8) -> u8 {
+    match direction(opcode) {
+        EITHER => 0,
+        dir => dir,
+    }
+}
+
+/// Check what only the preparation of a secondary told.
+///
+/// # Safety
+///
+/// `req` is a prepared secondary.
+pub(crate) unsafe fn check(req: *mut bindings::io_kiocb) -> Result {
+    // SAFETY: By the safety requirement. The command is the first member of such a request.
+    let plain_command = unsafe {
+        u32::from((*req).opcode) == bindings::io_uring_op_IORING_OP_URING_CMD
+            && (*req.cast::<bindings::io_uring_cmd>()).flags & bindings::IORING_URING_CMD_FIXED == 0
+    };
+
+    // Its data would be at an address of the server.
+    if plain_command {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+/// A secondary is done: its CQE was posted or skipped, and it is about to be freed.
+///
+/// # Safety
+///
+/// Called once for a request with `REQ_F_FUSED`, with `uring_lock` held, before what it owns is
+/// released.
+#[export]
+unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
+    // SAFETY: The primary waits for this secondary, so it is live.
+    let (mut group, res, index) = unsafe {
+        (
+            Group::of_issued((*req).fused),
+            (*req).cqe.res,
+            (*req).fused_index,
+        )
+    };
+
+    match u32::try_from(res) {
+        Ok(count) => {
+            // SAFETY: By the safety requirement, the secondary still holds the lease.
+            let moved = unsafe { zero_rest(req, count) };
+
+            group.state().bytes += u64::from(moved);
+        }
+        Err(_) => {
+            let state = group.state();
+
+            if state.error == 0 || index < state.error_index {
+                state.error = res;
+                state.error_index = index;
+            }
+        }
+    }
+    group.arrive_and_post();
+}
+
+/// Zero what a short read left unwritten of its range, so that no stale memory gets out. Returns
+/// how many bytes were moved: a datagram may have been longer than its place (`MSG_TRUNC`).
+///
+/// # Safety
+///
+/// `req` is a completed secondary that still holds its reference on the leased buffer, if any.
+unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
+    const LEASED: u64 = bindings::REQ_F_LEASE as u64 | bindings::REQ_F_BUF_NODE as u64;
+    // SAFETY: By the safety requirement.
+    let (flags, opcode) = unsafe { ((*req).flags, (*req).opcode) };
+    let (mut offset, mut len) = (0u64, 0u32);
+
+    if flags & LEASED != LEASED || u32::from(direction(opcode)) != bindings::IO_BUF_DEST {
+        return count;
+    }
+    if u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
+        // SAFETY: This is a completed `IORING_OP_RECV` with a fixed buffer.
+        unsafe { bindings::io_recv_fixed_range(req, &mut offset, &mut len) };
+    } else {
+        // SAFETY: All others that write a leased buffer are executed as `IORING_OP_READ_FIXED`.
+        unsafe { bindings::io_rw_fixed_range(req, &mut offset, &mut len) };
+    }
+    if count >= len {
+        return len;
+    }
+
+    let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
+    let rest = (len - count) as usize;
+    // SAFETY: The request has its buffer node. The range is part of the one that the request was
+    // executed with, so that the import succeeds; if not, `iter` is not used.
+    unsafe {
+        let ret = bindings::io_import_reg_buf(
+            req,
+            iter.as_mut_ptr(),
+            offset + u64::from(count),
+            rest,
+            bindings::ITER_DEST as c_int,
+            0,
+        );
+        if ret == 0 {
+            bindings::iov_iter_zero(rest, iter.as_mut_ptr());
+        }
+    }
+    count
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0
+#define _GNU_SOURCE
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include "fused.h"
+
+int mode_ring(const struct mode *mode, struct ring *r, unsigned int entries)
+{
+	struct io_uring_params p = {
+		.flags = mode->ring_flags,
+		.sq_thread_idle = 50,
+	};
+
+	return ring_init(r, entries, &p);
+}
+
+void group_init(struct group *g, struct ring *r, const struct mode *mode, int dev,
+		unsigned int op, unsigned int flags, unsigned int len)
+{
+	struct device_cmd *cmd = group_cmd(g);
+
+	memset(g, 0, sizeof(*g));
+	g->ring = r;
+	g->mode = mode;
+	g->primary->opcode = IORING_OP_FUSED_CMD;
+	g->primary->fd = dev;
+	g->primary->cmd_op = op;
+	g->primary->user_data = UD_PRIMARY;
+	if (op == OP_LEND)
+		g->primary->uring_cmd_flags = IORING_FUSED_CMD_BUF;
+	cmd->flags = flags | (mode->blocking ? LEND_BLOCKING : 0);
+	cmd->len = len;
+}
+
+struct device_cmd *group_cmd(struct group *g)
+{
+	return (struct device_cmd *)g->primary->cmd;
+}
+
+struct io_uring_sqe *group_add(struct group *g, int op, int fd, __u64 addr,
+			       __u32 len, __u64 off)
+{
+	struct io_uring_sqe *sqe = g->secondary[g->nr];
+
+	memset(sqe, 0, 2 * sizeof(*sqe));
+	sqe->opcode = op;
+	sqe->flags = g->mode->secondary_flags;
+	sqe->fd = fd;
+	sqe->addr = addr;
+	sqe->len = len;
+	sqe->off = off;
+	sqe->user_data = g->nr++;
+	return sqe;
+}
+
+void group_push(struct group *g)
+{
+	bool sqe128 = g->ring->p.flags & IORING_SETUP_SQE128;
+	int i;
+
+	if (g->mode->inline_form && g->nr == 1) {
+		g->primary->uring_cmd_flags |= IORING_FUSED_CMD_INLINE;
+		g->primary[1] = *g->secondary[0];
+		ring_push(g->ring, g->primary, true);
+		return;
+	}
+	g->primary->nr_secondary = g->nr;
+	ring_push(g->ring, g->primary, sqe128);
+	for (i = 0; i < g->nr; i++)
+		ring_push(g->ring, g->secondary[i], sqe128);
+}
+
+void push_nop(struct ring *r, __u64 user_data, unsigned int flags)
+{
+	struct io_uring_sqe sqe[2] = { {
+		.opcode = IORING_OP_NOP,
+		.flags = flags,
+		.user_data = user_data,
+	} };
+
+	ring_push(r, sqe, r->p.flags & IORING_SETUP_SQE128);
+}
+
+int log_index(const struct log *log, __u64 user_data)
+{
+	int i;
+
+	for (i = 0; i < log->nr; i++)
+		if (log->cqe[i].user_data == user_data)
+			return i;
+	return -1;
+}
+
+int log_res(const struct log *log, __u64 user_data)
+{
+	int i = log_index(log, user_data);
+
+	return i < 0 ? NO_CQE : log->cqe[i].res;
+}
+
+static bool log_one(struct log *log, struct ring *r, int ms)
+{
+	if (log->nr == sizeof(log->cqe) / sizeof(log->cqe[0]) ||
+	    !ring_wait(r, &log->cqe[log->nr], ms))
+		return false;
+	log->nr++;
+	return true;
+}
+
+int log_until(struct log *log, struct ring *r, __u64 user_data)
+{
+	long end = now_ms() + TIMEOUT_MS;
+
+	while (log_index(log, user_data) < 0 && now_ms() < end)
+		if (!log_one(log, r, end - now_ms()))
+			break;
+	return log_res(log, user_data);
+}
+
+void log_rest(struct log *log, struct ring *r, int ms)
+{
+	while (log_one(log, r, ms))
+		;
+}
+
+static const char *__attribute__((format(printf, 1, 2))) says(const char *fmt, ...)
+{
+	static char text[200];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	return text;
+}
+
+const char *group_check(struct group *g, struct log *log, int primary_res, int nr,
+			const int *want)
+{
+	int i, res, nr_cqes = 1;
+
+	if (log_until(log, g->ring, UD_PRIMARY) == NO_CQE)
+		return says("no CQE of the primary, %d others", log->nr);
+
+	/* nothing may come behind it */
+	push_nop(g->ring, UD_SENTINEL, 0);
+	if (ring_submit(g->ring) < 0)
+		return says("cannot submit a NOP");
+	if (log_until(log, g->ring, UD_SENTINEL) == NO_CQE)
+		return says("no CQE of the NOP");
+
+	for (i = 0; i < nr; i++) {
+		res = log_res(log, i);
+		if (res != want[i])
+			return says("secondary %d posts %d, should be %d", i, res, want[i]);
+		nr_cqes += res != NO_CQE;
+	}
+	for (i = 0; i < log->nr; i++) {
+		if (log->cqe[i].extra[0] || log->cqe[i].extra[1])
+			return says("CQE %d has extra data", i);
+		/* the notification of a SEND_ZC that was never issued comes any time */
+		if (log->cqe[i].flags & IORING_CQE_F_NOTIF && primary_res < 0) {
+			memmove(&log->cqe[i], &log->cqe[i + 1],
+				(log->nr - i - 1) * sizeof(log->cqe[0]));
+			log->nr--;
+			i--;
+		}
+	}
+	res = log_res(log, UD_PRIMARY);
+	if (res != primary_res)
+		return says("the primary posts %d, should be %d", res, primary_res);
+	if (log->nr != nr_cqes + 1)
+		return says("%d CQEs, should be %d", log->nr - 1, nr_cqes);
+	if (log->cqe[nr_cqes - 1].user_data != UD_PRIMARY)
+		return says("the primary's CQE is not the last");
+	return NULL;
+}
+
+const char *group_run(struct group *g, int primary_res, int nr, const int *want)
+{
+	struct log log = { .nr = 0 };
+	unsigned int head;
+	int ret;
+
+	group_push(g);
+	ret = ring_submit(g->ring);
+	if (ret < 0)
+		return says("io_uring_enter() fails with %d", ret);
+	head = __atomic_load_n(g->ring->sq_head, __ATOMIC_ACQUIRE);
+	if (head != g->ring->tail)
+		return says("%d SQEs are left", g->ring->tail - head);
+	return group_check(g, &log, primary_res, nr, want);
+}
+
+unsigned char pattern(unsigned int seed, size_t i)
+{
+	return (i * 7 + (i >> 9) * 13 + seed * 31 + 1) & 0xff;
+}
+
+void fill(void *buf, unsigned int seed, size_t from, size_t len)
+{
+	unsigned char *p = buf;
+
+	while (len--)
+		*p++ = pattern(seed, from++);
+}
+
+bool is_pattern(const void *buf, unsigned int seed, size_t from, size_t len)
+{
+	const unsigned char *p = buf;
+
+	while (len--)
+		if (*p++ != pattern(seed, from++))
+			return false;
+	return true;
+}
+
+bool all_are(const void *buf, int byte, size_t len)
+{
+	const unsigned char *p = buf;
+
+	while (len--)
+		if (*p++ != byte)
+			return false;
+	return true;
+}

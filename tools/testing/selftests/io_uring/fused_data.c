@@ -1,0 +1,774 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * IORING_OP_FUSED_CMD: what moves through a leased buffer, and what the CQEs
+ * say about it.
+ */
+#include "fixture.h"
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+
+/* uapi: READ and READ_FIXED write the buffer, at an offset */
+TEST_F(fused, read)
+{
+	static const int ops[] = { IORING_OP_READ, IORING_OP_READ_FIXED };
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		SET_BUFFER(0, 9);
+		LEND_DEST(BUFFER_LEN);
+		/* buf_index is ignored: there is no such buffer */
+		ADD(ops[i], self->file, 1000, 30000, 12345)->buf_index = 99;
+		EXPECT_GROUP(30000, 30000);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 9, 0, 1000));
+		EXPECT_TRUE(is_pattern(self->buf + 1000, 0, 12345, 30000));
+		EXPECT_TRUE(is_pattern(self->buf + 31000, 9, 31000, BUFFER_LEN - 31000));
+	}
+}
+
+/* uapi: WRITE and WRITE_FIXED read it */
+TEST_F(fused, write)
+{
+	static const int ops[] = { IORING_OP_WRITE, IORING_OP_WRITE_FIXED };
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		SET_BUFFER(0, 3 + i);
+		LEND_SRC(BUFFER_LEN);
+		ADD(ops[i], self->file, 5000, 20001, 777)->buf_index = 99;
+		EXPECT_GROUP(20001, 20001);
+		ASSERT_EQ(20001, pread(self->file, self->buf, 20001, 777));
+		EXPECT_TRUE(is_pattern(self->buf, 3 + i, 5000, 20001));
+	}
+}
+
+/* the buffer may start in the middle of a page of the driver's */
+TEST_F(fused, part_of_a_buffer)
+{
+	SET_BUFFER(0, 2);
+	INIT(OP_LEND, 0, 9000);
+	group_cmd(&self->g)->offset = 4096 + 7;
+	ADD_READ(0, 1000, 0);
+	ADD_READ(8000, 1000, 1000);
+	EXPECT_GROUP(2000, 1000, 1000);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 2, 0, 4103));
+	EXPECT_TRUE(is_pattern(self->buf + 4103, 0, 0, 1000));
+	EXPECT_TRUE(is_pattern(self->buf + 5103, 2, 5103, 7000));
+	EXPECT_TRUE(is_pattern(self->buf + 12103, 0, 1000, 1000));
+	EXPECT_TRUE(is_pattern(self->buf + 13103, 2, 13103, BUFFER_LEN - 13103));
+}
+
+/* uapi: any sub-range, overlapping ones too */
+TEST_F(fused, ranges)
+{
+	LEND_DEST(BUFFER_LEN);
+	ADD_READ(0, 1, 0);
+	ADD_READ(1, 4095, 1);
+	ADD_READ(4096, 8192, 4096);
+	ADD_READ(BUFFER_LEN - 1, 1, BUFFER_LEN - 1);
+	ADD_READ(4000, 200, 4000);
+	ADD_READ(0, 0, 0);
+	ADD_READ(BUFFER_LEN, 0, 0);
+	EXPECT_GROUP(1 + 4095 + 8192 + 1 + 200, 1, 4095, 8192, 1, 200, 0, 0);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 0, 12288));
+	EXPECT_TRUE(all_are(self->buf + 12288, 0, BUFFER_LEN - 12289));
+	EXPECT_TRUE(is_pattern(self->buf + BUFFER_LEN - 1, 0, BUFFER_LEN - 1, 1));
+}
+
+/* uapi: a range outside the buffer gives that secondary -EFAULT */
+TEST_F(fused, range_outside)
+{
+	int sock[2];
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	LEND_DEST(8192);
+	ADD_READ(0, 512, 0);
+	ADD_READ(8192, 1, 0);
+	ADD_READ(8191, 2, 0);
+	ADD_READ(0, 8193, 0);
+	ADD_READ(-1ULL, 2, 0);
+	ADD_READ(1ULL << 63, 1, 0);
+	ADD_READ(0, -1, 0);
+	ADD(IORING_OP_RECV, sock[0], 8000, 193, 0);
+	ADD_READ(7680, 512, 0);
+	EXPECT_GROUP(-EFAULT, 512, -EFAULT, -EFAULT, -EFAULT, -EFAULT, -EFAULT, -EFAULT,
+		     -EFAULT, 512);
+	LEND_SRC(8192);
+	ADD(IORING_OP_SEND, sock[0], 8192, 1, 0);
+	ADD(IORING_OP_WRITE, self->file, 4097, 4096, 0);
+	EXPECT_GROUP(-EFAULT, -EFAULT, -EFAULT);
+	LEND_SRC(8192);
+	ADD(IORING_OP_SEND, sock[0], -512ULL, 1024, 0);
+	EXPECT_GROUP(-EFAULT, -EFAULT);
+	close(sock[0]);
+	close(sock[1]);
+}
+
+/* uapi: up to 64 secondaries */
+TEST_F(fused, max_secondaries)
+{
+	int i, want[IORING_FUSED_MAX_SECONDARY];
+
+	LEND_DEST(BUFFER_LEN);
+	for (i = 0; i < IORING_FUSED_MAX_SECONDARY; i++) {
+		ADD_READ(i * 1024, 1024, i * 1024);
+		want[i] = 1024;
+	}
+	ASSERT_EQ(NULL, group_run(&self->g, BUFFER_LEN, i, want));
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 0, BUFFER_LEN));
+}
+
+/* uapi: without IORING_FUSED_CMD_BUF secondaries are what they always are */
+TEST_F(fused, no_buffer)
+{
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_READ, self->file, (uintptr_t)self->buf, 4000, 100);
+	EXPECT_GROUP(4000, 4000);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 100, 4000));
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_READ, self->file, (uintptr_t)self->buf, 4000, 200);
+	ADD(IORING_OP_READ, self->file, 16, 4000, 200);
+	ADD(IORING_OP_WRITE, self->file, (uintptr_t)self->buf, 10, FILE_LEN);
+	EXPECT_GROUP(-EFAULT, 4000, -EFAULT, 10);
+	/* fixed ones, of the ring's own table */
+	{
+		struct iovec vec = { self->buf, FILE_LEN };
+
+		INIT(OP_START, 0, 0);
+		ADD(IORING_OP_READ_FIXED, self->file, (uintptr_t)self->buf, 512, 0);
+		EXPECT_GROUP(-EFAULT, -EFAULT);
+		ASSERT_EQ(0, ring_register(&self->ring, IORING_REGISTER_BUFFERS, &vec, 1));
+		INIT(OP_START, 0, 0);
+		ADD(IORING_OP_READ_FIXED, self->file, (uintptr_t)self->buf, 512, 0);
+		EXPECT_GROUP(512, 512);
+	}
+}
+
+/* uapi: the sum saturates at INT_MAX */
+TEST_F(fused, sum_saturates)
+{
+	const int most = 0x7ffff000;
+	int null = open("/dev/null", O_WRONLY);
+
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_WRITE, null, 4096, most, 0);
+	EXPECT_GROUP(most, most);
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_WRITE, null, 4096, most, 0);
+	ADD(IORING_OP_WRITE, null, 4096, 4095, 0);
+	EXPECT_GROUP(INT_MAX, most, 4095);
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_WRITE, null, 4096, most, 0);
+	ADD(IORING_OP_WRITE, null, 4096, most, 0);
+	ADD(IORING_OP_WRITE, null, 4096, most, 0);
+	EXPECT_GROUP(INT_MAX, most, most, most);
+	close(null);
+}
+
+/* uapi: the first error in SQE order, whatever came first in time */
+TEST_F(fused, first_error)
+{
+	struct log log = { };
+	int sock[2];
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	ADD(IORING_OP_READ, -1, 0, 512, 0);
+	ADD_READ(4096, 512, 0);
+	EXPECT_GROUP(-EBADF, 512, -EBADF, -EFAULT);
+	/* the first one fails last */
+	LEND_DEST(4096);
+	ADD(IORING_OP_RECV, sock[0], 0, 512, 0);
+	ADD(IORING_OP_READ, -1, 0, 512, 0);
+	group_push(&self->g);
+	ASSERT_EQ(3, ring_submit(&self->ring));
+	ASSERT_EQ(-EBADF, log_until(&log, &self->ring, 1));
+	log_rest(&log, &self->ring, 20);
+	ASSERT_EQ(1, log.nr);
+	{
+		struct io_uring_sync_cancel_reg cancel = { .addr = 0, .fd = -1,
+			.timeout = { .tv_sec = -1, .tv_nsec = -1 } };
+
+		ASSERT_EQ(0, ring_register(&self->ring, IORING_REGISTER_SYNC_CANCEL,
+					   &cancel, 1));
+	}
+	ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_PRIMARY));
+	/* a worker is interrupted instead */
+	EXPECT_TRUE(log_res(&log, 0) == -ECANCELED || log_res(&log, 0) == -EINTR);
+	EXPECT_EQ(log_res(&log, 0), log_res(&log, UD_PRIMARY));
+	close(sock[0]);
+	close(sock[1]);
+}
+
+/* uapi: CQE_SKIP_SUCCESS on secondaries: one CQE, unless one fails */
+TEST_F(fused, skip_success)
+{
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	EXPECT_GROUP(512, NO_CQE);
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	ADD_READ(512, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	EXPECT_GROUP(1024, NO_CQE, NO_CQE);
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	ADD_READ(4096, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	EXPECT_GROUP(-EFAULT, NO_CQE, -EFAULT);
+}
+
+/* the primary may be quiet as well */
+TEST_F(fused, skip_primary)
+{
+	struct log log = { };
+
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	self->g.primary->flags = IOSQE_CQE_SKIP_SUCCESS;
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ASSERT_EQ(512, log_until(&log, &self->ring, 0));
+	/* it is over when the buffer is back */
+	while (pread(self->dev, self->buf, 512, 0) != 512) {
+		ASSERT_EQ(EBUSY, errno);
+		log_rest(&log, &self->ring, 1);
+	}
+	log_rest(&log, &self->ring, 20);
+	EXPECT_EQ(1, log.nr);
+}
+
+/* uapi: what a short read did not fill of its range is zeroed */
+TEST_F(fused, short_read)
+{
+	SET_BUFFER(0, 5);
+	LEND_DEST(BUFFER_LEN);
+	ADD_READ(100, 20000, FILE_LEN - 7000);
+	ADD_READ(30000, 500, FILE_LEN);
+	EXPECT_GROUP(7000, 7000, 0);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 5, 0, 100));
+	EXPECT_TRUE(is_pattern(self->buf + 100, 0, FILE_LEN - 7000, 7000));
+	EXPECT_TRUE(all_are(self->buf + 7100, 0, 13000));
+	EXPECT_TRUE(is_pattern(self->buf + 20100, 5, 20100, 9900));
+	EXPECT_TRUE(all_are(self->buf + 30000, 0, 500));
+	EXPECT_TRUE(is_pattern(self->buf + 30500, 5, 30500, BUFFER_LEN - 30500));
+}
+
+/* but not memory of the server's, without a lease */
+TEST_F(fused, short_read_no_buffer)
+{
+	struct iovec vec = { self->buf, BUFFER_LEN };
+
+	ASSERT_EQ(0, ring_register(&self->ring, IORING_REGISTER_BUFFERS, &vec, 1));
+	memset(self->buf, 0xee, BUFFER_LEN);
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_READ, self->file, (uintptr_t)self->buf, 1000, FILE_LEN - 10);
+	ADD(IORING_OP_READ_FIXED, self->file, (uintptr_t)self->buf + 2000, 1000, FILE_LEN - 10);
+	EXPECT_GROUP(20, 10, 10);
+	EXPECT_TRUE(all_are(self->buf + 10, 0xee, 1990));
+	EXPECT_TRUE(all_are(self->buf + 2010, 0xee, 1990));
+}
+
+/* Sockets ------------------------------------------------------------------ */
+
+enum kind { UNIX_STREAM, UNIX_DGRAM, TCP, NR_KINDS };
+
+static void lo_up(void)
+{
+	struct ifreq ifr = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	ioctl(fd, SIOCSIFFLAGS, &ifr);
+	close(fd);
+}
+
+static int tcp_pair(int sock[2])
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET };
+	socklen_t len = sizeof(addr);
+	int one = 1, fd;
+
+	lo_up();
+	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	sock[0] = socket(AF_INET, SOCK_STREAM, 0);
+	if (bind(fd, (void *)&addr, sizeof(addr)) || listen(fd, 1) ||
+	    getsockname(fd, (void *)&addr, &len) ||
+	    connect(sock[0], (void *)&addr, len))
+		return -1;
+	sock[1] = accept(fd, NULL, NULL);
+	close(fd);
+	setsockopt(sock[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(sock[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	return sock[1] < 0 ? -1 : 0;
+}
+
+static int sockets(enum kind kind, int sock[2])
+{
+	switch (kind) {
+	case UNIX_STREAM:
+		return socketpair(AF_UNIX, SOCK_STREAM, 0, sock);
+	case UNIX_DGRAM:
+		return socketpair(AF_UNIX, SOCK_DGRAM, 0, sock);
+	default:
+		return tcp_pair(sock);
+	}
+}
+
+static void close2(int sock[2])
+{
+	close(sock[0]);
+	close(sock[1]);
+}
+
+/* All of @len, from what may come in pieces */
+static int recv_all(int fd, void *buf, int len)
+{
+	int ret, done = 0;
+
+	while (done < len) {
+		ret = recv(fd, buf + done, len - done, 0);
+		if (ret <= 0)
+			break;
+		done += ret;
+	}
+	return done;
+}
+
+/* uapi: SEND reads the buffer */
+TEST_F(fused, send)
+{
+	enum kind kind;
+	int sock[2];
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		ASSERT_EQ(0, sockets(kind, sock));
+		SET_BUFFER(0, kind);
+		LEND_SRC(BUFFER_LEN);
+		ADD(IORING_OP_SEND, sock[0], 4000, 9000, 0)->buf_index = 99;
+		EXPECT_GROUP(9000, 9000);
+		ASSERT_EQ(9000, recv_all(sock[1], self->buf, 9000));
+		EXPECT_TRUE(is_pattern(self->buf, kind, 4000, 9000));
+		close2(sock);
+	}
+}
+
+/* uapi: RECV writes the buffer */
+TEST_F(fused, recv)
+{
+	enum kind kind;
+	int sock[2];
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		ASSERT_EQ(0, sockets(kind, sock));
+		SET_BUFFER(0, 7);
+		fill(self->buf, kind, 0, 9000);
+		ASSERT_EQ(9000, send(sock[1], self->buf, 9000, 0));
+		LEND_DEST(BUFFER_LEN);
+		/* on a stream, some of it may come later */
+		ADD(IORING_OP_RECV, sock[0], 4000, 9000, 0)->msg_flags =
+			kind == UNIX_DGRAM ? 0 : MSG_WAITALL;
+		EXPECT_GROUP(9000, 9000);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 7, 0, 4000));
+		EXPECT_TRUE(is_pattern(self->buf + 4000, kind, 0, 9000));
+		EXPECT_TRUE(is_pattern(self->buf + 13000, 7, 13000, BUFFER_LEN - 13000));
+		close2(sock);
+	}
+}
+
+/* uapi: what a short receive did not fill is zeroed */
+TEST_F(fused, short_recv)
+{
+	enum kind kind;
+	int sock[2];
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		ASSERT_EQ(0, sockets(kind, sock));
+		SET_BUFFER(0, 7);
+		fill(self->buf, 1, 0, 100);
+		ASSERT_EQ(100, send(sock[1], self->buf, 100, 0));
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 4000, 9000, 0);
+		EXPECT_GROUP(100, 100);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 7, 0, 4000));
+		EXPECT_TRUE(is_pattern(self->buf + 4000, 1, 0, 100));
+		EXPECT_TRUE(all_are(self->buf + 4100, 0, 8900));
+		EXPECT_TRUE(is_pattern(self->buf + 13000, 7, 13000, BUFFER_LEN - 13000));
+		close2(sock);
+	}
+}
+
+/* MSG_WAITALL: in pieces, each at its place */
+TEST_F(fused, recv_waitall)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int sock[2], i;
+
+	for (i = 0; i < 2; i++) {
+		struct log log = { };
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		SET_BUFFER(0, 7);
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 1000, 30000, 0)->msg_flags = MSG_WAITALL;
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		fill(self->buf, 3, 0, 30000);
+		ASSERT_EQ(10000, send(sock[1], self->buf, 10000, 0));
+		log_rest(&log, &self->ring, 10);
+		ASSERT_EQ(12345, send(sock[1], self->buf + 10000, 12345, 0));
+		log_rest(&log, &self->ring, 10);
+		ASSERT_EQ(0, log.nr);
+		ASSERT_EQ(30000 - 22345, send(sock[1], self->buf + 22345, 30000 - 22345, 0));
+		EXPECT_CQES(&log, 30000, 30000);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 7, 0, 1000));
+		EXPECT_TRUE(is_pattern(self->buf + 1000, 3, 0, 30000));
+		EXPECT_TRUE(is_pattern(self->buf + 31000, 7, 31000, BUFFER_LEN - 31000));
+		close2(sock);
+	}
+}
+
+/* a peer that closes in the middle: short, zeroed, and a CQE though it could be skipped */
+TEST_F(fused, recv_peer_closes)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int sock[2], i;
+
+	for (i = 0; i < 2; i++) {
+		struct log log = { };
+		struct io_uring_sqe *sqe;
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		SET_BUFFER(0, 7);
+		LEND_DEST(BUFFER_LEN);
+		sqe = ADD(IORING_OP_RECV, sock[0], 1000, 30000, 0);
+		sqe->msg_flags = MSG_WAITALL;
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		fill(self->buf, 3, 0, 10000);
+		ASSERT_EQ(10000, send(sock[1], self->buf, 10000, 0));
+		log_rest(&log, &self->ring, 10);
+		close(sock[1]);
+		EXPECT_CQES(&log, 10000, 10000);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf + 1000, 3, 0, 10000));
+		EXPECT_TRUE(all_are(self->buf + 11000, 0, 20000));
+		EXPECT_TRUE(is_pattern(self->buf + 31000, 7, 31000, BUFFER_LEN - 31000));
+		close(sock[0]);
+	}
+}
+
+/* MSG_TRUNC tells how long a datagram was; what was moved is less */
+TEST_F(fused, recv_trunc)
+{
+	int sock[2];
+
+	ASSERT_EQ(0, sockets(UNIX_DGRAM, sock));
+	SET_BUFFER(0, 7);
+	fill(self->buf, 1, 0, 5000);
+	ASSERT_EQ(5000, send(sock[1], self->buf, 5000, 0));
+	LEND_DEST(BUFFER_LEN);
+	ADD(IORING_OP_RECV, sock[0], 100, 1000, 0)->msg_flags = MSG_TRUNC;
+	EXPECT_GROUP(1000, 5000);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf + 100, 1, 0, 1000));
+	EXPECT_TRUE(is_pattern(self->buf + 1100, 7, 1100, BUFFER_LEN - 1100));
+	close2(sock);
+}
+
+static void *drain_slowly(void *arg)
+{
+	struct { int fd; unsigned char *buf; int len, got; } *d = arg;
+
+	usleep(20000);
+	d->got = recv_all(d->fd, d->buf, d->len);
+	return NULL;
+}
+
+/* a full socket: MSG_WAITALL sends the rest when there is room */
+TEST_F(fused, send_waitall)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int small = 4096, sock[2], i;
+
+	for (i = 0; i < 2; i++) {
+		struct { int fd; unsigned char *buf; int len, got; } d;
+		unsigned char *got = malloc(BUFFER_LEN);
+		pthread_t thread;
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+		SET_BUFFER(0, 6);
+		LEND_SRC(BUFFER_LEN);
+		ADD(IORING_OP_SEND, sock[0], 0, BUFFER_LEN, 0)->msg_flags = MSG_WAITALL;
+		d = (typeof(d)){ .fd = sock[1], .buf = got, .len = BUFFER_LEN };
+		ASSERT_EQ(0, pthread_create(&thread, NULL, drain_slowly, &d));
+		EXPECT_GROUP(BUFFER_LEN, BUFFER_LEN);
+		pthread_join(thread, NULL);
+		EXPECT_EQ(BUFFER_LEN, d.got);
+		EXPECT_TRUE(is_pattern(got, 6, 0, BUFFER_LEN));
+		free(got);
+		close2(sock);
+	}
+}
+
+/* without it, a send may be short; and a peer that is gone is an error */
+TEST_F(fused, send_short)
+{
+	int sock[2], small = 4096, ret;
+	struct log log = { };
+
+	if (variant->mode.secondary_flags & IOSQE_ASYNC)
+		SKIP(return, "a worker waits");
+	ASSERT_EQ(0, sockets(UNIX_STREAM, sock));
+	setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	SET_BUFFER(0, 6);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND, sock[0], 0, BUFFER_LEN, 0);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ret = log_until(&log, &self->ring, UD_PRIMARY);
+	EXPECT_LT(0, ret);
+	EXPECT_GT(BUFFER_LEN, ret);
+	EXPECT_EQ(ret, log_res(&log, 0));
+	ASSERT_EQ(ret, recv_all(sock[1], self->buf, ret));
+	EXPECT_TRUE(is_pattern(self->buf, 6, 0, ret));
+	close(sock[1]);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND, sock[0], 0, 512, 0);
+	EXPECT_GROUP(-EPIPE, -EPIPE);
+	close(sock[0]);
+}
+
+/* uapi: for SEND_ZC the lease lasts until the notification */
+TEST_F(fused, send_zc)
+{
+	struct log log = { };
+	int sock[2], i, flags;
+
+	ASSERT_EQ(0, tcp_pair(sock));
+	SET_BUFFER(0, 4);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND_ZC, sock[0], 3000, 20000, 0);
+	ADD(IORING_OP_SEND_ZC, sock[0], 23000, 5000, 0)->addr3 = UD_OTHER;
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	/* in this order, and no faster than it is read */
+	ASSERT_EQ(20000, log_until(&log, &self->ring, 0));
+	ASSERT_EQ(25000, recv_all(sock[1], self->buf, 25000));
+	EXPECT_TRUE(variant->mode.secondary_flags & IOSQE_ASYNC ||
+		    is_pattern(self->buf, 4, 3000, 25000));
+	/* one request, one notification each; the primary last */
+	ASSERT_EQ(25000, log_until(&log, &self->ring, UD_PRIMARY));
+	ASSERT_EQ(5, log.nr);
+	for (i = flags = 0; i < 4; i++) {
+		if (log.cqe[i].flags & IORING_CQE_F_NOTIF)
+			flags += log.cqe[i].user_data == UD_OTHER ? 100 : 10;
+		else
+			EXPECT_TRUE(log.cqe[i].flags & IORING_CQE_F_MORE);
+	}
+	EXPECT_EQ(110, flags);
+	EXPECT_EQ(UD_PRIMARY, log.cqe[4].user_data);
+	GET_BUFFER(0);
+	/* nothing behind it */
+	log_rest(&log, &self->ring, 10);
+	EXPECT_EQ(5, log.nr);
+	close2(sock);
+}
+
+#define EXPECT_ZC_FAILS(error) ({					\
+	struct log log = { };						\
+									\
+	group_push(&self->g);						\
+	ASSERT_LT(0, ring_submit(&self->ring));				\
+	EXPECT_EQ(error, log_until(&log, &self->ring, UD_PRIMARY));	\
+	EXPECT_EQ(error, log_res(&log, 0));				\
+	EXPECT_EQ(1, log_index(&log, UD_OTHER));			\
+	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));			\
+	GET_BUFFER(0);							\
+})
+
+/* the same if it fails: a file that cannot, or a bad range */
+TEST_F(fused, send_zc_fails)
+{
+	int sock[2];
+
+	ASSERT_EQ(0, sockets(UNIX_DGRAM, sock));
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND_ZC, sock[0], 0, 512, 0)->addr3 = UD_OTHER;
+	EXPECT_ZC_FAILS(-EOPNOTSUPP);
+	close2(sock);
+	ASSERT_EQ(0, tcp_pair(sock));
+	LEND_SRC(4096);
+	ADD(IORING_OP_SEND_ZC, sock[0], 4000, 512, 0)->addr3 = UD_OTHER;
+	EXPECT_ZC_FAILS(-EFAULT);
+	close2(sock);
+}
+
+/*
+ * A receiver that does not read: the pages are with the network stack, so the
+ * primary does not complete, and the driver does not have its buffer.
+ */
+TEST_F(fused, send_zc_pending)
+{
+	struct log log = { };
+	int sock[2];
+
+	/* loopback copies what it queues; the send queue keeps the pages */
+	ASSERT_EQ(0, tcp_pair(sock));
+	{
+		int flags = fcntl(sock[0], F_GETFL);
+		int small = 4096, res = 1;
+
+		setsockopt(sock[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+		/* fill it up */
+		fcntl(sock[0], F_SETFL, flags | O_NONBLOCK);
+		memset(self->buf, 0xaa, BUFFER_LEN);
+		while (res > 0)
+			res = write(sock[0], self->buf, 512);
+		fcntl(sock[0], F_SETFL, flags);
+	}
+	{
+		int big = 4 << 20;
+
+		setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof(big));
+	}
+	SET_BUFFER(0, 4);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND_ZC, sock[0], 0, 4096, 0)->addr3 = UD_OTHER;
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ASSERT_EQ(4096, log_until(&log, &self->ring, 0));
+	log_rest(&log, &self->ring, 30);
+	EXPECT_EQ(1, log.nr);
+	EXPECT_EQ(-1, pread(self->dev, self->buf, 512, 0));
+	EXPECT_EQ(EBUSY, errno);
+	/* the connection breaks, so the stack lets the pages go */
+	{
+		struct linger linger = { .l_onoff = 1, .l_linger = 0 };
+
+		setsockopt(sock[1], SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	}
+	close(sock[1]);
+	close(sock[0]);
+	ASSERT_EQ(4096, log_until(&log, &self->ring, UD_PRIMARY));
+	EXPECT_EQ(1, log_index(&log, UD_OTHER));
+	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));
+	GET_BUFFER(0);
+}
+
+/* uapi: URING_CMD with FIXED. Its result is what the command says */
+TEST_F(fused, uring_cmd)
+{
+	struct io_uring_sqe *sqe;
+
+	LEND_DEST(4096);
+	sqe = ADD(IORING_OP_URING_CMD, self->dev, 0, 0, 0);
+	sqe->cmd_op = OP_RESULT;
+	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	((struct device_cmd *)sqe->cmd)->arg = 123;
+	EXPECT_GROUP(123, 123);
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	sqe = ADD(IORING_OP_URING_CMD, self->dev, 0, 0, 0);
+	sqe->cmd_op = OP_RESULT;
+	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	((struct device_cmd *)sqe->cmd)->arg = -EIO;
+	EXPECT_GROUP(-EIO, 512, -EIO);
+	/* in a group without a buffer, too */
+	INIT(OP_START, 0, 0);
+	sqe = ADD(IORING_OP_URING_CMD, self->dev, 0, 0, 0);
+	sqe->cmd_op = OP_RESULT;
+	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	EXPECT_GROUP(0, 0);
+}
+
+/* uapi: fixed files, of the primary and of the secondaries */
+TEST_F(fused, fixed_files)
+{
+	int fds[2] = { self->file, self->dev };
+
+	ASSERT_EQ(0, ring_register(&self->ring, IORING_REGISTER_FILES, fds, 2));
+	LEND_DEST(4096);
+	self->g.primary->fd = 1;
+	self->g.primary->flags = IOSQE_FIXED_FILE;
+	ADD(IORING_OP_READ, 0, 0, 512, 100)->flags |= IOSQE_FIXED_FILE;
+	ADD_READ(512, 512, 0);
+	EXPECT_GROUP(1024, 512, 512);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 100, 512));
+	LEND_DEST(4096);
+	ADD(IORING_OP_READ, 7, 0, 512, 0)->flags |= IOSQE_FIXED_FILE;
+	EXPECT_GROUP(-EBADF, -EBADF);
+}
+
+/* files that answer -EAGAIN: the secondary is polled for */
+TEST_F(fused, pipe)
+{
+	struct log log = { };
+	int fd[2];
+
+	ASSERT_EQ(0, pipe(fd));
+	SET_BUFFER(0, 7);
+	LEND_DEST(BUFFER_LEN);
+	ADD(IORING_OP_READ, fd[0], 10, 4000, -1);
+	ADD_READ(5000, 512, 0);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ASSERT_EQ(512, log_until(&log, &self->ring, 1));
+	/* meanwhile the driver does not have it */
+	EXPECT_EQ(-1, pread(self->dev, self->buf, 512, 0));
+	EXPECT_EQ(EBUSY, errno);
+	fill(self->buf, 1, 0, 100);
+	ASSERT_EQ(100, write(fd[1], self->buf, 100));
+	EXPECT_CQES(&log, 612, 100, 512);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf + 10, 1, 0, 100));
+	EXPECT_TRUE(all_are(self->buf + 110, 0, 3900));
+	EXPECT_TRUE(is_pattern(self->buf + 4010, 7, 4010, 990));
+	close2(fd);
+}
+
+/* many groups at once, each with a buffer of its own, or one that is taken */
+TEST_F(fused, many_groups)
+{
+	struct log log = { };
+	int i, busy = 0;
+
+	for (i = 0; i < NR_BUFFERS + 4; i++) {
+		LEND_DEST(BUFFER_LEN);
+		group_cmd(&self->g)->buffer = i % NR_BUFFERS;
+		self->g.primary->user_data = UD_PRIMARY + i;
+		ADD_READ(0, 1000, i)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		self->g.primary->flags |= 0;
+		self->g.nr = 1;
+		group_push(&self->g);
+	}
+	/* a refused group does not end the submission: it is not malformed */
+	ASSERT_LT(0, ring_submit(&self->ring));
+	for (i = 0; i < NR_BUFFERS + 4; i++) {
+		int res = log_until(&log, &self->ring, UD_PRIMARY + i);
+
+		if (i >= NR_BUFFERS && res == -EBUSY)
+			busy++;
+		else
+			EXPECT_EQ(1000, res);
+	}
+	for (i = 4; i < NR_BUFFERS; i++) {
+		GET_BUFFER(i);
+		EXPECT_TRUE(is_pattern(self->buf, 0, i, 1000));
+	}
+}
+
+TEST_HARNESS_MAIN
