@@ -115,6 +115,7 @@ mod flags;
 mod fused;
 mod handler;
 mod page_buf;
+mod registered;
 
 pub use self::{
     cmd::{
@@ -138,6 +139,10 @@ pub use self::{
         PageBuf,
         PageBufOwner,
         PageLoan, //
+    },
+    registered::{
+        CmdRef,
+        RingId, //
     },
 };
 

@@ -25,7 +25,11 @@ use kernel::{
 
 /// The features that work. Others are not reported, and taken out of what a server asks for.
 pub(crate) const FEATURES: u64 = ALWAYS
+    | UBLK_F_SUPPORT_ZERO_COPY
+    | UBLK_F_NEED_GET_DATA
     | UBLK_F_USER_COPY
+    | UBLK_F_UPDATE_SIZE
+    | UBLK_F_AUTO_BUF_REG
     | UBLK_F_NO_AUTO_PART_SCAN
     | UBLK_F_IO_DESC_SIZE
     | if cfg!(CONFIG_IO_URING_FUSED_CMD) {
@@ -35,7 +39,10 @@ pub(crate) const FEATURES: u64 = ALWAYS
     };
 
 /// The features that every device has.
-const ALWAYS: u64 = UBLK_F_CMD_IOCTL_ENCODE | UBLK_F_URING_CMD_COMP_IN_TASK | UBLK_F_PER_IO_DAEMON;
+const ALWAYS: u64 = UBLK_F_CMD_IOCTL_ENCODE
+    | UBLK_F_URING_CMD_COMP_IN_TASK
+    | UBLK_F_PER_IO_DAEMON
+    | UBLK_F_BUF_REG_OFF_DAEMON;
 
 /// `ADD_DEV`: creates a device and its character device, and tells the server what it got.
 ///
@@ -122,6 +129,10 @@ fn negotiate(
     }
 
     info.flags = (info.flags & FEATURES) | ALWAYS;
+    // Who moves the data of a write himself needs not be asked for a buffer.
+    if info.flags & (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG) != 0 {
+        info.flags &= !UBLK_F_NEED_GET_DATA;
+    }
     info.state = UBLK_S_DEV_DEAD as u16;
     info.ublksrv_pid = -1;
     info.nr_hw_queues = info

@@ -50,6 +50,8 @@ use kernel::{
 
 /// `_IOC_NR(UBLK_U_CMD_DEL_DEV_ASYNC)`; the header has no name for it.
 const DEL_DEV_ASYNC: u32 = 0x14;
+/// `_IOC_NR(UBLK_U_CMD_UPDATE_SIZE)`, likewise.
+const UPDATE_SIZE: u32 = 0x15;
 /// `UBLK_U_CMD_GET_FEATURES`. Other opcodes with its number are something else.
 const GET_FEATURES: u32 = kernel::ioctl::_IOR::<CtrlCmd>(b'u' as u32, 0x13);
 /// Longest path that a command may carry.
@@ -149,6 +151,7 @@ impl Control {
             uapi::UBLK_CMD_GET_QUEUE_AFFINITY => info::get_queue_affinity(&dev, cmd),
             uapi::UBLK_CMD_SET_PARAMS => info::set_params(&dev, cmd),
             uapi::UBLK_CMD_GET_PARAMS => info::get_params(self, &dev, cmd),
+            UPDATE_SIZE => info::update_size(&dev, cmd.data),
             _ => Err(EOPNOTSUPP),
         }
     }

@@ -3,6 +3,7 @@
 //! A device: what it is made of, and what is known of its server.
 
 use crate::{
+    buffer::DataMode,
     ids::Number,
     io::Slot,
     phase::{
@@ -102,10 +103,10 @@ impl Device {
 
     /// Creates a device without a server.
     pub(crate) fn new(info: DevInfo, number: Number) -> Result<Arc<Self>> {
-        let copies = info.flags & (UBLK_F_USER_COPY | UBLK_F_FUSED_CMD) == 0;
+        let data = DataMode::new(info.flags);
         let mut queues = KVVec::with_capacity(info.nr_hw_queues.into(), GFP_KERNEL)?;
         for _ in 0..info.nr_hw_queues {
-            let queue = Queue::new(info.queue_depth, info.io_desc_size, copies)?;
+            let queue = Queue::new(info.queue_depth, info.io_desc_size, data)?;
             queues.push(queue, GFP_KERNEL)?;
         }
         let tag_set = Arc::pin_init(

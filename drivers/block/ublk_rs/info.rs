@@ -139,3 +139,17 @@ pub(crate) fn get_params(control: &Control, dev: &Device, cmd: &CtrlCmd) -> Resu
     let bytes = zerocopy::IntoBytes::as_bytes(&params);
     buffer(cmd, len).writer().write_slice(&bytes[..len])
 }
+
+/// `UPDATE_SIZE`: the disk gets another size, in sectors. Fails with [`ENODEV`] if there is none.
+pub(crate) fn update_size(dev: &Device, sectors: u64) -> Result {
+    // The disk stays while this is held.
+    let _lifecycle = dev.lifecycle.lock();
+    let disk = {
+        let mut state = dev.state.lock();
+        let disk = state.phase.disk().ok_or(ENODEV)?.disk_ref();
+        state.params.basic.dev_sectors = sectors;
+        disk
+    };
+    disk.set_capacity_and_notify(sectors);
+    Ok(())
+}

@@ -8,11 +8,16 @@
 //! ```text
 //!            fetch             dispatch                start             own
 //!      Idle -------> Active -------------> Dispatching ------> Starting -----> Owned
-//!                    ^  ^ | cancel                              |    |          | |
-//!                    |  | +---> Canceled <--------- give_up ----+    |          | | abort
-//!                    |  +-------------------------- put_back --------+          | +--> Canceled
+//!                    ^  ^ | cancel                            ^ |  | |          | |
+//!                    |  | +---> Canceled <--------- give_up --|-+  | | ask      | | abort
+//!                    |  +-------------------------- put_back -|----+ +-> Asked  | +--> Canceled
+//!                    |                                        +- answer --+ |   |
+//!                    |                                              abort <-+   |
 //!                    +--------------------------------------------- commit -----+
 //! ```
+//!
+//! The server of a device with `UBLK_F_NEED_GET_DATA` is asked for a buffer before it gets a write;
+//! its answer is `UBLK_IO_NEED_GET_DATA`.
 //!
 //! All slots are Idle again once the server has closed its character device.
 //!
@@ -29,6 +34,10 @@
 //! before this one has ended.
 
 use crate::{
+    buffer::{
+        AutoReg,
+        DataMode, //
+    },
     io_cmd::{
         CmdData,
         IoCommands, //
@@ -38,7 +47,9 @@ use crate::{
         Queue, //
     },
     uapi::{
+        UBLK_IO_F_NEED_REG_BUF,
         UBLK_IO_RES_ABORT,
+        UBLK_IO_RES_NEED_GET_DATA,
         UBLK_IO_RES_OK, //
     }, //
 };
@@ -51,9 +62,11 @@ use kernel::{
         Request, //
     },
     io_uring::{
+        IssueFlags,
         IssuedCmd,
         Outcome,
         QueuedCmd,
+        RingId,
         TaskContext, //
     },
     prelude::*,
@@ -93,6 +106,8 @@ enum State<C, R> {
     Dispatching(R),
     /// That task has the command and the request and is about to hand the request to the server.
     Starting,
+    /// The server was asked for a buffer for the data of the request.
+    Asked(R),
     /// The server works on the request.
     Owned(R),
     /// The command was canceled; the server can not use this slot any more.
@@ -138,6 +153,23 @@ impl<C, R> State<C, R> {
         *self = Self::Owned(rq);
     }
 
+    /// Starting to Asked: the server is asked for a buffer.
+    fn ask(&mut self, rq: R) {
+        debug_assert!(matches!(self, Self::Starting));
+        *self = Self::Asked(rq);
+    }
+
+    /// Asked to Starting: the server gave a buffer. Returns the request.
+    fn answer(&mut self) -> Option<R> {
+        match mem::replace(self, Self::Starting) {
+            Self::Asked(rq) => Some(rq),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
     /// Starting to Active: the request goes back to the block layer, the command waits again.
     fn put_back(&mut self, cmd: C) {
         debug_assert!(matches!(self, Self::Starting));
@@ -170,10 +202,10 @@ impl<C, R> State<C, R> {
         }
     }
 
-    /// Owned to Canceled: the server is gone; returns the request.
+    /// Owned or Asked to Canceled: the server is gone; returns the request.
     fn abort(&mut self) -> Option<R> {
         match mem::replace(self, Self::Canceled) {
-            Self::Owned(rq) => Some(rq),
+            Self::Owned(rq) | Self::Asked(rq) => Some(rq),
             other => {
                 *self = other;
                 None
@@ -199,8 +231,13 @@ impl<C, R> State<C, R> {
             | Self::Active(_)
             | Self::Dispatching(_)
             | Self::Starting
+            | Self::Asked(_)
             | Self::Canceled => None,
         }
+    }
+
+    fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked(_))
     }
 }
 
@@ -211,6 +248,10 @@ struct Inner {
     task: Option<ARef<Task>>,
     /// The server's buffer in copy mode, else 0.
     addr: u64,
+    /// Where to register the data of the next request.
+    auto_reg: Option<AutoReg>,
+    /// The ring on which the data of the server's request was registered.
+    registered_on: Option<RingId>,
 }
 
 impl Inner {
@@ -218,6 +259,18 @@ impl Inner {
         self.task
             .as_ref()
             .is_some_and(|task| task.as_ptr() == Task::current_raw())
+    }
+
+    /// Whether the current task may send a command about the request of this slot, or else why
+    /// not: [`EINVAL`] if it did not fetch the slot, [`EBUSY`] if the server has no request.
+    fn check_server(&self) -> Result {
+        if !self.current_is_owner() {
+            return Err(EINVAL);
+        }
+        if self.state.owned().is_none() && !self.state.is_asked() {
+            return Err(EBUSY);
+        }
+        Ok(())
     }
 }
 
@@ -229,34 +282,27 @@ pub(crate) struct Slot {
     inner: SpinLock<Inner>,
     /// The result of the request that the slot had last; see the module's documentation.
     result: Atomic<i32>,
-    /// Whether data moves through a buffer of the server.
-    copies: bool,
+    /// How data moves.
+    data: DataMode,
 }
 
 impl Slot {
     /// Creates an idle slot.
-    pub(crate) fn new(copies: bool) -> impl PinInit<Self> {
+    pub(crate) fn new(data: DataMode) -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_spinlock!(
                 Inner {
                     state: State::Idle,
                     task: None,
                     addr: 0,
+                    auto_reg: None,
+                    registered_on: None,
                 },
                 "ublk_rs::Slot::inner"
             ),
             result: Atomic::<i32>::new(0),
-            copies,
+            data,
         })
-    }
-
-    /// Whether `addr` is right for the server's buffer: it must have one in copy mode only.
-    pub(crate) fn check_addr(&self, addr: u64) -> Result {
-        if self.copies == (addr != 0) {
-            Ok(())
-        } else {
-            Err(EINVAL)
-        }
     }
 
     /// Gives the slot its first command, which makes the current task its owner.
@@ -268,6 +314,7 @@ impl Slot {
         cmd: IssuedCmd<'a, IoCommands>,
         data: CmdData,
         addr: u64,
+        auto_reg: Option<AutoReg>,
     ) -> (Outcome<'a>, bool) {
         let mut inner = self.inner.lock();
         if !inner.state.is_idle() {
@@ -276,6 +323,7 @@ impl Slot {
         let (queued, outcome) = cmd.queue_cancelable(data);
         inner.task = Some(ARef::from(&**current!()));
         inner.addr = addr;
+        inner.auto_reg = auto_reg;
         inner.state.fetch(queued);
         (outcome, true)
     }
@@ -298,10 +346,10 @@ impl Slot {
 
     /// Hands a dispatched request to the server, in the task of the command.
     pub(crate) fn start(&self, cmd: Cmd, cx: TaskContext<'_>, queue: &Queue) {
-        let (rq, addr, is_owner) = {
+        let (rq, addr, auto_reg, is_owner) = {
             let mut inner = self.inner.lock();
             let rq = inner.state.start();
-            (rq, inner.addr, inner.current_is_owner())
+            (rq, inner.addr, inner.auto_reg, inner.current_is_owner())
         };
         let Some(rq) = rq else {
             return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
@@ -314,28 +362,97 @@ impl Slot {
             return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
         }
 
-        let mut bytes = rq.bytes();
-        if self.copies && rq.op() == Op::Write && rq.has_data() {
-            let user = UserPtr::from_addr(addr as usize);
-            bytes = rq.copy_to_user(0, user, bytes as usize) as u32;
-            if bytes == 0 {
-                // Perhaps there was no memory: try again a little later.
+        let is_write = rq.op() == Op::Write && rq.has_data();
+        if self.data.asks && is_write {
+            queue.describe(&rq, addr, rq.bytes(), 0);
+            self.inner.lock().state.ask(rq);
+            return cmd.done(UBLK_IO_RES_NEED_GET_DATA as i32, cx.flags());
+        }
+        let bytes = if self.data.copies && is_write {
+            self.give_data(&rq, addr)
+        } else {
+            Some(rq.bytes())
+        };
+        let Some(bytes) = bytes else {
+            self.inner.lock().state.put_back(cmd);
+            return retry(rq);
+        };
+        let registered = match auto_reg {
+            Some(auto_reg) if rq.has_data() => register(&rq, &cmd, auto_reg, cx.flags()),
+            _ => Registered::No,
+        };
+        let (flags, registered_on) = match registered {
+            Registered::No => (0, None),
+            Registered::On(ring) => (0, Some(ring)),
+            Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
+            Registered::Failed => {
                 self.inner.lock().state.put_back(cmd);
-                if let Some(rq) = Request::into_unique_or_drop(rq) {
-                    rq.requeue_delayed(RETRY_MSECS);
-                }
-                return;
+                return self.fail(rq);
+            }
+        };
+        queue.describe(&rq, addr, bytes, flags);
+        {
+            let mut inner = self.inner.lock();
+            inner.registered_on = registered_on;
+            inner.state.own(rq);
+        }
+        cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
+    }
+
+    /// Copies the data of a write to the server. Returns how much of it: not nothing.
+    fn give_data(&self, rq: &Request<Disk>, addr: u64) -> Option<u32> {
+        let user = UserPtr::from_addr(addr as usize);
+        match rq.copy_to_user(0, user, rq.bytes() as usize) {
+            0 => None,
+            copied => Some(copied as u32),
+        }
+    }
+
+    /// The server's answer to what it was asked: its buffer for the data of a write, which it gets.
+    ///
+    /// The ring of the command must be locked. Nothing changes when the command is refused:
+    /// - [`EINVAL`]: the current task did not fetch this slot, or it was not asked.
+    /// - [`EBUSY`]: the server does not have a request from this slot.
+    pub(crate) fn get_data<'a>(
+        &self,
+        cmd: IssuedCmd<'a, IoCommands>,
+        data: CmdData,
+        addr: u64,
+        queue: &Queue,
+    ) -> Outcome<'a> {
+        let answered = {
+            let mut inner = self.inner.lock();
+            inner
+                .check_server()
+                .and_then(|()| inner.state.answer().ok_or(EINVAL))
+                .inspect(|_| inner.addr = addr)
+        };
+        let rq = match answered {
+            Ok(rq) => rq,
+            Err(e) => return cmd.complete(Err(e)),
+        };
+        match self.give_data(&rq, addr) {
+            Some(bytes) => {
+                queue.describe(&rq, addr, bytes, 0);
+                self.inner.lock().state.own(rq);
+                cmd.complete(Ok(UBLK_IO_RES_OK as i32))
+            }
+            None => {
+                let mut inner = self.inner.lock();
+                let (queued, outcome) = cmd.queue_cancelable(data);
+                inner.state.put_back(queued);
+                drop(inner);
+                retry(rq);
+                outcome
             }
         }
-        queue.describe(&rq, addr, bytes);
-        self.inner.lock().state.own(rq);
-        cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
     }
 
     /// Takes back the request that the server worked on, with its result, and the next command.
     ///
     /// The ring of the command must be locked. Nothing changes when the command is refused:
-    /// - [`EINVAL`]: the current task did not fetch this slot, or `addr` is wrong.
+    /// - [`EINVAL`]: the current task did not fetch this slot, `addr` or `auto_reg` is wrong, or
+    ///   the server was asked something else.
     /// - [`EBUSY`]: the server does not have a request from this slot.
     pub(crate) fn commit<'a>(
         &self,
@@ -343,14 +460,34 @@ impl Slot {
         data: CmdData,
         addr: u64,
         result: i32,
+        flags: IssueFlags<'_>,
     ) -> Outcome<'a> {
-        let mut inner = self.inner.lock();
-        if let Err(e) = self.check_commit(&inner, addr) {
-            return cmd.complete(Err(e));
+        let checked = {
+            let mut inner = self.inner.lock();
+            self.check_commit(&inner, addr)
+                .and_then(|()| self.data.auto_reg(|| cmd.sqe_addr()))
+                .map(|next| (next, inner.auto_reg, inner.registered_on.take()))
+        };
+        let (next, auto_reg, registered_on) = match checked {
+            Ok(checked) => checked,
+            Err(e) => return cmd.complete(Err(e)),
+        };
+        // On another ring it is the server that has to unregister it.
+        if let (Some(auto_reg), Some(ring)) = (auto_reg, registered_on) {
+            if ring == cmd.as_cmd().ring() {
+                // If it is not there any more, the server was faster.
+                let _ = cmd
+                    .as_cmd()
+                    .unregister_buffer(auto_reg.index.into(), flags);
+            }
         }
+
+        let mut inner = self.inner.lock();
         let (queued, outcome) = cmd.queue_cancelable(data);
         inner.addr = addr;
+        inner.auto_reg = next;
         // From here on the command may be canceled, but the tag is in use until the request ends.
+        // Nobody has taken the request meanwhile: that takes this task, or the end of its file.
         let rq = inner.state.commit(queued);
         drop(inner);
 
@@ -363,19 +500,35 @@ impl Slot {
     }
 
     fn check_commit(&self, inner: &Inner, addr: u64) -> Result {
-        if !inner.current_is_owner() {
-            return Err(EINVAL);
+        inner.check_server()?;
+        let rq = inner.state.owned().ok_or(EINVAL)?;
+        self.data.check_commit(addr, rq.op())
+    }
+
+    /// Why a command with an unknown number is refused.
+    pub(crate) fn refusal(&self) -> Error {
+        self.inner.lock().check_server().err().unwrap_or(EINVAL)
+    }
+
+    /// Whether the current task may register the data of the server's request: any task may, but
+    /// the one that fetched the slot is told if there is none, by [`EBUSY`].
+    pub(crate) fn check_registrant(&self) -> Result {
+        let inner = self.inner.lock();
+        if inner.current_is_owner() {
+            inner.check_server()?;
         }
-        if inner.state.owned().is_none() {
-            return Err(EBUSY);
-        }
-        self.check_addr(addr)
+        Ok(())
+    }
+
+    /// How the server of this slot moves data.
+    pub(crate) fn data(&self) -> DataMode {
+        self.data
     }
 
     /// In copy mode, takes the data of a read from the server. Returns the result of the request,
     /// which is less than `result` if not all of the data could be had.
     fn take_data(&self, rq: &Request<Disk>, addr: u64, result: i32) -> i32 {
-        if !self.copies || result <= 0 || rq.op() != Op::Read || !rq.has_data() {
+        if !self.data.copies || result <= 0 || rq.op() != Op::Read || !rq.has_data() {
             return result;
         }
         let user = UserPtr::from_addr(addr as usize);
@@ -415,6 +568,8 @@ impl Slot {
         let (state, task) = {
             let mut inner = self.inner.lock();
             inner.addr = 0;
+            inner.auto_reg = None;
+            inner.registered_on = None;
             (inner.state.reset(), inner.task.take())
         };
         // Outside of the lock. There is no command: each of them holds the file.
@@ -430,7 +585,42 @@ impl Slot {
     fn ending(&self, rq: &OwnedRequest<Disk>) -> Ending {
         // Written before the slot's reference was given up, which `rq` was made after.
         let result = self.result.load(Relaxed);
-        Ending::new(rq.op(), rq.has_data() && self.copies, result)
+        Ending::new(rq.op(), rq.has_data() && self.data.copies, result)
+    }
+}
+
+/// What came of registering the data of a request.
+enum Registered {
+    /// There is nothing to register.
+    No,
+    On(RingId),
+    /// It failed; the server is told, as it wished.
+    ServerHasTo,
+    Failed,
+}
+
+/// Registers the data of a request with the ring of the command that waited for it.
+fn register(rq: &Rq, cmd: &Cmd, auto_reg: AutoReg, flags: IssueFlags<'_>) -> Registered {
+    let cmd = cmd.as_cmd();
+
+    match Request::register_buffer(rq.clone(), cmd, auto_reg.index.into(), flags) {
+        Ok(()) => Registered::On(cmd.ring()),
+        Err((_, rq)) => {
+            // Not the last reference.
+            finish(rq);
+            if auto_reg.fallback {
+                Registered::ServerHasTo
+            } else {
+                Registered::Failed
+            }
+        }
+    }
+}
+
+/// Has the block layer send a request again, a little later: perhaps there was no memory.
+fn retry(rq: Rq) {
+    if let Some(rq) = Request::into_unique_or_drop(rq) {
+        rq.requeue_delayed(RETRY_MSECS);
     }
 }
 
@@ -535,6 +725,21 @@ mod tests {
         assert_eq!(state.start(), Some(1));
         state.give_up();
         assert_eq!(state.dispatch(2), Err(2));
+    }
+
+    #[test]
+    fn server_is_asked() {
+        let mut state = Test::Dispatching(1);
+        assert_eq!(state.start(), Some(1));
+        state.ask(1);
+        assert!(state.is_asked() && state.owned().is_none());
+        assert_eq!(state.cancel(), None);
+        assert_eq!(state.answer(), Some(1));
+        assert_eq!(state.answer(), None);
+        state.own(1);
+        assert_eq!(state.answer(), None);
+        let mut state = Test::Asked(2);
+        assert_eq!(state.abort(), Some(2));
     }
 
     #[test]

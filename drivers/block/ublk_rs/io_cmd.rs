@@ -5,6 +5,7 @@
 use crate::{
     device::Device,
     fused,
+    register,
     uapi::{
         check_command_type,
         command_nr,
@@ -29,11 +30,25 @@ use kernel::{
     uapi, //
 };
 
+/// `_IOC_NR(UBLK_U_IO_REGISTER_IO_BUF)`; the header has no name for it.
+const REGISTER_IO_BUF: u32 = 0x23;
+/// `_IOC_NR(UBLK_U_IO_UNREGISTER_IO_BUF)`, likewise.
+const UNREGISTER_IO_BUF: u32 = 0x24;
+
 /// What a queued command carries: which slot it is for.
 #[derive(Clone, Copy)]
 pub(crate) struct CmdData {
     q_id: u16,
     tag: u16,
+}
+
+impl CmdData {
+    fn of(io: &IoCmd) -> Self {
+        Self {
+            q_id: io.q_id,
+            tag: io.tag,
+        }
+    }
 }
 
 /// The I/O commands of `/dev/ublkcN`.
@@ -60,8 +75,14 @@ impl CommandHandler for IoCommands {
         }
         match command_nr(op) {
             uapi::UBLK_IO_FETCH_REQ => fetch(&dev, cmd, payload),
-            uapi::UBLK_IO_COMMIT_AND_FETCH_REQ => commit(&dev, cmd, payload),
-            _ => cmd.complete(Err(EINVAL)),
+            uapi::UBLK_IO_COMMIT_AND_FETCH_REQ => commit(&dev, cmd, payload, flags),
+            uapi::UBLK_IO_NEED_GET_DATA => get_data(&dev, cmd, payload),
+            REGISTER_IO_BUF => register::register(&dev, cmd, payload, flags),
+            UNREGISTER_IO_BUF => register::unregister(&dev, cmd, payload, flags),
+            _ => {
+                let slot = dev.slot(payload.q_id, payload.tag);
+                cmd.complete(Err(slot.map_or(EINVAL, |slot| slot.refusal())))
+            }
         }
     }
 
@@ -95,29 +116,38 @@ fn fetch<'a>(dev: &Device, cmd: IssuedCmd<'a, IoCommands>, io: IoCmd) -> Outcome
     let Some(slot) = dev.slot(io.q_id, io.tag) else {
         return cmd.complete(Err(EINVAL));
     };
-    if let Err(e) = slot.check_addr(io.addr) {
+    if let Err(e) = slot.data().check_fetch(io.addr) {
         return cmd.complete(Err(e));
     }
+    let auto_reg = match slot.data().auto_reg(|| cmd.sqe_addr()) {
+        Ok(auto_reg) => auto_reg,
+        Err(e) => return cmd.complete(Err(e)),
+    };
     dev.fetch(move |may_fetch| {
         if let Err(e) = may_fetch {
             return (cmd.complete(Err(e)), false);
         }
-        let data = CmdData {
-            q_id: io.q_id,
-            tag: io.tag,
-        };
-        slot.fetch(cmd, data, io.addr)
+        slot.fetch(cmd, CmdData::of(&io), io.addr, auto_reg)
     })
 }
 
 /// `UBLK_IO_COMMIT_AND_FETCH_REQ`: the result of a request, and the next command of its slot.
-fn commit<'a>(dev: &Device, cmd: IssuedCmd<'a, IoCommands>, io: IoCmd) -> Outcome<'a> {
-    let Some(slot) = dev.slot(io.q_id, io.tag) else {
-        return cmd.complete(Err(EINVAL));
-    };
-    let data = CmdData {
-        q_id: io.q_id,
-        tag: io.tag,
-    };
-    slot.commit(cmd, data, io.addr, io.result)
+fn commit<'a>(
+    dev: &Device,
+    cmd: IssuedCmd<'a, IoCommands>,
+    io: IoCmd,
+    flags: IssueFlags<'_>,
+) -> Outcome<'a> {
+    match dev.slot(io.q_id, io.tag) {
+        Some(slot) => slot.commit(cmd, CmdData::of(&io), io.addr, io.result, flags),
+        None => cmd.complete(Err(EINVAL)),
+    }
+}
+
+/// `UBLK_IO_NEED_GET_DATA`: the buffer that the server was asked for.
+fn get_data<'a>(dev: &Device, cmd: IssuedCmd<'a, IoCommands>, io: IoCmd) -> Outcome<'a> {
+    match (dev.queue(io.q_id.into()), dev.slot(io.q_id, io.tag)) {
+        (Some(queue), Some(slot)) => slot.get_data(cmd, CmdData::of(&io), io.addr, queue),
+        _ => cmd.complete(Err(EINVAL)),
+    }
 }

@@ -4,6 +4,7 @@
 //! server, and what the block layer calls.
 
 use crate::{
+    buffer::DataMode,
     device::Device,
     io::{
         self,
@@ -38,10 +39,10 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Creates a queue with `depth` slots.
-    pub(crate) fn new(depth: u16, desc_size: u16, copies: bool) -> Result<Self> {
+    pub(crate) fn new(depth: u16, desc_size: u16, data: DataMode) -> Result<Self> {
         let mut slots = KVVec::with_capacity(depth.into(), GFP_KERNEL)?;
         for _ in 0..depth {
-            slots.push(KBox::pin_init(Slot::new(copies), GFP_KERNEL)?, GFP_KERNEL)?;
+            slots.push(KBox::pin_init(Slot::new(data), GFP_KERNEL)?, GFP_KERNEL)?;
         }
         Ok(Self {
             descs: SharedBuf::new(descs_len(depth.into(), desc_size).ok_or(EOVERFLOW)?)?,
@@ -61,8 +62,9 @@ impl Queue {
     }
 
     /// Describes a request to the server. `addr` is the server's buffer, `bytes` the size of the
-    /// request, or how much of the data of a write the server has got.
-    pub(crate) fn describe(&self, rq: &Request<Disk>, addr: u64, bytes: u32) {
+    /// request, or how much of the data of a write the server has got, `flags` are more
+    /// `UBLK_IO_F_*`.
+    pub(crate) fn describe(&self, rq: &Request<Disk>, addr: u64, bytes: u32, flags: u32) {
         let op = match rq.op() {
             Op::Read => UBLK_IO_OP_READ,
             Op::Write => UBLK_IO_OP_WRITE,
@@ -73,7 +75,7 @@ impl Queue {
             Op::Other(_) => return,
         };
         let desc = IoDesc {
-            op_flags: op | desc_flags(rq.flags()),
+            op_flags: op | desc_flags(rq.flags()) | flags,
             nr_sectors: bytes >> 9,
             start_sector: rq.sector(),
             addr,

@@ -12,7 +12,7 @@
 //! 1. [`queue`]: the block layer queues the request; the waiting command is sent to its task.
 //! 2. [`io`]: the task describes the request to the server, copies the data of a write and answers
 //!    the command. From here the server owns the request.
-//! 3. [`user_copy`], [`fused`]: the server reaches the request's data.
+//! 3. [`user_copy`], [`register`], [`fused`]: the server reaches the request's data.
 //! 4. [`io_cmd`]: the server commits the result and queues its next command.
 //! 5. [`io`]: the request ends when nobody uses its data any more.
 //!
@@ -33,6 +33,7 @@
 //! The table of devices in [`ids`] has a mutex of its own, held for a look-up only.
 
 mod add;
+mod buffer;
 mod char_dev;
 mod control;
 mod device;
@@ -44,6 +45,7 @@ mod io_cmd;
 mod params;
 mod phase;
 mod queue;
+mod register;
 mod start;
 mod stop;
 mod uapi;

@@ -207,6 +207,23 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
         Ok(unsafe { read_payload(self.cmd) })
     }
 
+    /// Reads `addr` of the SQE, which some drivers use beside the payload.
+    ///
+    /// As for [`payload`](Self::payload), call it once.
+    pub fn sqe_addr(&self) -> u64 {
+        // SAFETY: By the type invariant the command is valid and its SQE readable. User space may
+        // write to it meanwhile.
+        unsafe {
+            let sqe = (*self.cmd.as_ptr()).sqe;
+            core::ptr::addr_of!((*sqe).__bindgen_anon_2.addr).read_volatile()
+        }
+    }
+
+    /// The C command.
+    pub(super) fn raw(&self) -> NonNull<bindings::io_uring_cmd> {
+        self.cmd
+    }
+
     /// Completes the command with `res` as the result in its CQE.
     ///
     /// `EAGAIN` is no result but means [`retry_blocking`]. `EIOCBQUEUED` becomes `EIO`.
@@ -327,6 +344,11 @@ impl<H: CommandHandler> QueuedCmd<H> {
             cmd,
             _handler: PhantomData,
         }
+    }
+
+    /// The C command.
+    pub(super) fn raw(&self) -> NonNull<bindings::io_uring_cmd> {
+        self.cmd
     }
 
     /// Gives the command up without completing it.

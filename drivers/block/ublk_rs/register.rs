@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Zero copy through the table of registered buffers: `UBLK_IO_REGISTER_IO_BUF` and
+//! `UBLK_IO_UNREGISTER_IO_BUF`. The registration holds a reference to the request, as a lease does.
+//!
+//! What `UBLK_F_AUTO_BUF_REG` registers is part of a slot's life: see [`io`].
+
+use crate::{
+    device::Device,
+    io,
+    io_cmd::IoCommands,
+    uapi::{
+        IoCmd,
+        UBLK_F_SUPPORT_ZERO_COPY, //
+    }, //
+};
+use kernel::{
+    block::mq::Request,
+    io_uring::{
+        IssueFlags,
+        IssuedCmd,
+        Outcome, //
+    },
+    prelude::*, //
+};
+
+/// `UBLK_IO_REGISTER_IO_BUF`: the data of a request becomes a buffer of the command's ring. May come
+/// from any task, on any ring.
+pub(crate) fn register<'a>(
+    dev: &Device,
+    cmd: IssuedCmd<'a, IoCommands>,
+    io: IoCmd,
+    flags: IssueFlags<'_>,
+) -> Outcome<'a> {
+    let registered = try_register(dev, &cmd, io, flags);
+    cmd.complete(registered.map(|()| 0))
+}
+
+fn try_register(
+    dev: &Device,
+    cmd: &IssuedCmd<'_, IoCommands>,
+    io: IoCmd,
+    flags: IssueFlags<'_>,
+) -> Result {
+    let slot = dev.slot(io.q_id, io.tag).ok_or(EINVAL)?;
+    slot.check_registrant()?;
+    if !dev.has(UBLK_F_SUPPORT_ZERO_COPY) {
+        return Err(EINVAL);
+    }
+    // As in the C driver, only the lower half of the address is looked at.
+    Request::register_buffer(slot.owned_data()?, cmd.as_cmd(), io.addr as u32, flags).map_err(
+        |(e, rq)| {
+            io::finish(rq);
+            e
+        },
+    )
+}
+
+/// `UBLK_IO_UNREGISTER_IO_BUF`: names nothing but the index, on the command's ring.
+pub(crate) fn unregister<'a>(
+    dev: &Device,
+    cmd: IssuedCmd<'a, IoCommands>,
+    io: IoCmd,
+    flags: IssueFlags<'_>,
+) -> Outcome<'a> {
+    let done = if dev.has(UBLK_F_SUPPORT_ZERO_COPY) {
+        cmd.as_cmd().unregister_buffer(io.addr as u32, flags)
+    } else {
+        Err(EINVAL)
+    };
+    cmd.complete(done.map(|()| 0))
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Fused commands when memory or a copy from user space fails, at each place:
+ * no CQE is lost or doubled, and the driver has its buffer back.
+ */
+#include "fixture.h"
+
+#define DEBUGFS	"/sys/kernel/debug/"
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static int fail_nth(int nth)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", nth);
+	return write_file("/proc/thread-self/fail-nth", text);
+}
+
+/* Did the Nth call fail? What is left of the count is not zero if not. */
+static bool failed(void)
+{
+	char text[16] = "";
+	int fd = open("/proc/thread-self/fail-nth", O_RDONLY);
+
+	if (read(fd, text, sizeof(text) - 1) < 0)
+		text[0] = 0;
+	close(fd);
+	return !atoi(text);
+}
+
+static bool set_up(void)
+{
+	return !write_file(DEBUGFS "failslab/ignore-gfp-wait", "N") &&
+		!write_file(DEBUGFS "failslab/verbose", "0") &&
+		!write_file(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N") &&
+		!write_file(DEBUGFS "fail_page_alloc/min-order", "0") &&
+		!write_file(DEBUGFS "fail_page_alloc/verbose", "0") &&
+		!write_file(DEBUGFS "fail_usercopy/verbose", "0") && !fail_nth(0);
+}
+
+/* A group of many kinds, on a ring that has nothing in its caches yet */
+static void make(struct group *g, struct ring *r, const struct mode *mode, int dev, int file,
+		 int sock)
+{
+	group_init(g, r, mode, dev, OP_LEND, LEND_SOURCE, 8192);
+	group_add(g, IORING_OP_WRITE, file, 0, 512, 0);
+	if (!mode->inline_form) {
+		group_add(g, IORING_OP_SEND, sock, 0, 100, 0);
+		group_add(g, IORING_OP_SEND_ZC, sock, 0, 100, 0)->addr3 = UD_OTHER;
+		group_add(g, IORING_OP_WRITE_FIXED, file, 512, 512, 512)->flags |= IOSQE_ASYNC;
+	}
+}
+
+/* Each SQE that was consumed posts once, the primary last. NULL if so. */
+static const char *account(struct group *g, struct log *log, int consumed)
+{
+	int i, last = -1, nr;
+
+	for (i = 0; i < g->nr; i++) {
+		nr = 0;
+		for (int k = 0; k < log->nr; k++)
+			if (log->cqe[k].user_data == (__u64)i) {
+				nr++;
+				last = k;
+			}
+		if (nr != 1)
+			return nr ? "a secondary posts twice" : "a secondary posts nothing";
+	}
+	if (log_index(log, UD_PRIMARY) < last)
+		return "the primary is not the last";
+	return NULL;
+}
+
+static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(fused) *self,
+		  const FIXTURE_VARIANT(fused) *variant, bool linked)
+{
+	int nth, sock[2], done = 0, injected = 0;
+
+	if (IS_SQPOLL)
+		SKIP(return, "another task allocates");
+	if (!set_up())
+		SKIP(return, "no fault injection in this kernel");
+	ring_exit(&self->ring);
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	for (nth = 1; nth < 200 && !done; nth++) {
+		long end = now_ms() + TIMEOUT_MS;
+		struct log log = { };
+		const char *wrong;
+		int ret, left;
+
+		ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 32));
+		if (linked)
+			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_LINK);
+		make(&self->g, &self->ring, &variant->mode, self->dev, self->file, sock[0]);
+		group_push(&self->g);
+		left = ring_publish(&self->ring);
+		ASSERT_EQ(0, fail_nth(nth));
+		ret = ring_enter(&self->ring, left);
+		done = !failed();
+		ASSERT_EQ(0, fail_nth(0));
+		injected += !done;
+		/* what was not consumed still can be */
+		while (self->ring.tail != *self->ring.sq_head) {
+			ASSERT_LT(now_ms(), end);
+			left = self->ring.tail - *self->ring.sq_head;
+			/* it may stand in the middle of a link, not of a group */
+			ASSERT_TRUE(ret < 0 || left == 0 || linked);
+			ring_enter(&self->ring, left);
+		}
+		ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_PRIMARY))
+			TH_LOG("nth %d: no CQE of the primary, %d others", nth, log.nr);
+		log_rest(&log, &self->ring, 1);
+		wrong = account(&self->g, &log, left);
+		ASSERT_EQ(NULL, wrong) TH_LOG("nth %d: %s", nth, wrong);
+		while (pread(self->dev, self->buf, 512, 0) != 512) {
+			ASSERT_EQ(EBUSY, errno);
+			ASSERT_LT(now_ms(), end);
+		}
+		ring_exit(&self->ring);
+		while (recv(sock[1], self->buf, 4096, MSG_DONTWAIT) > 0)
+			;
+	}
+	TH_LOG("%d failures injected", injected);
+	/* at least the group's state, a lease, and a message */
+	EXPECT_LE(3, injected);
+	EXPECT_TRUE(done);
+	close(sock[0]);
+	close(sock[1]);
+	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 32));
+}
+
+TEST_F_TIMEOUT(fused, nth_fails, 120)
+{
+	sweep(_metadata, self, variant, false);
+}
+
+TEST_F_TIMEOUT(fused, nth_fails_linked, 120)
+{
+	sweep(_metadata, self, variant, true);
+}
+
+TEST_HARNESS_MAIN
