@@ -136,7 +136,11 @@ impl Buffers {
     }
 
     /// Calls `copy` with the buffer that is at `pos` of the file, and the place in it.
-    fn with_buffer(&self, pos: i64, copy: impl FnOnce(&mut PageBuf, usize) -> usize) -> Result<usize> {
+    fn with_buffer(
+        &self,
+        pos: i64,
+        copy: impl FnOnce(&mut PageBuf, usize) -> usize,
+    ) -> Result<usize> {
         let pos = usize::try_from(pos)?;
         let len = PAGES * kernel::page::PAGE_SIZE;
         let index = pos / len;

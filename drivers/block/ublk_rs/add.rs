@@ -27,6 +27,10 @@ use kernel::{
 pub(crate) const FEATURES: u64 = ALWAYS
     | UBLK_F_SUPPORT_ZERO_COPY
     | UBLK_F_NEED_GET_DATA
+    | UBLK_F_USER_RECOVERY
+    | UBLK_F_USER_RECOVERY_REISSUE
+    | UBLK_F_USER_RECOVERY_FAIL_IO
+    | UBLK_F_QUIESCE
     | UBLK_F_USER_COPY
     | UBLK_F_UPDATE_SIZE
     | UBLK_F_AUTO_BUF_REG
@@ -142,7 +146,7 @@ fn negotiate(
     Ok(info)
 }
 
-/// Refuses combinations of the recovery features that make no sense, though none is supported.
+/// Refuses combinations of the recovery features that make no sense.
 fn check_recovery(flags: u64) -> Result {
     const ANY: u64 =
         UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_USER_RECOVERY_FAIL_IO;

@@ -9,6 +9,7 @@ use crate::{
         Ids, //
     },
     info,
+    recovery,
     start,
     stop,
     uapi::*,
@@ -52,6 +53,8 @@ use kernel::{
 const DEL_DEV_ASYNC: u32 = 0x14;
 /// `_IOC_NR(UBLK_U_CMD_UPDATE_SIZE)`, likewise.
 const UPDATE_SIZE: u32 = 0x15;
+/// `_IOC_NR(UBLK_U_CMD_QUIESCE_DEV)`, likewise.
+const QUIESCE_DEV: u32 = 0x16;
 /// `UBLK_U_CMD_GET_FEATURES`. Other opcodes with its number are something else.
 const GET_FEATURES: u32 = kernel::ioctl::_IOR::<CtrlCmd>(b'u' as u32, 0x13);
 /// Longest path that a command may carry.
@@ -152,6 +155,9 @@ impl Control {
             uapi::UBLK_CMD_SET_PARAMS => info::set_params(&dev, cmd),
             uapi::UBLK_CMD_GET_PARAMS => info::get_params(self, &dev, cmd),
             UPDATE_SIZE => info::update_size(&dev, cmd.data),
+            uapi::UBLK_CMD_START_USER_RECOVERY => recovery::start(&dev),
+            uapi::UBLK_CMD_END_USER_RECOVERY => recovery::end(&dev, cmd.data as i32),
+            QUIESCE_DEV => recovery::quiesce(&dev, cmd.data),
             _ => Err(EOPNOTSUPP),
         }
     }

@@ -14,6 +14,10 @@ use crate::{
         Disk,
         Queue, //
     },
+    recovery::{
+        Gate,
+        Recovery, //
+    },
     uapi::*, //
 };
 use kernel::{
@@ -27,6 +31,7 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
+            Relaxed,
             Release, //
         },
         new_condvar,
@@ -80,6 +85,10 @@ pub(crate) struct Device {
     live: Atomic<bool>,
     /// Whether anybody has a reference to the disk.
     disk_exists: Atomic<bool>,
+    /// What is done with requests, a [`Gate`].
+    gate: Atomic<u32>,
+    /// Whether the server was sent away: it gets no further request.
+    leaving: Atomic<bool>,
     /// Cleans up after the server.
     #[pin]
     pub(crate) release_work: Work<Device, { Device::RELEASE }>,
@@ -104,9 +113,10 @@ impl Device {
     /// Creates a device without a server.
     pub(crate) fn new(info: DevInfo, number: Number) -> Result<Arc<Self>> {
         let data = DataMode::new(info.flags);
+        let recovery = Recovery::new(info.flags);
         let mut queues = KVVec::with_capacity(info.nr_hw_queues.into(), GFP_KERNEL)?;
         for _ in 0..info.nr_hw_queues {
-            let queue = Queue::new(info.queue_depth, info.io_desc_size, data)?;
+            let queue = Queue::new(info.queue_depth, info.io_desc_size, data, recovery)?;
             queues.push(queue, GFP_KERNEL)?;
         }
         let tag_set = Arc::pin_init(
@@ -132,6 +142,8 @@ impl Device {
                 ready <- new_condvar!("ublk_rs::Device::ready"),
                 live: Atomic::new(false),
                 disk_exists: Atomic::new(false),
+                gate: Atomic::new(Gate::Open as u32),
+                leaving: Atomic::new(false),
                 release_work <- new_work!("ublk_rs::Device::release_work"),
                 scan_work <- new_work!("ublk_rs::Device::scan_work"),
                 number,
@@ -190,6 +202,39 @@ impl Device {
         self.disk_exists.store(exists, Release);
     }
 
+    /// What happens when the server dies.
+    pub(crate) fn recovery(&self) -> Recovery {
+        Recovery::new(self.info.flags)
+    }
+
+    /// What is done with requests.
+    pub(crate) fn gate(&self) -> Gate {
+        // Who sets it quiesces the queue if the order matters.
+        Gate::from_number(self.gate.load(Relaxed))
+    }
+
+    /// Sets what is done with requests from now on.
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.gate.store(gate as u32, Relaxed);
+    }
+
+    /// Whether the server was sent away.
+    pub(crate) fn is_leaving(&self) -> bool {
+        // Whoever sets it takes the lock of each slot afterwards, and whoever looks has just had
+        // the lock of one; so one of them finds the command that waits there.
+        self.leaving.load(Relaxed)
+    }
+
+    /// Sets whether the server was sent away. The caller holds [`Device::lifecycle`].
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+
+    /// All queues.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter()
+    }
+
     /// Calls `take` with whether a slot may be fetched. It returns its result and whether a slot
     /// took its first command.
     pub(crate) fn fetch<R>(&self, take: impl FnOnce(Result) -> (R, bool)) -> R {
@@ -201,6 +246,11 @@ impl Device {
             let _ = state.phase.change(Event::Fetched { total });
             if state.phase.fetched_or_stopping() {
                 self.ready.notify_all();
+            }
+            // New requests of a disk that is being recovered may come; those that wait do so until
+            // the end of the recovery.
+            if state.phase.is_ready() {
+                self.set_gate(Gate::Open);
             }
         }
         result

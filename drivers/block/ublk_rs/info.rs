@@ -42,11 +42,21 @@ pub(crate) fn get_dev_info(dev: &Device, cmd: &CtrlCmd) -> Result {
     }
     let mut info = *dev.info();
     if dev.is_live() {
-        info.state = UBLK_S_DEV_LIVE as u16;
+        info.state = state_of_disk(dev) as u16;
         info.ublksrv_pid = server_pid(dev).unwrap_or(-1);
     }
     let bytes: [u64; 8] = zerocopy::transmute!(info);
     buffer(cmd, size_of_val(&bytes)).writer().write(&bytes)
+}
+
+/// What user space is told about a device that has a disk.
+fn state_of_disk(dev: &Device) -> u32 {
+    let state = dev.state.lock();
+    if state.phase.disk().is_some() && !state.phase.is_live() {
+        dev.recovery().state_without_server()
+    } else {
+        UBLK_S_DEV_LIVE
+    }
 }
 
 /// The process id of the server, as the current task knows it.

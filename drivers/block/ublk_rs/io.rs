@@ -46,6 +46,7 @@ use crate::{
         Disk,
         Queue, //
     },
+    recovery::Recovery,
     uapi::{
         UBLK_IO_F_NEED_REG_BUF,
         UBLK_IO_RES_ABORT,
@@ -88,6 +89,9 @@ const RETRY_MSECS: usize = 3;
 
 /// The highest error number; a server may send anything.
 const MAX_ERRNO: i32 = 4095;
+
+/// In the place of a result: the request is to be queued again. No server can send it.
+const AGAIN: i32 = i32::MIN;
 
 /// A command of the server, waiting for a request.
 pub(crate) type Cmd = QueuedCmd<IoCommands>;
@@ -239,6 +243,14 @@ impl<C, R> State<C, R> {
     fn is_asked(&self) -> bool {
         matches!(self, Self::Asked(_))
     }
+
+    fn is_active(&self) -> bool {
+        matches!(self, Self::Active(_))
+    }
+
+    fn is_canceled(&self) -> bool {
+        matches!(self, Self::Canceled)
+    }
 }
 
 /// What the lock of a slot guards.
@@ -284,11 +296,13 @@ pub(crate) struct Slot {
     result: Atomic<i32>,
     /// How data moves.
     data: DataMode,
+    /// What becomes of a request when the server dies.
+    recovery: Recovery,
 }
 
 impl Slot {
     /// Creates an idle slot.
-    pub(crate) fn new(data: DataMode) -> impl PinInit<Self> {
+    pub(crate) fn new(data: DataMode, recovery: Recovery) -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_spinlock!(
                 Inner {
@@ -302,6 +316,7 @@ impl Slot {
             ),
             result: Atomic::<i32>::new(0),
             data,
+            recovery,
         })
     }
 
@@ -328,13 +343,18 @@ impl Slot {
         (outcome, true)
     }
 
-    /// Gives a request of the block layer to the waiting command. Fails with [`EIO`], and the
-    /// reference is dropped, if there is none.
+    /// Gives a request of the block layer to the waiting command. If there is none the request
+    /// waits for the next server, or, without one to come, [`EIO`] is returned and the reference is
+    /// dropped.
     pub(crate) fn dispatch(&self, rq: Rq) -> Result {
         let dispatched = self.inner.lock().state.dispatch(rq);
         match dispatched {
             Ok(cmd) => {
                 cmd.complete_in_task();
+                Ok(())
+            }
+            Err(rq) if self.recovery.holds => {
+                hold(rq);
                 Ok(())
             }
             Err(rq) => {
@@ -358,7 +378,8 @@ impl Slot {
         // The work of a task that is exiting is done by somebody else.
         if cx.cancelled() || !is_owner {
             self.inner.lock().state.give_up();
-            self.fail(rq);
+            // The server has not seen it, so it can be held in any case.
+            self.give_back(rq, self.recovery.holds);
             return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
         }
 
@@ -476,9 +497,7 @@ impl Slot {
         if let (Some(auto_reg), Some(ring)) = (auto_reg, registered_on) {
             if ring == cmd.as_cmd().ring() {
                 // If it is not there any more, the server was faster.
-                let _ = cmd
-                    .as_cmd()
-                    .unregister_buffer(auto_reg.index.into(), flags);
+                let _ = cmd.as_cmd().unregister_buffer(auto_reg.index.into(), flags);
             }
         }
 
@@ -492,6 +511,7 @@ impl Slot {
         drop(inner);
 
         if let Some(rq) = rq {
+            let result = result.max(-MAX_ERRNO);
             self.result
                 .store(self.take_data(&rq, addr, result), Relaxed);
             finish(rq);
@@ -554,12 +574,33 @@ impl Slot {
         self.inner.lock().state.cancel()
     }
 
-    /// Ends the request that the server will not work on any more, with an error.
+    /// Ends the request that the server will not work on any more, with an error, or has it sent
+    /// to the next server.
     pub(crate) fn abort(&self) {
         let rq = self.inner.lock().state.abort();
         if let Some(rq) = rq {
-            self.fail(rq);
+            self.give_back(rq, self.recovery.reissues);
         }
+    }
+
+    /// Gives a request back to the block layer, to be queued again or with an error.
+    fn give_back(&self, rq: Rq, again: bool) {
+        if !again {
+            return self.fail(rq);
+        }
+        self.result.store(AGAIN, Relaxed);
+        finish(rq);
+    }
+
+    /// Whether a command waits for a request.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.inner.lock().state.is_active()
+    }
+
+    /// Whether the server has neither a request nor a command here.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.state.is_idle() || inner.state.is_canceled()
     }
 
     /// Makes the slot ready for the next server. The last one must have closed its file and its
@@ -617,6 +658,13 @@ fn register(rq: &Rq, cmd: &Cmd, auto_reg: AutoReg, flags: IssueFlags<'_>) -> Reg
     }
 }
 
+/// Has the block layer keep a request until its list is kicked.
+pub(crate) fn hold(rq: Rq) {
+    if let Some(rq) = Request::into_unique_or_drop(rq) {
+        rq.requeue(false);
+    }
+}
+
 /// Has the block layer send a request again, a little later: perhaps there was no memory.
 fn retry(rq: Rq) {
     if let Some(rq) = Request::into_unique_or_drop(rq) {
@@ -640,6 +688,8 @@ pub(crate) fn finish(rq: Rq) {
         Ending::Whole(Ok(())) => rq.end(BlkStatus::OK),
         Ending::Whole(Err(e)) => rq.end(BlkStatus::from_errno(e)),
         Ending::Part(bytes) => rq.end_partial(bytes),
+        // At once: what is done with it then depends on what has become of the device.
+        Ending::Again => rq.requeue(true),
     }
 }
 
@@ -650,14 +700,17 @@ enum Ending {
     Whole(Result),
     /// Only the first bytes; the block layer asks for the rest again.
     Part(u32),
+    /// Not at all: the next server gets it.
+    Again,
 }
 
 impl Ending {
     /// Decides by the operation, whether its data was copied through the server, and the result.
     fn new(op: Op, copied: bool, result: i32) -> Self {
         match (op, result) {
+            (_, AGAIN) => Self::Again,
             (Op::Read, 0) => Self::Whole(Err(EIO)),
-            (_, ..0) => Self::Whole(Err(Error::from_errno(result.max(-MAX_ERRNO)))),
+            (_, ..0) => Self::Whole(Err(Error::from_errno(result))),
             (Op::Read, 1..) if copied => Self::Part(result as u32),
             (_, 0..) => Self::Whole(Ok(())),
         }
@@ -751,6 +804,7 @@ mod tests {
         assert_eq!(Ending::new(Op::Write, true, 512), ok);
         assert_eq!(Ending::new(Op::Write, true, 0), ok);
         assert_eq!(Ending::new(Op::Flush, false, 0), ok);
+        assert_eq!(Ending::new(Op::Write, true, AGAIN), Ending::Again);
         assert_eq!(
             Ending::new(Op::Write, true, ENOSPC.to_errno()),
             Ending::Whole(Err(ENOSPC))

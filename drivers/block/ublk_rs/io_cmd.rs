@@ -5,11 +5,13 @@
 use crate::{
     device::Device,
     fused,
+    io::Slot,
     register,
     uapi::{
         check_command_type,
         command_nr,
-        IoCmd, //
+        IoCmd,
+        UBLK_IO_RES_ABORT, //
     }, //
 };
 use kernel::{
@@ -87,9 +89,8 @@ impl CommandHandler for IoCommands {
     }
 
     fn cancel(dev: ArcBorrow<'_, Device>, data: &CmdData, flags: IssueFlags<'_>) {
-        let cmd = dev.slot(data.q_id, data.tag).and_then(|slot| slot.cancel());
-        if let Some(cmd) = cmd {
-            cmd.done(crate::uapi::UBLK_IO_RES_ABORT, flags);
+        if let Some(slot) = dev.slot(data.q_id, data.tag) {
+            cancel(slot, flags);
         }
     }
 
@@ -108,6 +109,13 @@ impl CommandHandler for IoCommands {
         _flags: IssueFlags<'a>,
     ) -> Outcome<'a> {
         fused::submit(&dev, cmd)
+    }
+}
+
+/// Tells the server that no request will come.
+fn cancel(slot: &Slot, flags: IssueFlags<'_>) {
+    if let Some(cmd) = slot.cancel() {
+        cmd.done(UBLK_IO_RES_ABORT, flags);
     }
 }
 
@@ -138,10 +146,14 @@ fn commit<'a>(
     io: IoCmd,
     flags: IssueFlags<'_>,
 ) -> Outcome<'a> {
-    match dev.slot(io.q_id, io.tag) {
-        Some(slot) => slot.commit(cmd, CmdData::of(&io), io.addr, io.result, flags),
-        None => cmd.complete(Err(EINVAL)),
+    let Some(slot) = dev.slot(io.q_id, io.tag) else {
+        return cmd.complete(Err(EINVAL));
+    };
+    let outcome = slot.commit(cmd, CmdData::of(&io), io.addr, io.result, flags);
+    if dev.is_leaving() {
+        cancel(slot, flags);
     }
+    outcome
 }
 
 /// `UBLK_IO_NEED_GET_DATA`: the buffer that the server was asked for.

@@ -11,6 +11,10 @@ use crate::{
         Rq,
         Slot, //
     },
+    recovery::{
+        Gate,
+        Recovery, //
+    },
     uapi::*, //
 };
 use kernel::{
@@ -39,10 +43,18 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Creates a queue with `depth` slots.
-    pub(crate) fn new(depth: u16, desc_size: u16, data: DataMode) -> Result<Self> {
+    pub(crate) fn new(
+        depth: u16,
+        desc_size: u16,
+        data: DataMode,
+        recovery: Recovery,
+    ) -> Result<Self> {
         let mut slots = KVVec::with_capacity(depth.into(), GFP_KERNEL)?;
         for _ in 0..depth {
-            slots.push(KBox::pin_init(Slot::new(data), GFP_KERNEL)?, GFP_KERNEL)?;
+            slots.push(
+                KBox::pin_init(Slot::new(data, recovery), GFP_KERNEL)?,
+                GFP_KERNEL,
+            )?;
         }
         Ok(Self {
             descs: SharedBuf::new(descs_len(depth.into(), desc_size).ok_or(EOVERFLOW)?)?,
@@ -59,6 +71,11 @@ impl Queue {
     /// All slots.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().map(|slot| &**slot)
+    }
+
+    /// Whether the server can be told something: a command waits, or there is no server any more.
+    pub(crate) fn can_tell_server(&self) -> bool {
+        self.slots().any(|slot| slot.is_waiting()) || self.slots().all(|slot| slot.is_abandoned())
     }
 
     /// Describes a request to the server. `addr` is the server's buffer, `bytes` the size of the
@@ -149,6 +166,15 @@ impl Operations for Disk {
     fn queue_rq(data: &DiskData, rq: Rq, _is_last: bool) -> Result {
         if let Op::Other(_) = rq.op() {
             return Err(EIO);
+        }
+        match data.dev.gate() {
+            Gate::Open => {}
+            Gate::Held => {
+                io::hold(rq);
+                return Ok(());
+            }
+            Gate::Failing => return Err(EREMOTEIO),
+            Gate::Aborting => return Err(EIO),
         }
         match data.slot(rq.hw_queue(), rq.tag()) {
             Some(slot) => slot.dispatch(rq),

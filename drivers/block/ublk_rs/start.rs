@@ -10,6 +10,7 @@ use crate::{
         Disk,
         DiskData, //
     },
+    recovery::Gate,
     uapi::*, //
 };
 use kernel::{
@@ -67,7 +68,7 @@ pub(crate) fn start(control: &Control, dev: &Arc<Device>, pid: i32) -> Result {
 }
 
 /// Waits until all slots were fetched, or the server was told to stop.
-fn wait_ready(dev: &Device) -> Result<MutexGuard<'_, ()>> {
+pub(crate) fn wait_ready(dev: &Device) -> Result<MutexGuard<'_, ()>> {
     loop {
         {
             let mut state = dev.state.lock();
@@ -89,7 +90,7 @@ fn wait_ready(dev: &Device) -> Result<MutexGuard<'_, ()>> {
 }
 
 /// Whether `pid` means the server in the current task's pid namespace.
-fn check_pid(leader: &kernel::task::Task, pid: i32) -> Result {
+pub(crate) fn check_pid(leader: &kernel::task::Task, pid: i32) -> Result {
     if leader.tgid_nr_ns(current!().active_pid_ns()) == pid {
         Ok(())
     } else {
@@ -107,6 +108,7 @@ fn add_disk(dev: &Device, params: &Params, data: KBox<DiskData>) -> Result<GenDi
         .alloc::<Disk>(fmt!("ublkb{}", dev.id()), dev.tag_set.clone(), data)?;
 
     // The first requests may come before it is completely added.
+    dev.set_gate(Gate::Open);
     dev.set_live(true);
     disk.add().inspect_err(|_| dev.set_live(false))
 }

@@ -10,6 +10,10 @@ use crate::{
     control::Control,
     device::Device,
     phase::Event,
+    recovery::{
+        set_gate,
+        Gate, //
+    },
     uapi::UBLK_IO_RES_ABORT, //
 };
 use kernel::{
@@ -22,10 +26,11 @@ use kernel::{
 
 /// `STOP_DEV`: deletes the disk and cancels the server's commands.
 ///
-/// Waits until the server has served, or has died with, all requests. Does nothing without a
-/// server.
+/// Waits until the server has served, or has died with, all requests. Without a server, the disk
+/// that may have survived it is deleted.
 pub(crate) fn stop(dev: &Device) {
     let _lifecycle = dev.lifecycle.lock();
+    release_held(dev);
     let disk = {
         let mut state = dev.state.lock();
         let disk = state.phase.change(Event::Stop);
@@ -33,7 +38,12 @@ pub(crate) fn stop(dev: &Device) {
         disk
     };
     delete_disk(dev, disk);
+    cancel_commands(dev);
+}
 
+/// Completes all commands that wait, to tell the server that it is not needed any more. The caller
+/// holds [`Device::lifecycle`].
+pub(crate) fn cancel_commands(dev: &Device) {
     // The server can not be replaced by another one before we drop the lifecycle lock, so these are
     // its commands. Completing them takes the lock of their ring, and nothing that is held here is
     // taken under that.
@@ -41,6 +51,19 @@ pub(crate) fn stop(dev: &Device) {
         if let Some(cmd) = slot.cancel() {
             cmd.done(UBLK_IO_RES_ABORT, IssueFlags::UNLOCKED);
         }
+    }
+}
+
+/// Fails the requests that wait for a server, which none will come for: the block layer would wait
+/// for them before it lets go of the disk.
+fn release_held(dev: &Device) {
+    if !dev.recovery().holds {
+        return;
+    }
+    let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
+    if let Some(disk) = disk {
+        set_gate(dev, &disk, Gate::Aborting);
+        disk.kick_requeue_list();
     }
 }
 
@@ -77,6 +100,10 @@ impl WorkItem<{ Device::RELEASE }> for Device {
         }
 
         let _lifecycle = dev.lifecycle.lock();
+        dev.set_leaving(false);
+        if dev.recovery().possible && orphan(&dev) {
+            return;
+        }
         let disk = dev.state.lock().phase.change(Event::ServerDied);
         delete_disk(&dev, disk);
         for slot in dev.slots() {
@@ -85,4 +112,19 @@ impl WorkItem<{ Device::RELEASE }> for Device {
         let closed = dev.state.lock().phase.change(Event::Close);
         delete_disk(&dev, closed);
     }
+}
+
+/// Keeps the disk, if there is one, for the next server. The caller holds [`Device::lifecycle`].
+fn orphan(dev: &Device) -> bool {
+    let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
+    let Some(disk) = disk else {
+        return false;
+    };
+    set_gate(dev, &disk, dev.recovery().gate_without_server());
+    // No request comes any more, so the slots can be made ready for the next server.
+    for slot in dev.slots() {
+        slot.reset();
+    }
+    // There is a disk, so this does not fail.
+    dev.state.lock().phase.change(Event::Orphan).is_ok()
 }

@@ -16,8 +16,8 @@
 //! 4. [`io_cmd`]: the server commits the result and queues its next command.
 //! 5. [`io`]: the request ends when nobody uses its data any more.
 //!
-//! The life of a device: [`add`], [`params`], [`char_dev`], [`start`], [`stop`], with its states in
-//! [`phase`] and its number in [`ids`].
+//! The life of a device: [`add`], [`params`], [`char_dev`], [`start`], [`recovery`], [`stop`], with
+//! its states in [`phase`] and its number in [`ids`].
 //!
 //! # Locks
 //!
@@ -45,6 +45,7 @@ mod io_cmd;
 mod params;
 mod phase;
 mod queue;
+mod recovery;
 mod register;
 mod start;
 mod stop;

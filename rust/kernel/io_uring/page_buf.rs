@@ -244,7 +244,13 @@ mod tests {
         assert_eq!(buf.len(), 4 * PAGE_SIZE);
         let range = PAGE_SIZE + 5..3 * PAGE_SIZE;
         let second = buf.pages[1].as_ptr();
-        let loan = PageLoan::new(buf, range, Direction::Dest, Shelf(place.clone()), GFP_KERNEL)?;
+        let loan = PageLoan::new(
+            buf,
+            range,
+            Direction::Dest,
+            Shelf(place.clone()),
+            GFP_KERNEL,
+        )?;
         let table = loan.table();
 
         assert_eq!((table.nr, table.skip), (3, 5));
@@ -264,7 +270,13 @@ mod tests {
         assert_eq!(PageBuf::new(0, GFP_KERNEL).err(), Some(EINVAL));
         for range in [0..0, 1..0, 0..PAGE_SIZE + 1, PAGE_SIZE..PAGE_SIZE + 1] {
             let buf = PageBuf::new(1, GFP_KERNEL)?;
-            let loan = PageLoan::new(buf, range, Direction::Source, Shelf(place.clone()), GFP_KERNEL);
+            let loan = PageLoan::new(
+                buf,
+                range,
+                Direction::Source,
+                Shelf(place.clone()),
+                GFP_KERNEL,
+            );
             assert_eq!(loan.err(), Some(EINVAL));
             assert!(place.lock().take().is_some());
         }

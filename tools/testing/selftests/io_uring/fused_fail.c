@@ -18,29 +18,36 @@ static int write_file(const char *path, const char *text)
 	return ret;
 }
 
+/* Opened before anything can fail */
+static int nth_fd = -1;
+
+/* Have the @nth call that can fail do so; 0 is none. */
 static int fail_nth(int nth)
 {
 	char text[16];
+	int i, len = snprintf(text, sizeof(text), "%d", nth);
 
-	snprintf(text, sizeof(text), "%d", nth);
-	return write_file("/proc/thread-self/fail-nth", text);
+	/* to say so may be the call that fails */
+	for (i = 0; i < 3; i++)
+		if (pwrite(nth_fd, text, len, 0) == len)
+			return 0;
+	return -errno;
 }
 
-/* Did the Nth call fail? What is left of the count is not zero if not. */
+/* Did a call fail since? */
 static bool failed(void)
 {
 	char text[16] = "";
-	int fd = open("/proc/thread-self/fail-nth", O_RDONLY);
 
-	if (read(fd, text, sizeof(text) - 1) < 0)
-		text[0] = 0;
-	close(fd);
-	return !atoi(text);
+	/* if this one does, none has before */
+	return pread(nth_fd, text, sizeof(text) - 1, 0) > 0 && !atoi(text);
 }
 
 static bool set_up(void)
 {
-	return !write_file(DEBUGFS "failslab/ignore-gfp-wait", "N") &&
+	nth_fd = open("/proc/thread-self/fail-nth", O_RDWR);
+	return nth_fd >= 0 &&
+		!write_file(DEBUGFS "failslab/ignore-gfp-wait", "N") &&
 		!write_file(DEBUGFS "failslab/verbose", "0") &&
 		!write_file(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N") &&
 		!write_file(DEBUGFS "fail_page_alloc/min-order", "0") &&
