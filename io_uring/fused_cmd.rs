@@ -19,8 +19,8 @@
 //! A lease is not needed for any of the other steps: the group only counts it as one more thing
 //! that the primary waits for.
 //!
-//! [`chain`] holds prepared secondaries, [`group`] the state that the steps share, [`secondary`] the
-//! steps of a secondary.
+//! [`chain`] holds prepared secondaries, [`group`] the state that the steps share, [`secondary`]
+//! the steps of a secondary.
 //!
 //! # Locking
 //!

@@ -229,7 +229,7 @@ impl CommandHandler for Commands {
 fn error(number: u32) -> Error {
     [EPERM, ENOENT, EIO, EAGAIN, ENOMEM, EBUSY, ENODEV, ENOSPC]
         .into_iter()
-        .find(|e| e.to_errno() as i64 == -i64::from(number))
+        .find(|e| i64::from(e.to_errno()) == -i64::from(number))
         .unwrap_or(EINVAL)
 }
 

@@ -24,8 +24,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// `UBLK_IO_REGISTER_IO_BUF`: the data of a request becomes a buffer of the command's ring. May come
-/// from any task, on any ring.
+/// `UBLK_IO_REGISTER_IO_BUF`: the data of a request becomes a buffer of the command's ring. May
+/// come from any task, on any ring.
 pub(crate) fn register<'a>(
     dev: &Device,
     cmd: IssuedCmd<'a, IoCommands>,

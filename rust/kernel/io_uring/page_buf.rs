@@ -74,8 +74,8 @@ impl PageBuf {
         self.pages.len() << PAGE_SHIFT
     }
 
-    /// Calls `copy` with the pages, and the parts of them, that `len` bytes from `offset` on are in,
-    /// until it copies less than it was asked to. Returns how many bytes it copied.
+    /// Calls `copy` with the pages, and the parts of them, that `len` bytes from `offset` on are
+    /// in, until it copies less than it was asked to. Returns how many bytes it copied.
     fn for_each_part(
         &self,
         offset: usize,

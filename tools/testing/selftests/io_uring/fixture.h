@@ -44,24 +44,91 @@ FIXTURE_VARIANT(fused)
 	struct mode mode;
 };
 
-#define MODE(name, ...) \
-	FIXTURE_VARIANT_ADD(fused, name) { .mode = { __VA_ARGS__ } }
+FIXTURE_VARIANT_ADD(fused, coop) {
+	.mode = {
+		.ring_flags = IORING_SETUP_COOP_TASKRUN,
+	},
+};
 
-MODE(default_ring, .ring_flags = 0);
-MODE(coop, .ring_flags = IORING_SETUP_COOP_TASKRUN);
-MODE(defer, .ring_flags = DEFER);
-MODE(sqpoll, .ring_flags = IORING_SETUP_SQPOLL);
-MODE(sqe128, .ring_flags = IORING_SETUP_SQE128);
-MODE(sqe128_inline, .ring_flags = IORING_SETUP_SQE128 | DEFER, .inline_form = true);
-MODE(sqe_mixed, .ring_flags = IORING_SETUP_SQE_MIXED | DEFER);
-MODE(sqe_mixed_inline, .ring_flags = IORING_SETUP_SQE_MIXED, .inline_form = true);
-MODE(cqe32, .ring_flags = IORING_SETUP_CQE32);
-MODE(cqe_mixed, .ring_flags = IORING_SETUP_CQE_MIXED | IORING_SETUP_NO_SQARRAY);
-MODE(workers, .ring_flags = 0, .secondary_flags = IOSQE_ASYNC);
-MODE(driver_sleeps, .ring_flags = 0, .blocking = true);
-MODE(defer_all_sleep, .ring_flags = DEFER, .secondary_flags = IOSQE_ASYNC, .blocking = true);
-MODE(sqpoll_inline, .ring_flags = IORING_SETUP_SQPOLL | IORING_SETUP_SQE128,
-     .inline_form = true, .blocking = true);
+FIXTURE_VARIANT_ADD(fused, defer) {
+	.mode = {
+		.ring_flags = DEFER,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, sqpoll) {
+	.mode = {
+		.ring_flags = IORING_SETUP_SQPOLL,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, sqe128) {
+	.mode = {
+		.ring_flags = IORING_SETUP_SQE128,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, sqe128_inline) {
+	.mode = {
+		.ring_flags = IORING_SETUP_SQE128 | DEFER,
+		.inline_form = true,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, sqe_mixed) {
+	.mode = {
+		.ring_flags = IORING_SETUP_SQE_MIXED | DEFER,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, sqe_mixed_inline) {
+	.mode = {
+		.ring_flags = IORING_SETUP_SQE_MIXED,
+		.inline_form = true,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, cqe32) {
+	.mode = {
+		.ring_flags = IORING_SETUP_CQE32,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, cqe_mixed) {
+	.mode = {
+		.ring_flags = IORING_SETUP_CQE_MIXED | IORING_SETUP_NO_SQARRAY,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, workers) {
+	.mode = {
+		.ring_flags = 0,
+		.secondary_flags = IOSQE_ASYNC,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, driver_sleeps) {
+	.mode = {
+		.ring_flags = 0,
+		.blocking = true,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, defer_all_sleep) {
+	.mode = {
+		.ring_flags = DEFER,
+		.secondary_flags = IOSQE_ASYNC,
+		.blocking = true,
+	},
+};
+
+FIXTURE_VARIANT_ADD(fused, sqpoll_inline) {
+	.mode = {
+		.ring_flags = IORING_SETUP_SQPOLL | IORING_SETUP_SQE128,
+		.inline_form = true,
+		.blocking = true,
+	},
+};
 
 FIXTURE_SETUP(fused)
 {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "kselftest.h"
 #include "fused.h"
 
 int mode_ring(const struct mode *mode, struct ring *r, unsigned int entries)
@@ -102,7 +103,7 @@ int log_res(const struct log *log, __u64 user_data)
 
 static bool log_one(struct log *log, struct ring *r, int ms)
 {
-	if (log->nr == sizeof(log->cqe) / sizeof(log->cqe[0]) ||
+	if (log->nr == ARRAY_SIZE(log->cqe) ||
 	    !ring_wait(r, &log->cqe[log->nr], ms))
 		return false;
 	log->nr++;
@@ -125,7 +126,7 @@ void log_rest(struct log *log, struct ring *r, int ms)
 		;
 }
 
-static const char *__attribute__((format(printf, 1, 2))) says(const char *fmt, ...)
+static const char *__printf(1, 2) says(const char *fmt, ...)
 {
 	static char text[200];
 	va_list args;

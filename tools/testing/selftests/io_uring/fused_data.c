@@ -589,11 +589,12 @@ TEST_F(fused, send_zc)
 
 #define EXPECT_ZC_FAILS(error) ({					\
 	struct log log = { };						\
+	int error_ = (error);						\
 									\
 	group_push(&self->g);						\
 	ASSERT_LT(0, ring_submit(&self->ring));				\
-	EXPECT_EQ(error, log_until(&log, &self->ring, UD_PRIMARY));	\
-	EXPECT_EQ(error, log_res(&log, 0));				\
+	EXPECT_EQ(error_, log_until(&log, &self->ring, UD_PRIMARY));	\
+	EXPECT_EQ(error_, log_res(&log, 0));				\
 	EXPECT_EQ(1, log_index(&log, UD_OTHER));			\
 	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));			\
 	GET_BUFFER(0);							\

@@ -88,16 +88,18 @@ static const char *account(struct group *g, struct log *log, int consumed)
 	return NULL;
 }
 
-static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(fused) *self,
-		  const FIXTURE_VARIANT(fused) *variant, bool linked)
+static void sweep(struct __test_metadata *_metadata, struct ring *r, const struct mode *mode,
+		  int dev, int file, bool linked)
 {
 	int nth, sock[2], done = 0, injected = 0;
+	char buf[4096];
+	struct group g;
 
-	if (IS_SQPOLL)
+	if (mode->ring_flags & IORING_SETUP_SQPOLL)
 		SKIP(return, "another task allocates");
 	if (!set_up())
 		SKIP(return, "no fault injection in this kernel");
-	ring_exit(&self->ring);
+	ring_exit(r);
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
 	for (nth = 1; nth < 200 && !done; nth++) {
 		long end = now_ms() + TIMEOUT_MS;
@@ -105,36 +107,36 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(fused) *self,
 		const char *wrong;
 		int ret, left;
 
-		ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 32));
+		ASSERT_EQ(0, mode_ring(mode, r, 32));
 		if (linked)
-			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_LINK);
-		make(&self->g, &self->ring, &variant->mode, self->dev, self->file, sock[0]);
-		group_push(&self->g);
-		left = ring_publish(&self->ring);
+			push_nop(r, UD_OTHER + 1, IOSQE_IO_LINK);
+		make(&g, r, mode, dev, file, sock[0]);
+		group_push(&g);
+		left = ring_publish(r);
 		ASSERT_EQ(0, fail_nth(nth));
-		ret = ring_enter(&self->ring, left);
+		ret = ring_enter(r, left);
 		done = !failed();
 		ASSERT_EQ(0, fail_nth(0));
 		injected += !done;
 		/* what was not consumed still can be */
-		while (self->ring.tail != *self->ring.sq_head) {
+		while (r->tail != *r->sq_head) {
 			ASSERT_LT(now_ms(), end);
-			left = self->ring.tail - *self->ring.sq_head;
+			left = r->tail - *r->sq_head;
 			/* it may stand in the middle of a link, not of a group */
 			ASSERT_TRUE(ret < 0 || left == 0 || linked);
-			ring_enter(&self->ring, left);
+			ring_enter(r, left);
 		}
-		ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_PRIMARY))
+		ASSERT_NE(NO_CQE, log_until(&log, r, UD_PRIMARY))
 			TH_LOG("nth %d: no CQE of the primary, %d others", nth, log.nr);
-		log_rest(&log, &self->ring, 1);
-		wrong = account(&self->g, &log, left);
+		log_rest(&log, r, 1);
+		wrong = account(&g, &log, left);
 		ASSERT_EQ(NULL, wrong) TH_LOG("nth %d: %s", nth, wrong);
-		while (pread(self->dev, self->buf, 512, 0) != 512) {
+		while (pread(dev, buf, 512, 0) != 512) {
 			ASSERT_EQ(EBUSY, errno);
 			ASSERT_LT(now_ms(), end);
 		}
-		ring_exit(&self->ring);
-		while (recv(sock[1], self->buf, 4096, MSG_DONTWAIT) > 0)
+		ring_exit(r);
+		while (recv(sock[1], buf, 4096, MSG_DONTWAIT) > 0)
 			;
 	}
 	TH_LOG("%d failures injected", injected);
@@ -143,17 +145,17 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(fused) *self,
 	EXPECT_TRUE(done);
 	close(sock[0]);
 	close(sock[1]);
-	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 32));
+	ASSERT_EQ(0, mode_ring(mode, r, 32));
 }
 
 TEST_F_TIMEOUT(fused, nth_fails, 120)
 {
-	sweep(_metadata, self, variant, false);
+	sweep(_metadata, &self->ring, &variant->mode, self->dev, self->file, false);
 }
 
 TEST_F_TIMEOUT(fused, nth_fails_linked, 120)
 {
-	sweep(_metadata, self, variant, true);
+	sweep(_metadata, &self->ring, &variant->mode, self->dev, self->file, true);
 }
 
 TEST_HARNESS_MAIN

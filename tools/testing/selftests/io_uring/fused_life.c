@@ -288,8 +288,11 @@ TEST_F(fused, personalities)
 		ASSERT_LT(0, p[i]);
 	}
 	for (defer = 0; defer < 3; defer++) {
-		struct io_uring_sqe sqe[2] = { { .opcode = IORING_OP_NOP, .personality = p[1],
-						 .flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS } };
+		struct io_uring_sqe sqe[2] = { {
+			.opcode = IORING_OP_NOP,
+			.personality = p[1],
+			.flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS,
+		} };
 
 		/* behind a link whose head has another one */
 		if (defer == 1)
@@ -328,7 +331,7 @@ TEST_F(fused, bpf_filter)
 		.cmd_type = IO_URING_BPF_CMD_FILTER,
 		.filter = {
 			.opcode = IORING_OP_READ,
-			.filter_len = sizeof(insns) / sizeof(insns[0]),
+			.filter_len = ARRAY_SIZE(insns),
 			.filter_ptr = (uintptr_t)insns,
 		},
 	};
@@ -362,9 +365,11 @@ TEST_F(fused, bpf_filter)
 
 /* A group that waits: one silent socket, one read that is done */
 #define PENDING_GROUP(sock) ({						\
-	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));	\
+	int *sock_ = (sock);						\
+									\
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock_));	\
 	LEND_DEST(4096);						\
-	ADD(IORING_OP_RECV, sock[0], 0, 512, 0);			\
+	ADD(IORING_OP_RECV, sock_[0], 0, 512, 0);			\
 	ADD_READ(512, 512, 0);						\
 	group_push(&self->g);						\
 	ASSERT_LT(0, ring_submit(&self->ring));				\

@@ -125,7 +125,8 @@ TEST_F(nvme, split)
 	/* the other way, to another place */
 	fill(self->buf, 8, 0, LEN);
 	ASSERT_EQ(LEN, pwrite(self->dev, self->buf, LEN, 0));
-	group_init(&self->g, &self->ring, &variant->mode, self->dev, OP_LEND, LEND_SOURCE, LEN);
+	group_init(&self->g, &self->ring, &variant->mode, self->dev, OP_LEND,
+		   LEND_SOURCE, LEN);
 	for (at = 0; at < LEN; at += part) {
 		add_nvme(&self->g, self->ng, true, at, part, LEN + at, self->block);
 		self->g.secondary[self->g.nr - 1]->flags |= IOSQE_CQE_SKIP_SUCCESS;
@@ -156,7 +157,9 @@ TEST_F(nvme, unaligned)
 /* Vectored commands: a range of the lease for each part */
 TEST_F(nvme, vectored)
 {
-	struct iovec vec[3] = { { (void *)8192, 1024 }, { (void *)0, 512 }, { (void *)4096, 2560 } };
+	struct iovec vec[3] = {
+		{ (void *)8192, 1024 }, { (void *)0, 512 }, { (void *)4096, 2560 },
+	};
 	struct nvme_uring_cmd *cmd;
 
 	group_init(&self->g, &self->ring, &variant->mode, self->dev, OP_LEND, 0, 4 * 4096);
@@ -184,7 +187,8 @@ TEST_F(nvme, vectored)
 /* The direction is the command's affair: it finds the buffer is not for it. */
 TEST_F(nvme, errors)
 {
-	group_init(&self->g, &self->ring, &variant->mode, self->dev, OP_LEND, LEND_SOURCE, LEN);
+	group_init(&self->g, &self->ring, &variant->mode, self->dev, OP_LEND,
+		   LEND_SOURCE, LEN);
 	add_nvme(&self->g, self->ng, false, 0, 4096, 0, self->block);
 	ASSERT_EQ(NULL, group_run(&self->g, -EFAULT, 1, (int[]){ -EFAULT }));
 	group_init(&self->g, &self->ring, &variant->mode, self->dev, OP_LEND, 0, LEN);

@@ -235,7 +235,7 @@ TEST_F(fused, secondary_flags)
 	};
 	unsigned int i;
 
-	for (i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
 		LEND_DEST(4096);
 		ADD_READ(0, 512, 0)->flags |= flags[i];
 		EXPECT_GROUP(-EINVAL, -ECANCELED);

@@ -74,7 +74,9 @@ static void measure(const char *name, const struct io_uring_sqe *sqe, int nr_sqe
 
 int main(int argc, char **argv)
 {
-	struct io_uring_params p = { .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN };
+	struct io_uring_params p = {
+		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+	};
 	int file = memfd_create("cost", 0), dev = open(DEVICE, O_RDWR);
 	struct io_uring_sqe sqe[3] = { };
 	char *buf = aligned_alloc(4096, 4096);

@@ -28,11 +28,11 @@ _create_backfile 2 128M
 for action in kill_daemon quiesce_dev; do
 	recover $action -t null -q 2 -r 1 -g &
 	recover $action -t loop -q 2 -r 1 "${UBLK_BACKFILES[0]}" &
-	recover $action -t stripe -q 2 -r 1 -i 1 "${UBLK_BACKFILES[1]}" "${UBLK_BACKFILES[2]}" &
+	recover $action -t stripe -q 2 -r 1 -i 1 "${UBLK_BACKFILES[@]:1}" &
 	wait
 	recover $action -t null -q 2 -r 1 -i 1 -z &
 	recover $action -t loop -q 2 -r 1 -i 1 --fused "${UBLK_BACKFILES[0]}" &
-	recover $action -t stripe -q 2 -r 1 --auto_zc "${UBLK_BACKFILES[1]}" "${UBLK_BACKFILES[2]}" &
+	recover $action -t stripe -q 2 -r 1 --auto_zc "${UBLK_BACKFILES[@]:1}" &
 	wait
 done
 
