@@ -106,8 +106,7 @@ static void __printf(2, 3) tell(struct fuzz *f, const char *fmt, ...)
 	va_end(args);
 }
 
-static _Noreturn void __printf(2, 3)
-wrong(struct fuzz *f, const char *fmt, ...)
+static void __printf(2, 3) wrong(struct fuzz *f, const char *fmt, ...)
 {
 	va_list args;
 
@@ -532,7 +531,8 @@ static void handle_cqe(struct fuzz *f, const struct cqe *cqe)
 			/* only a lease is waited for until the notification */
 			if (nr_cqes(&fg->secondary[i]) &&
 			    (fg->buffer >= 0 || !fg->secondary[i].zc || !fg->secondary[i].done))
-				wrong(f, "group %d: the primary comes before secondary %d", group, i);
+				wrong(f, "group %d: the primary comes before secondary %d",
+				      group, i);
 	} else if (ud / 100 < (unsigned int)f->nr_groups) {
 		fg = &f->group[ud / 100];
 		i = ud % 100;
