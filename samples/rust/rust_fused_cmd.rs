@@ -62,6 +62,9 @@ const OP_REFUSE: u32 = 3;
 /// An ordinary command, whose result is `arg`.
 const OP_RESULT: u32 = 4;
 
+/// Either kind of command; its result is 1 if its SQE has 128 bytes, else 0.
+const OP_IS_128: u32 = 5;
+
 /// Lend it to be read, else to be written.
 const SOURCE: u16 = 1;
 /// Act as if the driver had to sleep first.
@@ -190,12 +193,13 @@ impl CommandHandler for Commands {
     fn issue<'a>(
         _file: ArcBorrow<'a, Buffers>,
         cmd: IssuedCmd<'a, Self>,
-        _flags: IssueFlags<'a>,
+        flags: IssueFlags<'a>,
     ) -> Outcome<'a> {
         let payload = Payload::new(cmd.payload());
 
         match cmd.op() {
             OP_RESULT => cmd.complete(Ok(payload.arg as i32)),
+            OP_IS_128 => cmd.complete(Ok(flags.sqe128().into())),
             _ => cmd.complete(Err(EINVAL)),
         }
     }
@@ -220,6 +224,9 @@ impl CommandHandler for Commands {
             },
             OP_START => cmd.start(),
             OP_REFUSE => cmd.refuse(error(payload.arg)),
+            // A refusal is the only result of its own that a primary has.
+            OP_IS_128 if flags.sqe128() => cmd.refuse(EPERM),
+            OP_IS_128 => cmd.start(),
             _ => cmd.refuse(ENOTTY),
         }
     }

@@ -38,7 +38,7 @@ use core::{
 ///
 /// `self.0` owns a request that has data. With the lowest bit clear, it comes from
 /// [`ARef::into_raw`] for a [`Request<T>`], of one bio. With that bit set, the rest of it is a
-/// [`KBox<Gathered<T>>`](Gathered).
+/// `KBox<Gathered<T>>`.
 pub struct RequestLease<T: Operations>(NonNull<c_void>, PhantomData<ARef<Request<T>>>);
 
 /// A request of several bios, and the table that was made of theirs.

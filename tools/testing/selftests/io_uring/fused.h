@@ -15,6 +15,7 @@
 #define OP_START	2
 #define OP_REFUSE	3
 #define OP_RESULT	4
+#define OP_IS_128	5
 #define LEND_SOURCE	1
 #define LEND_BLOCKING	2
 #define NR_BUFFERS	16

@@ -695,6 +695,36 @@ TEST_F(fused, uring_cmd)
 	EXPECT_GROUP(0, 0);
 }
 
+/* an inline secondary, and the primary before it, have 64 bytes each */
+TEST_F(fused, sqe_size)
+{
+	struct io_uring_sqe *sqe;
+	bool wide = SQE128_RING;
+	int i, res;
+
+	/* the only secondary, which may be inline, then two */
+	for (i = 1; i <= 2; i++) {
+		res = wide && !(INLINE_FORM && i == 1);
+		INIT(OP_START, 0, 0);
+		while (self->g.nr < i) {
+			sqe = ADD(IORING_OP_URING_CMD, self->dev, 0, 0, 0);
+			sqe->cmd_op = OP_IS_128;
+			sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+		}
+		if (i == 1)
+			EXPECT_GROUP(res, res);
+		else
+			EXPECT_GROUP(2 * res, res, res);
+		INIT(OP_IS_128, 0, 0);
+		while (self->g.nr < i)
+			ADD(IORING_OP_READ, self->file, (uintptr_t)self->buf, 512, 0);
+		if (res)
+			EXPECT_GROUP(-EPERM, -ECANCELED, i == 2 ? -ECANCELED : NO_CQE);
+		else
+			EXPECT_GROUP(512 * i, 512, i == 2 ? 512 : NO_CQE);
+	}
+}
+
 /* uapi: fixed files, of the primary and of the secondaries */
 TEST_F(fused, fixed_files)
 {

@@ -317,6 +317,37 @@ TEST_F(fused, personalities)
 	close(sock[1]);
 }
 
+/* a group that is deferred runs as who submitted it, whoever that is by then */
+TEST_F(fused, creds_of_submission)
+{
+	struct io_uring_sqe rd[2] = { { .opcode = IORING_OP_READ, .len = 4, .off = -1,
+					.flags = IOSQE_IO_LINK, .user_data = UD_OTHER } };
+	int sock[2], fd[2], one = 1;
+	struct log log = { };
+
+	if (IS_SQPOLL)
+		SKIP(return, "the SQPOLL thread has credentials of its own");
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, sock));
+	ASSERT_EQ(0, setsockopt(sock[1], SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)));
+	ASSERT_EQ(0, pipe(fd));
+	rd->fd = fd[0];
+	rd->addr = (uintptr_t)self->buf;
+	opens_at(&self->ring, rd);
+	LEND_SRC(4096);
+	ADD(IORING_OP_SEND, sock[0], 0, 3, 0);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ASSERT_EQ(0, syscall(__NR_setresuid, 1000, 1000, -1));
+	ASSERT_EQ(4, write(fd[1], "good", 4));
+	EXPECT_EQ(3, log_until(&log, &self->ring, UD_PRIMARY));
+	ASSERT_EQ(0, syscall(__NR_setresuid, 0, 0, -1));
+	EXPECT_EQ(0, sender(sock[1]));
+	close(fd[0]);
+	close(fd[1]);
+	close(sock[0]);
+	close(sock[1]);
+}
+
 /* uapi: the ring's BPF filter sees each secondary, as it was submitted */
 TEST_F(fused, bpf_filter)
 {
