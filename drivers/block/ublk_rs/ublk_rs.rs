@@ -16,6 +16,8 @@
 //! 4. [`io_cmd`]: the server commits the result and queues its next command.
 //! 5. [`io`]: the request ends when nobody uses its data any more.
 //!
+//! [`state`] has the states of a slot, and who may change them.
+//!
 //! The life of a device: [`add`], [`params`], [`char_dev`], [`start`], [`recovery`], [`stop`], with
 //! its states in [`phase`] and its number in [`ids`].
 //!
@@ -48,6 +50,7 @@ mod queue;
 mod recovery;
 mod register;
 mod start;
+mod state;
 mod stop;
 mod uapi;
 mod user_copy;

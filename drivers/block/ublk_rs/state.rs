@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The states of a slot, and the changes between them that are possible.
+//!
+//! A slot holds either the server's command, which waits for a request, or the request that the
+//! server works on:
+//!
+//! ```text
+//!            fetch             dispatch                start             own
+//!      Idle -------> Active -------------> Dispatching ------> Starting -----> Owned
+//!                    ^  ^ | cancel                            ^ |  | |          | |
+//!                    |  | +---> Canceled <--------- give_up --|-+  | | ask      | | abort
+//!                    |  +-------------------------- put_back -|----+ +-> Asked  | +--> Canceled
+//!                    |                                        +- answer --+ |   |
+//!                    |                                              abort <-+   |
+//!                    +--------------------------------------------- commit -----+
+//! ```
+//!
+//! The server of a device with `UBLK_F_NEED_GET_DATA` is asked for a buffer before it gets a write;
+//! its answer is `UBLK_IO_NEED_GET_DATA`.
+//!
+//! All slots are Idle again once the server has closed its character device.
+
+use core::mem;
+use kernel::prelude::*;
+
+/// The states of a slot, with what each of them owns: `C` is a command, `R` is a reference to a
+/// request.
+pub(crate) enum State<C, R> {
+    /// The server has not given a command.
+    Idle,
+    /// The command waits for a request.
+    Active(C),
+    /// The request waits for the task of the command, which is on its way.
+    Dispatching(R),
+    /// That task has the command and the request and is about to hand the request to the server.
+    Starting,
+    /// The server was asked for a buffer for the data of the request.
+    Asked(R),
+    /// The server works on the request.
+    Owned(R),
+    /// The command was canceled; the server can not use this slot any more.
+    Canceled,
+}
+
+impl<C, R> State<C, R> {
+    /// Idle to Active. Only for a slot that [`Self::is_idle`].
+    pub(crate) fn fetch(&mut self, cmd: C) {
+        debug_assert!(self.is_idle());
+        *self = Self::Active(cmd);
+    }
+
+    /// Active to Dispatching; returns the command to send to its task. Without a command, the
+    /// request is given back.
+    pub(crate) fn dispatch(&mut self, rq: R) -> Result<C, R> {
+        match mem::replace(self, Self::Starting) {
+            Self::Active(cmd) => {
+                *self = Self::Dispatching(rq);
+                Ok(cmd)
+            }
+            other => {
+                *self = other;
+                Err(rq)
+            }
+        }
+    }
+
+    /// Dispatching to Starting; returns the request.
+    pub(crate) fn start(&mut self) -> Option<R> {
+        match mem::replace(self, Self::Starting) {
+            Self::Dispatching(rq) => Some(rq),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Starting to Owned: the server gets the request.
+    pub(crate) fn own(&mut self, rq: R) {
+        debug_assert!(matches!(self, Self::Starting));
+        *self = Self::Owned(rq);
+    }
+
+    /// Starting to Asked: the server is asked for a buffer.
+    pub(crate) fn ask(&mut self, rq: R) {
+        debug_assert!(matches!(self, Self::Starting));
+        *self = Self::Asked(rq);
+    }
+
+    /// Asked to Starting: the server gave a buffer. Returns the request.
+    pub(crate) fn answer(&mut self) -> Option<R> {
+        match mem::replace(self, Self::Starting) {
+            Self::Asked(rq) => Some(rq),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Starting to Active: the request goes back to the block layer, the command waits again.
+    pub(crate) fn put_back(&mut self, cmd: C) {
+        debug_assert!(matches!(self, Self::Starting));
+        *self = Self::Active(cmd);
+    }
+
+    /// Starting to Canceled: the task can not handle the request.
+    pub(crate) fn give_up(&mut self) {
+        debug_assert!(matches!(self, Self::Starting));
+        *self = Self::Canceled;
+    }
+
+    /// Owned to Active: the server gives the request back together with its next command. Only for
+    /// a slot that has an [`Self::owned`] request, which is returned.
+    pub(crate) fn commit(&mut self, cmd: C) -> Option<R> {
+        match mem::replace(self, Self::Active(cmd)) {
+            Self::Owned(rq) => Some(rq),
+            _ => None,
+        }
+    }
+
+    /// Active to Canceled; returns the command.
+    pub(crate) fn cancel(&mut self) -> Option<C> {
+        match mem::replace(self, Self::Canceled) {
+            Self::Active(cmd) => Some(cmd),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Owned or Asked to Canceled: the server is gone; returns the request.
+    pub(crate) fn abort(&mut self) -> Option<R> {
+        match mem::replace(self, Self::Canceled) {
+            Self::Owned(rq) | Self::Asked(rq) => Some(rq),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Any state to Idle, for the next server. Returns what the slot still owned, which is nothing
+    /// once the server's file is closed and its requests are aborted.
+    pub(crate) fn reset(&mut self) -> Self {
+        mem::replace(self, Self::Idle)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
+    /// The request that the server works on.
+    pub(crate) fn owned(&self) -> Option<&R> {
+        match self {
+            Self::Owned(rq) => Some(rq),
+            Self::Idle
+            | Self::Active(_)
+            | Self::Dispatching(_)
+            | Self::Starting
+            | Self::Asked(_)
+            | Self::Canceled => None,
+        }
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self, Self::Active(_))
+    }
+
+    pub(crate) fn is_canceled(&self) -> bool {
+        matches!(self, Self::Canceled)
+    }
+}
+
+#[kunit_tests(ublk_rs_state)]
+mod tests {
+    use super::*;
+
+    type Test = State<&'static str, u32>;
+
+    #[test]
+    fn one_request() {
+        let mut state = Test::Idle;
+        assert_eq!(state.dispatch(1), Err(1));
+        state.fetch("fetch");
+        assert_eq!(state.dispatch(1), Ok("fetch"));
+        assert_eq!(state.dispatch(2), Err(2));
+        assert!(state.owned().is_none());
+        assert_eq!(state.start(), Some(1));
+        assert_eq!(state.start(), None);
+        state.own(1);
+        assert_eq!(state.owned(), Some(&1));
+        assert_eq!(state.commit("commit"), Some(1));
+        assert_eq!(state.dispatch(3), Ok("commit"));
+    }
+
+    #[test]
+    fn cancel_takes_waiting_command_only() {
+        let mut state = Test::Active("fetch");
+        assert_eq!(state.cancel(), Some("fetch"));
+        assert_eq!(state.cancel(), None);
+        assert_eq!(state.dispatch(1), Err(1));
+        assert!(!state.is_idle());
+        for mut state in [
+            Test::Dispatching(1),
+            Test::Starting,
+            Test::Owned(1),
+            Test::Idle,
+        ] {
+            assert_eq!(state.cancel(), None);
+            assert!(!matches!(state, Test::Canceled));
+        }
+    }
+
+    #[test]
+    fn abort_takes_owned_request_only() {
+        let mut state = Test::Owned(4);
+        assert_eq!(state.abort(), Some(4));
+        assert_eq!(state.abort(), None);
+        let mut state = Test::Active("cmd");
+        assert_eq!(state.abort(), None);
+        assert_eq!(state.cancel(), Some("cmd"));
+        state.reset();
+        assert!(state.is_idle());
+    }
+
+    #[test]
+    fn start_can_fail() {
+        let mut state = Test::Dispatching(1);
+        assert_eq!(state.start(), Some(1));
+        state.put_back("cmd");
+        assert_eq!(state.dispatch(1), Ok("cmd"));
+        assert_eq!(state.start(), Some(1));
+        state.give_up();
+        assert_eq!(state.dispatch(2), Err(2));
+    }
+
+    #[test]
+    fn server_is_asked() {
+        let mut state = Test::Dispatching(1);
+        assert_eq!(state.start(), Some(1));
+        state.ask(1);
+        assert!(state.is_asked() && state.owned().is_none());
+        assert_eq!(state.cancel(), None);
+        assert_eq!(state.answer(), Some(1));
+        assert_eq!(state.answer(), None);
+        state.own(1);
+        assert_eq!(state.answer(), None);
+        let mut state = Test::Asked(2);
+        assert_eq!(state.abort(), Some(2));
+    }
+}
