@@ -44,6 +44,12 @@ FIXTURE_VARIANT(fused)
 	struct mode mode;
 };
 
+FIXTURE_VARIANT_ADD(fused, default_ring) {
+	.mode = {
+		.ring_flags = 0,
+	},
+};
+
 FIXTURE_VARIANT_ADD(fused, coop) {
 	.mode = {
 		.ring_flags = IORING_SETUP_COOP_TASKRUN,
