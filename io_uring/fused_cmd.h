@@ -107,12 +107,13 @@ static inline bool io_fused_leases(struct io_kiocb *primary)
 	return io_fused_flags(primary) & IORING_FUSED_CMD_BUF;
 }
 
-/* Is the buffer of @req leased to it by its primary? */
-static inline bool io_is_leased(const struct io_kiocb *req)
-{
-	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
-		(req->flags & REQ_F_LEASE);
-}
+/*
+ * Is the buffer of @req leased to it by its primary? A macro, so that the
+ * branches are gone before the optimizer sees them: the opcodes are compiled
+ * as before with the option off.
+ */
+#define io_is_leased(req) \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_LEASE))
 
 /* Requests that wait with @req for its issue */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
