@@ -14,7 +14,8 @@
 //! 3. Each secondary runs like any request of its opcode, until it is freed after its CQE was
 //!    posted ([`secondary`]).
 //! 4. The last put of the lease's node gives the buffer back to the driver ([`lease_ended`]).
-//! 5. When all of this happened, [`Group`] completes the primary.
+//! 5. When all of this happened, [`Group`] completes the primary, or gives it back to a driver that
+//!    wants to keep it: it is an ordinary uring command then.
 //!
 //! A lease is not needed for any of the other steps: the group only counts it as one more thing
 //! that the primary waits for.
@@ -316,7 +317,7 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
     if ret >= 0 {
         // Nothing to lend, and nothing against the secondaries.
         // SAFETY: The driver did not take the command, so it is still ours.
-        ret = unsafe { io_fused_cmd_start(cmd, issue_flags) };
+        ret = unsafe { io_fused_cmd_start(cmd, None, issue_flags) };
     }
     if ret == EAGAIN.to_errno() {
         // SAFETY: The driver did not take the command, so it is still ours.
@@ -439,7 +440,8 @@ unsafe extern "C" fn lease_ended(primary: *mut c_void) {
 }
 
 /// Accept `cmd`: its secondaries are issued when the driver's `->uring_cmd()` is over, or if that
-/// runs outside of `uring_lock`, from task work.
+/// runs outside of `uring_lock`, from task work. With `done` the driver gets the command back when
+/// it would complete.
 ///
 /// # Safety
 ///
@@ -447,6 +449,7 @@ unsafe extern "C" fn lease_ended(primary: *mut c_void) {
 #[export]
 unsafe extern "C" fn io_fused_cmd_start(
     cmd: *mut bindings::io_uring_cmd,
+    done: Option<unsafe extern "C" fn(*mut bindings::io_uring_cmd, c_int)>,
     issue_flags: c_uint,
 ) -> c_int {
     // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
@@ -456,6 +459,7 @@ unsafe extern "C" fn io_fused_cmd_start(
     if issue.wants_buffer() != leased || issue.phase() != Phase::Gathered {
         return EINVAL.to_errno();
     }
+    issue.state().done = done;
     if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint == 0 {
         issue.set_phase(Phase::Accepted);
     } else {

@@ -262,7 +262,8 @@ impl Group {
     }
 
     /// One of the things that the primary waits for has happened. Returns `true` for the last of
-    /// them, with the result of the primary set: the caller has to complete it.
+    /// them, with the result of the primary set: the caller has to complete it, unless the driver
+    /// got it back.
     fn arrive(&mut self) -> bool {
         let req = self.req();
         let state = self.state();
@@ -273,14 +274,24 @@ impl Group {
         }
 
         let res = if state.error != 0 {
-            // SAFETY: The primary is live and only we touch it.
-            unsafe { bindings::req_set_fail(req) };
             state.error
         } else {
             i32::try_from(state.bytes).unwrap_or(i32::MAX)
         };
-        // SAFETY: As above.
+        // What breaks a link behind it alone, such as a short read, breaks that of the group.
+        let fails = state.error != 0 || state.is_short;
+
+        if let Some(done) = state.done.take() {
+            // SAFETY: The driver passed it for this, and nothing of the group is left: the command
+            // belongs to the driver. `uring_lock` is held by the type invariant.
+            unsafe { done(self.cmd(), res) };
+            return false;
+        }
+        // SAFETY: The primary is live and only we touch it.
         unsafe {
+            if fails {
+                bindings::req_set_fail(req);
+            }
             (*req).cqe.res = res;
             (*req).cqe.__bindgen_anon_1.flags = 0;
         }

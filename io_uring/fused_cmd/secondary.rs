@@ -72,7 +72,12 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
             // SAFETY: By the safety requirement, the secondary still holds the lease.
             let moved = unsafe { zero_rest(req, count) };
 
-            group.state().bytes += u64::from(moved);
+            // SAFETY: The secondary is live, and completed.
+            let breaks_links = unsafe { (*req).flags } & bindings::REQ_F_FAIL as u64 != 0;
+            let state = group.state();
+
+            state.bytes += u64::from(moved);
+            state.is_short |= breaks_links;
         }
         Err(_) => {
             let state = group.state();

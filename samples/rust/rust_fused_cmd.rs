@@ -30,7 +30,8 @@ use kernel::{
         Outcome,
         PageBuf,
         PageBufOwner,
-        PageLoan, //
+        PageLoan,
+        QueuedCmd, //
     },
     iov::{
         IovIterDest,
@@ -64,6 +65,11 @@ const OP_RESULT: u32 = 4;
 
 /// Either kind of command; its result is 1 if its SQE has 128 bytes, else 0.
 const OP_IS_128: u32 = 5;
+/// As [`OP_LEND`], but the command is kept when the buffer is back.
+const OP_KEEP: u32 = 6;
+/// Complete the command that is kept. The result of this one is what the other would have
+/// completed with, and its result is `arg`.
+const OP_RELEASE: u32 = 7;
 
 /// Lend it to be read, else to be written.
 const SOURCE: u16 = 1;
@@ -106,6 +112,9 @@ struct Buffers {
     /// [`None`] in the place of a buffer that is in use.
     #[pin]
     place: SpinLock<[Option<PageBuf>; NR_BUFFERS]>,
+    /// A primary whose group is over, and the result of that.
+    #[pin]
+    kept: SpinLock<Option<(QueuedCmd<Commands>, i32)>>,
 }
 
 impl Buffers {
@@ -118,6 +127,7 @@ impl Buffers {
         Arc::pin_init(
             pin_init!(Self {
                 place <- new_spinlock!(buffers),
+                kept <- new_spinlock!(None),
             }),
             GFP_KERNEL,
         )
@@ -191,15 +201,28 @@ impl CommandHandler for Commands {
     const FUSED: bool = true;
 
     fn issue<'a>(
-        _file: ArcBorrow<'a, Buffers>,
+        file: ArcBorrow<'a, Buffers>,
         cmd: IssuedCmd<'a, Self>,
         flags: IssueFlags<'a>,
     ) -> Outcome<'a> {
         let payload = Payload::new(cmd.payload());
+        let cmd_ring = cmd.as_cmd().ring();
 
         match cmd.op() {
             OP_RESULT => cmd.complete(Ok(payload.arg as i32)),
             OP_IS_128 => cmd.complete(Ok(flags.sqe128().into())),
+            OP_RELEASE if flags.unlocked() => cmd.defer_to_task(),
+            OP_RELEASE => {
+                let released = file.kept.lock().take().ok_or(ENOENT);
+
+                cmd.complete(released.map(|(kept, result)| {
+                    // Completing it takes the lock of its ring; else it is canceled, by its task.
+                    if kept.as_cmd().ring() == cmd_ring {
+                        kept.done(payload.arg as i32, flags);
+                    }
+                    result
+                }))
+            }
             _ => cmd.complete(Err(EINVAL)),
         }
     }
@@ -222,6 +245,10 @@ impl CommandHandler for Commands {
                 Ok(loan) => cmd.lease(loan),
                 Err(e) => cmd.refuse(e),
             },
+            OP_KEEP => match loan(file.into(), payload) {
+                Ok(loan) => cmd.lease_and_keep(loan, ()),
+                Err(e) => cmd.refuse(e),
+            },
             OP_START => cmd.start(),
             OP_REFUSE => cmd.refuse(error(payload.arg)),
             // A refusal is the only result of its own that a primary has.
@@ -229,6 +256,23 @@ impl CommandHandler for Commands {
             OP_IS_128 => cmd.start(),
             _ => cmd.refuse(ENOTTY),
         }
+    }
+
+    fn group_ended(
+        file: ArcBorrow<'_, Buffers>,
+        cmd: QueuedCmd<Self>,
+        result: i32,
+        _flags: IssueFlags<'_>,
+    ) {
+        // There is one place only; who had it before is canceled.
+        let before = file.kept.lock().replace((cmd, result));
+
+        drop(before);
+    }
+
+    fn cancel(file: ArcBorrow<'_, Buffers>, _data: &(), _flags: IssueFlags<'_>) {
+        // Dropping a command cancels it.
+        drop(file.kept.lock().take());
     }
 }
 

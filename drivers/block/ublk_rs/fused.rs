@@ -2,14 +2,24 @@
 
 //! Zero copy: a fused command leases the data of a request to its secondaries.
 //!
-//! The lease holds a reference to the request. It may be taken by any task, on any ring, and
-//! several times for one request; the request ends when it was committed and the last lease is
-//! over.
+//! The lease holds a reference to the request. There are two kinds of primary:
+//! - `UBLK_IO_FUSED_SUBMIT_IO` only moves data. It may come from any task, on any ring, and several
+//!   times for one request; the request ends when it was committed and the last lease is over.
+//! - `UBLK_IO_COMMIT_AND_FETCH_REQ` moves data, commits the request with what came of it, and waits
+//!   for the next one. So it is the only command that a request takes.
 
 use crate::{
     device::Device,
-    io,
-    io_cmd::IoCommands,
+    io::{
+        self,
+        Rq,
+        Slot, //
+    },
+    io_cmd::{
+        CmdData,
+        IoCommands, //
+    },
+    queue::Disk,
     uapi::{
         check_command_type,
         command_nr,
@@ -21,6 +31,7 @@ use kernel::{
     block::mq::RequestLease,
     io_uring::{
         FusedCmd,
+        IssueFlags,
         Outcome, //
     },
     prelude::*,
@@ -29,30 +40,63 @@ use kernel::{
 
 /// Serves the primary of a fused command.
 ///
-/// It is refused with [`EINVAL`] unless it is `UBLK_IO_FUSED_SUBMIT_IO`, names a request that the
-/// server works on and that carries data, and has nothing in the fields that have no meaning here.
-pub(crate) fn submit<'a>(dev: &Device, cmd: FusedCmd<'a, IoCommands>) -> Outcome<'a> {
-    match lease(dev, &cmd) {
-        Ok(lease) => cmd.lease(lease),
-        Err(e) => cmd.refuse(e),
+/// It is refused with [`EINVAL`] unless it is one of the two that there are, names a request that
+/// the server works on and that carries data, and has nothing in the fields that have no meaning
+/// here. One that commits must come from the task that the slot belongs to.
+pub(crate) fn submit<'a>(
+    dev: &Device,
+    cmd: FusedCmd<'a, IoCommands>,
+    flags: IssueFlags<'a>,
+) -> Outcome<'a> {
+    let op = cmd.op();
+    let payload: IoCmd = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
+    let commits = command_nr(op) == uapi::UBLK_IO_COMMIT_AND_FETCH_REQ;
+
+    // A worker thread of io_uring is not the task that the slots belong to.
+    if commits && flags.unlocked() {
+        return cmd.refuse(EINVAL);
+    }
+    let slot = match check(dev, &cmd, op, &payload) {
+        Ok(slot) => slot,
+        Err(e) => return cmd.refuse(e),
+    };
+    if commits {
+        let owned = slot.owned_to_commit();
+        match owned.and_then(|(rq, turn)| Ok((lease(rq)?, turn))) {
+            Ok((lease, turn)) => cmd.lease_and_keep(lease, CmdData::of_turn(&payload, turn)),
+            Err(e) => cmd.refuse(e),
+        }
+    } else {
+        match slot.owned_data().and_then(lease) {
+            Ok(lease) => cmd.lease(lease),
+            Err(e) => cmd.refuse(e),
+        }
     }
 }
 
-/// Makes the lease that the command asks for.
-fn lease(dev: &Device, cmd: &FusedCmd<'_, IoCommands>) -> Result<RequestLease<crate::queue::Disk>> {
-    let op = cmd.op();
+/// Checks a primary; returns the slot that it is about.
+fn check<'a>(
+    dev: &'a Device,
+    cmd: &FusedCmd<'_, IoCommands>,
+    op: u32,
+    payload: &IoCmd,
+) -> Result<&'a Slot> {
     check_command_type(op)?;
-    if command_nr(op) != uapi::UBLK_IO_FUSED_SUBMIT_IO || !dev.has(UBLK_F_FUSED_CMD) {
+    let known = matches!(
+        command_nr(op),
+        uapi::UBLK_IO_FUSED_SUBMIT_IO | uapi::UBLK_IO_COMMIT_AND_FETCH_REQ
+    );
+    if !known || !dev.has(UBLK_F_FUSED_CMD) {
         return Err(EINVAL);
     }
-    let payload: IoCmd = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
     if payload.result != 0 || payload.addr != 0 || !cmd.wants_buffer() {
         return Err(EINVAL);
     }
-    let rq = dev
-        .slot(payload.q_id, payload.tag)
-        .ok_or(EINVAL)?
-        .owned_data()?;
+    dev.slot(payload.q_id, payload.tag).ok_or(EINVAL)
+}
+
+/// Makes a lease of a request that the server works on.
+fn lease(rq: Rq) -> Result<RequestLease<Disk>> {
     // If there is no memory for the lease then its reference is just dropped, and the server may
     // have committed the request meanwhile; so the last reference has to be another one.
     let lease = RequestLease::new(rq.clone());

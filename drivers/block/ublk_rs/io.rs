@@ -94,6 +94,8 @@ struct Inner {
     auto_reg: Option<AutoReg>,
     /// The ring on which the data of the server's request was registered.
     registered_on: Option<RingId>,
+    /// Counts the requests that the server got.
+    turn: u32,
 }
 
 impl Inner {
@@ -141,6 +143,7 @@ impl Slot {
                     addr: 0,
                     auto_reg: None,
                     registered_on: None,
+                    turn: 0,
                 },
                 "ublk_rs::Slot::inner"
             ),
@@ -245,6 +248,7 @@ impl Slot {
         {
             let mut inner = self.inner.lock();
             inner.registered_on = registered_on;
+            inner.turn = inner.turn.wrapping_add(1);
             inner.state.own(rq);
         }
         cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
@@ -396,6 +400,47 @@ impl Slot {
         match inner.state.owned() {
             Some(rq) if rq.has_data() => Ok(rq.clone()),
             _ => Err(EINVAL),
+        }
+    }
+
+    /// As [`Self::owned_data`] for a command that is going to commit the request, which
+    /// [`Self::commit_moved`] then does if told the number that is returned as well.
+    ///
+    /// Fails as a commit does.
+    pub(crate) fn owned_to_commit(&self) -> Result<(Rq, u32)> {
+        let inner = self.inner.lock();
+        self.check_commit(&inner, 0)?;
+        match inner.state.owned() {
+            Some(rq) if rq.has_data() && !self.data.registers => Ok((rq.clone(), inner.turn)),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// Commits the request of turn `turn`, whose data secondaries moved: `result` is the number of
+    /// bytes or an error. The command waits for the next request.
+    ///
+    /// If the server has committed the request otherwise meanwhile, the command fails with
+    /// [`EINVAL`]; if it lost its slot, with `UBLK_IO_RES_ABORT`.
+    pub(crate) fn commit_moved(&self, cmd: Cmd, turn: u32, result: i32, flags: IssueFlags<'_>) {
+        let mut inner = self.inner.lock();
+        if inner.turn != turn || inner.state.owned().is_none() {
+            let res = if inner.state.is_canceled() {
+                UBLK_IO_RES_ABORT
+            } else {
+                EINVAL.to_errno()
+            };
+            drop(inner);
+            return cmd.done(res, flags);
+        }
+        let rq = inner.state.commit(cmd);
+        drop(inner);
+
+        if let Some(rq) = rq {
+            // What a read is short of was zeroed, but what a write is short of is lost.
+            let lost = rq.op() == Op::Write && (0..rq.bytes() as i32).contains(&result);
+            let result = if lost { EIO.to_errno() } else { result };
+            self.result.store(result.max(-MAX_ERRNO), Relaxed);
+            finish(rq);
         }
     }
 

@@ -42,13 +42,20 @@ const UNREGISTER_IO_BUF: u32 = 0x24;
 pub(crate) struct CmdData {
     q_id: u16,
     tag: u16,
+    /// Which of the slot's requests it commits, if it is a primary that does.
+    turn: u32,
 }
 
 impl CmdData {
     fn of(io: &IoCmd) -> Self {
+        Self::of_turn(io, 0)
+    }
+
+    pub(crate) fn of_turn(io: &IoCmd, turn: u32) -> Self {
         Self {
             q_id: io.q_id,
             tag: io.tag,
+            turn,
         }
     }
 }
@@ -95,7 +102,7 @@ impl CommandHandler for IoCommands {
     }
 
     fn task_work(dev: ArcBorrow<'_, Device>, cmd: QueuedCmd<Self>, cx: TaskContext<'_>) {
-        let CmdData { q_id, tag } = *cmd.data();
+        let CmdData { q_id, tag, .. } = *cmd.data();
         match (dev.queue(q_id.into()), dev.slot(q_id, tag)) {
             (Some(queue), Some(slot)) => slot.start(cmd, cx, queue),
             // The command was queued in a slot, so there is one.
@@ -106,9 +113,28 @@ impl CommandHandler for IoCommands {
     fn fused<'a>(
         dev: ArcBorrow<'a, Device>,
         cmd: FusedCmd<'a, Self>,
-        _flags: IssueFlags<'a>,
+        flags: IssueFlags<'a>,
     ) -> Outcome<'a> {
-        fused::submit(&dev, cmd)
+        fused::submit(&dev, cmd, flags)
+    }
+
+    fn group_ended(
+        dev: ArcBorrow<'_, Device>,
+        cmd: QueuedCmd<Self>,
+        result: i32,
+        flags: IssueFlags<'_>,
+    ) {
+        let CmdData { q_id, tag, turn } = *cmd.data();
+        match dev.slot(q_id, tag) {
+            Some(slot) => {
+                slot.commit_moved(cmd, turn, result, flags);
+                if dev.is_leaving() {
+                    cancel(slot, flags);
+                }
+            }
+            // The command was for a slot, so there is one.
+            None => drop(cmd),
+        }
     }
 }
 

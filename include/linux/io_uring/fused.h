@@ -38,13 +38,18 @@ struct io_fused_lease {
  * io_fused_cmd_lease() returns 0 or a negative error; after an error @release
  * is not called. io_fused_cmd_start() issues the secondaries and returns
  * -EIOCBQUEUED, which the handler returns: the command is not its own any
- * more. A handler that wants to refuse the command returns an error instead
+ * more. With @done it gets the command back: that is called once, when the
+ * primary would complete, with the result that it would have, in task context
+ * with the ring's uring_lock held. From then on it is an ordinary uring command
+ * of the driver; during @done the issue_flags for it are 0. A handler that wants to refuse the command returns an error instead
  * of starting it.
  */
 bool io_fused_cmd_wants_buf(struct io_uring_cmd *cmd);
 int io_fused_cmd_lease(struct io_uring_cmd *cmd,
 		       const struct io_fused_lease *lease,
 		       unsigned int issue_flags);
-int io_fused_cmd_start(struct io_uring_cmd *cmd, unsigned int issue_flags);
+int io_fused_cmd_start(struct io_uring_cmd *cmd,
+		       void (*done)(struct io_uring_cmd *cmd, int res),
+		       unsigned int issue_flags);
 
 #endif

@@ -4,7 +4,8 @@
 //!
 //! A fused command is a primary, which goes to the driver, and secondaries, which are ordinary
 //! io_uring requests. The driver may lease a kernel buffer to the secondaries, and starts them. The
-//! primary completes, without the driver, when all secondaries did.
+//! primary completes, without the driver, when all secondaries did; or the driver gets it back then,
+//! as an ordinary command that waits for something else.
 //!
 //! C header: [`include/linux/io_uring/fused.h`](srctree/include/linux/io_uring/fused.h)
 
@@ -24,6 +25,7 @@ use core::marker::PhantomData;
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
 use super::{
     cmd,
+    handler,
     IssueFlags, //
 };
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
@@ -151,6 +153,33 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     ///
     /// That of the handler; works for [`IssueFlags::unlocked`] too.
     pub fn lease<L: Lessor>(self, lessor: L) -> Outcome<'a> {
+        match self.lend(lessor) {
+            Ok(()) => self.start(),
+            Err(refused) => Outcome::finished(refused),
+        }
+    }
+
+    /// Like [`lease`](Self::lease), and when the command would complete it goes to
+    /// [`CommandHandler::group_ended`] instead, queued with `data`.
+    ///
+    /// # Context
+    ///
+    /// That of the handler; works for [`IssueFlags::unlocked`] too.
+    pub fn lease_and_keep<L: Lessor>(self, lessor: L, data: H::Data) -> Outcome<'a>
+    where
+        H::Data: Copy,
+    {
+        if let Err(refused) = self.lend(lessor) {
+            return Outcome::finished(refused);
+        }
+        // SAFETY: The command is valid by the type invariant, and nobody looks at its private data
+        // before it is queued.
+        unsafe { cmd::pdu::<H::Data>(self.cmd).write(data) };
+        self.start_with(Some(handler::run_group_ended::<H>))
+    }
+
+    /// Lends the buffer of `lessor`, or drops it and returns why not.
+    fn lend<L: Lessor>(&self, lessor: L) -> Result<(), c_int> {
         let table = lessor.table();
         let private = lessor.into_foreign();
         let lease = bindings::io_fused_lease {
@@ -173,9 +202,9 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         if ret < 0 {
             // SAFETY: After an error, the callback is not called, so this is the only taker.
             drop(unsafe { L::from_foreign(private) });
-            return Outcome::finished(ret);
+            return Err(ret);
         }
-        self.start()
+        Ok(())
     }
 
     /// Starts the secondaries without a buffer. The command fails with `EINVAL` if they need one.
@@ -184,14 +213,23 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     ///
     /// That of the handler; works for [`IssueFlags::unlocked`] too.
     pub fn start(self) -> Outcome<'a> {
+        self.start_with(None)
+    }
+
+    fn start_with(self, done: GroupEndedFn) -> Outcome<'a> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
-        // it was not started. It is given up with `self`.
-        match unsafe { core_start(self.cmd, self.flags.bits()) } {
+        // it was not started. It is given up with `self`, to `done` if there is one: the command
+        // has initialised data then.
+        match unsafe { core_start(self.cmd, done, self.flags.bits()) } {
             TAKEN => Outcome::queued(),
             refused => Outcome::finished(refused),
         }
     }
 }
+
+/// C's callback for a primary that the driver keeps.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+type GroupEndedFn = Option<unsafe extern "C" fn(*mut bindings::io_uring_cmd, c_int)>;
 
 /// What `io_fused_cmd_start()` returns when the command is not the driver's any more.
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
@@ -229,9 +267,13 @@ unsafe fn core_lease(
 /// See `io_fused_cmd_start()`.
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
 #[inline(never)]
-unsafe fn core_start(cmd: NonNull<bindings::io_uring_cmd>, flags: c_uint) -> c_int {
+unsafe fn core_start(
+    cmd: NonNull<bindings::io_uring_cmd>,
+    done: GroupEndedFn,
+    flags: c_uint,
+) -> c_int {
     // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_start(cmd.as_ptr(), flags) }
+    unsafe { bindings::io_fused_cmd_start(cmd.as_ptr(), done, flags) }
 }
 
 /// Without the fused command in the kernel there is no value of the type to call these with.
@@ -251,6 +293,13 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     }
 
     pub fn lease<L: Lessor>(self, _lessor: L) -> Outcome<'a> {
+        match self.never {}
+    }
+
+    pub fn lease_and_keep<L: Lessor>(self, _lessor: L, _data: H::Data) -> Outcome<'a>
+    where
+        H::Data: Copy,
+    {
         match self.never {}
     }
 

@@ -112,6 +112,28 @@ pub trait CommandHandler: Sized {
     ) -> Outcome<'a> {
         cmd.refuse(EOPNOTSUPP)
     }
+
+    /// Called with the primary of a fused command for which [`FusedCmd::lease_and_keep`] was
+    /// called, when its secondaries are done and the lease is over.
+    ///
+    /// `result` is what the command would have completed with: the sum of the bytes that were
+    /// moved, or the first error. The command is cancelable, as after
+    /// [`IssuedCmd::queue_cancelable`].
+    ///
+    /// The default completes it with that result.
+    ///
+    /// # Context
+    ///
+    /// Process context with the ring's `uring_lock` held, possibly in another task than the one
+    /// that submitted the command. `flags` are for this callback.
+    fn group_ended(
+        _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
+        cmd: QueuedCmd<Self>,
+        result: i32,
+        flags: IssueFlags<'_>,
+    ) {
+        cmd.done(result, flags);
+    }
 }
 
 /// The context of [`CommandHandler::task_work`].
@@ -302,6 +324,30 @@ pub(super) unsafe extern "C" fn run_task_work<H: CommandHandler>(
     // that takes the ring's lock, which is held. Its owner gave it up for us.
     let (dev, cmd) = unsafe { (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd)) };
     H::task_work(dev, cmd, cx);
+}
+
+/// The group of a primary is over, and the driver gets it back.
+///
+/// # Safety
+///
+/// Only to be called by io_uring, once, for a primary whose file has an `H::Ptr` as private data,
+/// with an initialised `H::Data` that is `Copy` as its private data.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+pub(super) unsafe extern "C" fn run_group_ended<H: CommandHandler>(
+    ioucmd: *mut bindings::io_uring_cmd,
+    result: c_int,
+) {
+    // SAFETY: io_uring passes a command that it told the submission of to be queued and that nobody
+    // else completes. The ring is locked, which no bits say, so the command is not freed before
+    // this returned.
+    let (dev, cmd, flags) = unsafe {
+        let cmd = NonNull::new_unchecked(ioucmd);
+        let flags = IssueFlags::from_raw(0, cmd::ring_of(cmd));
+
+        bindings::io_uring_cmd_mark_cancelable(ioucmd, flags.bits());
+        (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd), flags)
+    };
+    H::group_ended(dev, cmd, result, flags);
 }
 
 /// Task work of a dropped [`QueuedCmd`].

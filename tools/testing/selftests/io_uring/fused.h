@@ -16,6 +16,8 @@
 #define OP_REFUSE	3
 #define OP_RESULT	4
 #define OP_IS_128	5
+#define OP_KEEP		6
+#define OP_RELEASE	7
 #define LEND_SOURCE	1
 #define LEND_BLOCKING	2
 #define NR_BUFFERS	16

@@ -44,7 +44,7 @@ TEST_F(fused, link)
 	push_nop(&self->ring, UD_OTHER, IOSQE_IO_LINK);
 	LEND_DEST(4096);
 	self->g.primary->flags = IOSQE_IO_LINK;
-	ADD(IORING_OP_READ, fd[0], 0, 4096, -1);
+	ADD(IORING_OP_READ, fd[0], 0, 100, -1);
 	group_push(&self->g);
 	push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_LINK);
 	push_nop(&self->ring, UD_OTHER + 2, 0);
@@ -99,6 +99,48 @@ TEST_F(fused, link_fails)
 	ASSERT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_OTHER));
 	EXPECT_EQ(-ENOENT, log_res(&log, UD_PRIMARY));
 	EXPECT_EQ(-ECANCELED, log_res(&log, 0));
+}
+
+/* what breaks a link alone breaks the group's: the end of a file, or of a pipe's data */
+TEST_F(fused, link_short)
+{
+	const struct { int flags, nop; } want[] = {
+		{ IOSQE_IO_LINK, -ECANCELED },
+		{ IOSQE_IO_HARDLINK, 0 },
+		/* and asks for the CQE of the first that failed, only */
+		{ IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS, NO_CQE },
+	};
+	struct log log = { };
+
+	for (int i = 0; i < 3; i++) {
+		log.nr = 0;
+		LEND_DEST(4096);
+		self->g.primary->flags = want[i].flags;
+		ADD_READ(0, 512, FILE_LEN - 100);
+		group_push(&self->g);
+		push_nop(&self->ring, UD_OTHER, 0);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		EXPECT_EQ(100, log_until(&log, &self->ring, UD_PRIMARY));
+		log_rest(&log, &self->ring, 50);
+		EXPECT_EQ(100, log_res(&log, 0));
+		EXPECT_EQ(want[i].nop, log_res(&log, UD_OTHER));
+	}
+}
+
+/* linked behind a group of which all is skipped: the last CQE says that all is well */
+TEST_F(fused, link_skip)
+{
+	struct log log = { };
+
+	LEND_DEST(4096);
+	self->g.primary->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+	ADD_READ(0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	group_push(&self->g);
+	push_nop(&self->ring, UD_OTHER, 0);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER));
+	log_rest(&log, &self->ring, 20);
+	EXPECT_EQ(1, log.nr);
 }
 
 /* a link that breaks before the group: canceled, with all CQEs */
@@ -450,6 +492,94 @@ TEST_F(fused, cancel_all)
 	GET_BUFFER(0);
 	close(sock[0]);
 	close(sock[1]);
+}
+
+/* Kept primaries ----------------------------------------------------------- */
+
+/* An ordinary command that completes the kept one with @arg */
+static void push_release(struct ring *r, int dev, __u32 arg)
+{
+	struct io_uring_sqe sqe[2] = { };
+
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = dev;
+	sqe->cmd_op = OP_RELEASE;
+	sqe->user_data = UD_OTHER;
+	((struct device_cmd *)sqe->cmd)->arg = arg;
+	ring_push(r, sqe, r->p.flags & IORING_SETUP_SQE128);
+}
+
+/* the driver may keep the primary when the group is over: no CQE before it says so */
+TEST_F(fused, kept)
+{
+	struct log log = { };
+
+	INIT(OP_KEEP, 0, 4096);
+	ADD_READ(0, 512, 100);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(512, log_until(&log, &self->ring, 0));
+	log_rest(&log, &self->ring, 50);
+	EXPECT_EQ(1, log.nr);
+	/* but the buffer is back */
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 100, 512));
+
+	push_release(&self->ring, self->dev, 77);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(77, log_until(&log, &self->ring, UD_PRIMARY));
+	/* the driver was told what the primary's result would have been */
+	if (log_res(&log, UD_OTHER) == NO_CQE)
+		log_until(&log, &self->ring, UD_OTHER);
+	EXPECT_EQ(512, log_res(&log, UD_OTHER));
+	log_rest(&log, &self->ring, 20);
+	EXPECT_EQ(3, log.nr);
+}
+
+/* also after a failure, which is no failure of the primary then */
+TEST_F(fused, kept_secondary_fails)
+{
+	struct log log = { };
+
+	INIT(OP_KEEP, 0, 4096);
+	ADD_READ(0, 512, 0);
+	ADD_READ(4096, 512, 0);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(-EFAULT, log_until(&log, &self->ring, 1));
+	log_rest(&log, &self->ring, 50);
+	EXPECT_EQ(NO_CQE, log_res(&log, UD_PRIMARY));
+	push_release(&self->ring, self->dev, 0);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY));
+	if (log_res(&log, UD_OTHER) == NO_CQE)
+		log_until(&log, &self->ring, UD_OTHER);
+	EXPECT_EQ(-EFAULT, log_res(&log, UD_OTHER));
+}
+
+/* a group that is refused is not kept */
+TEST_F(fused, kept_refused)
+{
+	INIT(OP_KEEP, LEND_SOURCE, 4096);
+	ADD_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	INIT(OP_KEEP, 0, BUFFER_LEN + 1);
+	ADD_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+}
+
+/* a kept primary goes with its ring: the fixture closes it, and must find the buffer */
+TEST_F(fused, kept_ring_closed)
+{
+	struct log log = { };
+
+	INIT(OP_KEEP, 0, 4096);
+	ADD_READ(0, 512, 100);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(512, log_until(&log, &self->ring, 0));
+	log_rest(&log, &self->ring, 20);
+	EXPECT_EQ(NO_CQE, log_res(&log, UD_PRIMARY));
 }
 
 /* a primary that waits in a link can be canceled with what it is linked to */

@@ -3,21 +3,23 @@
  * Zero copy by fused commands: one primary leases the request's buffer to the
  * secondaries behind it, which are plain reads and writes of backing files
  * with an offset into that buffer for an address. They post no CQE when all
- * is well, so one CQE is read per group: the primary's.
+ * is well.
  *
- * A request that takes more than IORING_FUSED_MAX_SECONDARY pieces is served
- * by several groups, which lease its buffer side by side.
+ * The primary is the commit of the request, and its CQE tells of the next one:
+ * nothing else is to be submitted or read. A request that takes more than
+ * IORING_FUSED_MAX_SECONDARY pieces is served by several groups, whose
+ * primaries only lease its buffer, side by side, and is committed after them.
  */
 
 #include "kublk.h"
 
-/* CQE of a primary, as opposed to one of a secondary that failed */
 /* Fused commands that a request of @nr pieces takes */
 static inline unsigned int nr_groups(unsigned int nr)
 {
 	return (nr + IORING_FUSED_MAX_SECONDARY - 1) / IORING_FUSED_MAX_SECONDARY;
 }
 
+/* CQE of a primary, as opposed to one of a secondary that failed */
 static inline bool is_fused_primary(const struct io_uring_cqe *cqe)
 {
 	return user_data_to_op(cqe->user_data) ==
@@ -46,20 +48,22 @@ void ublk_fused_set_depth(struct ublk_dev *dev, unsigned int nr)
 }
 
 static void prep_primary(struct ublk_queue *q, struct io_uring_sqe *sqe,
-			 int tag, unsigned int group, unsigned int nr)
+			 unsigned int cmd_op, int tag, unsigned int group,
+			 unsigned int nr)
 {
 	struct ublksrv_io_cmd *cmd = ublk_get_sqe_cmd(sqe);
-	unsigned int op = ublk_cmd_op_nr(UBLK_U_IO_FUSED_SUBMIT_IO);
+	bool is_commit = cmd_op == UBLK_U_IO_COMMIT_AND_FETCH_REQ;
 
 	memset(sqe, 0, sizeof(*sqe));
 	sqe->opcode = IORING_OP_FUSED_CMD;
 	sqe->fd = ublk_get_registered_fd(q, 0);
 	if (!(q->flags & UBLKS_Q_NO_UBLK_FIXED_FD))
 		sqe->flags = IOSQE_FIXED_FILE;
-	sqe->cmd_op = UBLK_U_IO_FUSED_SUBMIT_IO;
+	sqe->cmd_op = cmd_op;
 	sqe->uring_cmd_flags = IORING_FUSED_CMD_BUF;
 	sqe->nr_secondary = nr;
-	sqe->user_data = build_user_data(tag, op, group, q->q_id, 1);
+	sqe->user_data = build_user_data(tag, ublk_cmd_op_nr(cmd_op), group,
+					 q->q_id, !is_commit);
 
 	cmd->q_id = q->q_id;
 	cmd->tag = tag;
@@ -80,7 +84,7 @@ static void prep_secondary(struct ublk_queue *q, struct io_uring_sqe *sqe,
 
 /*
  * Move the data of a block READ or WRITE from or to the pieces @seg of the
- * backing files. Returns how many CQEs will tell of it, or an error.
+ * backing files. Returns how many CQEs of ours will tell of it, or an error.
  *
  * A group must not be torn by a submission in the middle of it: all SQEs are
  * taken from the ring first.
@@ -102,13 +106,23 @@ int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
 		return -EAGAIN;
 	ublk_io_alloc_sqes(t, sqe, nr + groups);
 
+	if (groups == 1) {
+		prep_primary(q, sqe[0], UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, 0, nr);
+		for (i = 0; i < nr; i++)
+			prep_secondary(q, sqe[i + 1], tag, ublk_op, i, &seg[i]);
+		/* as ublk_queue_io_cmd() */
+		ublk_get_io(q, tag)->flags = 0;
+		t->cmd_inflight++;
+		return 0;
+	}
+
 	for (group = 0; group < groups; group++) {
 		unsigned int left = nr - idx;
 
 		if (left > IORING_FUSED_MAX_SECONDARY)
 			left = IORING_FUSED_MAX_SECONDARY;
 
-		prep_primary(q, sqe[n++], tag, group, left);
+		prep_primary(q, sqe[n++], UBLK_U_IO_FUSED_SUBMIT_IO, tag, group, left);
 		for (i = 0; i < left; i++, idx++)
 			prep_secondary(q, sqe[n++], tag, ublk_op, idx, &seg[idx]);
 	}

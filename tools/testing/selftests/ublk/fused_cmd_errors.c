@@ -702,109 +702,6 @@ static void file_reset(struct server *s)
 
 /* Cases: how a group is refused -------------------------------------------- */
 
-static void test_nr_secondary(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-
-	primary(s, tag, 0);
-	EXPECT(s, -EINVAL);
-	primary(s, tag, IORING_FUSED_MAX_SECONDARY + 1);
-	EXPECT(s, -EINVAL);
-}
-
-static void test_too_few(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-
-	primary(s, tag, 1);
-	EXPECT(s, -EINVAL);
-	primary(s, tag, 3);
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-	secondary(s, 1, IORING_OP_READ, 512, 512, 512);
-	EXPECT(s, -EINVAL, -ECANCELED, -ECANCELED);
-	CHECK(all_are(block_buf(s), 0xee, LEN), "a secondary ran");
-}
-
-static void test_opcode(struct server *s)
-{
-	static const __u8 op[] = {
-		IORING_OP_NOP, IORING_OP_READV, IORING_OP_WRITEV,
-		IORING_OP_TIMEOUT, IORING_OP_OPENAT, IORING_OP_FUSED_CMD,
-		IORING_OP_LAST,
-	};
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(op); i++) {
-		primary(s, tag, 3);
-		secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-		secondary(s, 1, op[i], 0, 512, 0);
-		secondary(s, 2, IORING_OP_READ, 512, 512, 0);
-		EXPECT(s, -EINVAL, -ECANCELED, -ECANCELED, -ECANCELED);
-	}
-	CHECK(all_are(block_buf(s), 0xee, LEN), "a secondary ran");
-}
-
-static void test_secondary_flags(struct server *s)
-{
-	static const __u8 flag[] = {
-		IOSQE_IO_LINK, IOSQE_IO_HARDLINK, IOSQE_IO_DRAIN,
-		IOSQE_BUFFER_SELECT,
-	};
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(flag); i++) {
-		primary(s, tag, 2);
-		secondary(s, 0, IORING_OP_READ, 0, 512, 0)->flags |= flag[i];
-		secondary(s, 1, IORING_OP_READ, 512, 512, 0);
-		EXPECT(s, -EINVAL, -ECANCELED, -ECANCELED);
-		/* on the last one, too */
-		primary(s, tag, 2);
-		secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-		secondary(s, 1, IORING_OP_READ, 512, 512, 0)->flags |= flag[i];
-		EXPECT(s, -EINVAL, -ECANCELED, -ECANCELED);
-	}
-	CHECK(all_are(block_buf(s), 0xee, LEN), "a secondary ran");
-}
-
-static void test_secondary_personality(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-
-	primary(s, tag, 2);
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-	secondary(s, 1, IORING_OP_READ, 512, 512, 0)->personality = 1234;
-	EXPECT(s, -EINVAL, -ECANCELED, -ECANCELED);
-}
-
-static void test_primary_buffer_select(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-
-	primary(s, tag, 1)->flags |= IOSQE_BUFFER_SELECT;
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-	EXPECT(s, -EINVAL, -ECANCELED);
-}
-
-static void test_primary_flags(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	int bit;
-
-	for (bit = 0; bit < 32; bit++) {
-		if (1U << bit == IORING_FUSED_CMD_BUF ||
-		    1U << bit == IORING_FUSED_CMD_INLINE)
-			continue;
-		primary(s, tag, 1)->uring_cmd_flags |= 1U << bit;
-		secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-		EXPECT(s, -EINVAL, -ECANCELED);
-	}
-	/* there is no second half in a ring of 64-byte SQEs */
-	primary(s, tag, 0)->uring_cmd_flags |= IORING_FUSED_CMD_INLINE;
-	EXPECT(s, -EINVAL);
-}
-
 static void test_direction_of_write(struct server *s)
 {
 	int tag = block_io_start(s, UBLK_IO_OP_WRITE);
@@ -830,31 +727,6 @@ static void test_direction_of_read(struct server *s)
 	EXPECT(s, -EINVAL, -ECANCELED, -ECANCELED);
 	CHECK(file_untouched(s), "the file was written");
 	CHECK(all_are(block_buf(s), 0xee, LEN), "a secondary ran");
-}
-
-static void test_foreign_file(struct server *s)
-{
-	static const char * const path[] = { "/dev/null", "/dev/zero" };
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(path); i++) {
-		int fd = open(path[i], O_RDWR);
-
-		CHECK(fd >= 0, "cannot open %s", path[i]);
-		primary(s, tag, 2)->fd = fd;
-		secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-		secondary(s, 1, IORING_OP_READ, 512, 512, 0);
-		EXPECT(s, -EOPNOTSUPP, -ECANCELED, -ECANCELED);
-		close(fd);
-	}
-	/* a regular file has no commands at all */
-	primary(s, tag, 1)->fd = s->file;
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-	EXPECT(s, -EOPNOTSUPP, -ECANCELED);
-	primary(s, tag, 1)->fd = -1;
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-	EXPECT(s, -EBADF, -ECANCELED);
 }
 
 /* Cases: what ublk refuses ------------------------------------------------- */
@@ -916,12 +788,11 @@ static void test_ublk_wrong_op(struct server *s)
 
 	/* an I/O command that is no fused one, as a primary */
 	s->nr_cqes = 0;
-	primary(s, tag, 1)->cmd_op = UBLK_U_IO_COMMIT_AND_FETCH_REQ;
+	primary(s, tag, 1)->cmd_op = UBLK_U_IO_FETCH_REQ;
 	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
 	submit(&s->ring);
 	res = wait_cqe(s, UD_PRIMARY);
-	CHECK(res == -EINVAL || res == -EOPNOTSUPP,
-	      "COMMIT_AND_FETCH_REQ as a primary: %d", res);
+	CHECK(res == -EINVAL, "FETCH_REQ as a primary: %d", res);
 	CHECK(cqe_res(s, UD_SECONDARY(0)) == -ECANCELED, "its secondary is not canceled");
 	CHECK(!block_io_done(s, 0), "the request was completed");
 
@@ -1047,127 +918,6 @@ static void test_ranges(struct server *s)
 	      !differs(buf + LEN - 7, 0, 3, 7), "wrong data");
 }
 
-static void test_overlap(struct server *s)
-{
-	unsigned char content[8192];
-	int tag = block_io_start(s, UBLK_IO_OP_WRITE);
-
-	primary(s, tag, 2);
-	secondary(s, 0, IORING_OP_WRITE, 0, 4096, 0);
-	secondary(s, 1, IORING_OP_WRITE, 1024, 4096, 4096);
-	EXPECT(s, 8192, 4096, 4096);
-	CHECK(pread(s->file, content, 8192, 0) == 8192, "cannot read the file");
-	CHECK(!differs(content, 1, 0, 4096) && !differs(content + 4096, 1, 1024, 4096),
-	      "wrong data");
-}
-
-static void test_max_secondaries(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	int i, res, bytes[IORING_FUSED_MAX_SECONDARY];
-
-	/* the pieces backwards, to see that each has its own place */
-	primary(s, tag, IORING_FUSED_MAX_SECONDARY);
-	for (i = 0; i < IORING_FUSED_MAX_SECONDARY; i++) {
-		int at = LEN - (i + 1) * 1024;
-
-		secondary(s, i, IORING_OP_READ, at, 1024, at);
-		bytes[i] = 1024;
-	}
-	expect(s, __LINE__, LEN, IORING_FUSED_MAX_SECONDARY, bytes);
-	res = block_io_finish(s, LEN);
-	CHECK(res == LEN, "the block read ends with %d", res);
-	CHECK(!differs(block_buf(s), 0, 0, LEN), "wrong data");
-}
-
-static void test_out_of_range(struct server *s)
-{
-	static const struct {
-		__u64 addr;
-		__u32 len;
-	} bad[] = {
-		{ LEN, 1 }, { LEN - 511, 512 }, { 0, LEN + 1 },
-		{ 1ULL << 32, 512 }, { -1ULL, 512 }, { -512ULL, 1024 },
-		{ 0, 0x7fffffff },
-	};
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		memset(block_buf(s), 0xee, LEN);
-		primary(s, tag, 3);
-		secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-		secondary(s, 1, IORING_OP_READ, bad[i].addr, bad[i].len, 0);
-		secondary(s, 2, IORING_OP_READ, 1024, 512, 1024);
-		EXPECT(s, -EFAULT, 512, -EFAULT, 512);
-	}
-	block_io_finish(s, LEN);
-	CHECK(!differs(block_buf(s), 0, 0, 512) &&
-	      all_are(block_buf(s) + 512, 0xee, 512) &&
-	      !differs(block_buf(s) + 1024, 0, 1024, 512) &&
-	      all_are(block_buf(s) + 1536, 0xee, LEN - 1536), "wrong data");
-}
-
-static void test_first_error(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-
-	/* the first in SQE order, whichever is known first */
-	primary(s, tag, 3);
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
-	secondary(s, 1, IORING_OP_READ, LEN, 512, 0)->flags |= IOSQE_ASYNC;
-	secondary(s, 2, IORING_OP_READ, 0, 512, 0)->fd = -1;
-	EXPECT(s, -EFAULT, 512, -EFAULT, -EBADF);
-	primary(s, tag, 3);
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0)->fd = -1;
-	secondary(s, 1, IORING_OP_READ, LEN, 512, 0);
-	secondary(s, 2, IORING_OP_READ, 512, 512, 0);
-	EXPECT(s, -EBADF, -EBADF, -EFAULT, 512);
-}
-
-static void test_async(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	int i, res;
-
-	for (i = 0; i < 20; i++) {
-		memset(block_buf(s), 0xee, LEN);
-		primary(s, tag, 3);
-		secondary(s, 0, IORING_OP_READ, 0, 32768, 0)->flags |= IOSQE_ASYNC;
-		secondary(s, 1, IORING_OP_READ, 32768, 4096, 32768);
-		secondary(s, 2, IORING_OP_READ, 36864, LEN - 36864, 36864)->flags |= IOSQE_ASYNC;
-		EXPECT(s, LEN, 32768, 4096, LEN - 36864);
-	}
-	primary(s, tag, 1)->flags |= IOSQE_ASYNC;
-	secondary(s, 0, IORING_OP_READ, 0, LEN, 0);
-	EXPECT(s, LEN, LEN);
-	res = block_io_finish(s, LEN);
-	CHECK(res == LEN, "the block read ends with %d", res);
-	CHECK(!differs(block_buf(s), 0, 0, LEN), "wrong data");
-}
-
-static void test_skip_success(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	int i;
-
-	primary(s, tag, 3);
-	for (i = 0; i < 3; i++)
-		secondary(s, i, IORING_OP_READ, i * 512, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	EXPECT(s, 1536, NO_CQE, NO_CQE, NO_CQE);
-	/* one that fails says so nevertheless */
-	primary(s, tag, 3);
-	for (i = 0; i < 3; i++)
-		secondary(s, i, IORING_OP_READ, i == 1 ? LEN : 0, 512, 0)->flags |=
-			IOSQE_CQE_SKIP_SUCCESS;
-	EXPECT(s, -EFAULT, NO_CQE, -EFAULT, NO_CQE);
-	/* as does one that is canceled with its group */
-	primary(s, tag, 2);
-	secondary(s, 0, IORING_OP_READ, 0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	secondary(s, 1, IORING_OP_NOP, 0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	EXPECT(s, -EINVAL, -ECANCELED, -ECANCELED);
-}
-
 static void test_short_read(struct server *s)
 {
 	int tag = block_io_start(s, UBLK_IO_OP_READ);
@@ -1281,6 +1031,156 @@ static void test_commit_while_leased(struct server *s)
 	      !differs(block_buf(s) + 512, 0, 512, LEN - 512), "wrong data");
 }
 
+/* Commits that move the data --------------------------------------------- */
+
+/* A primary that commits: its CQE is that of a commit, not of a group. */
+static void fused_commit(struct server *s, int tag, int nr)
+{
+	struct io_uring_sqe *sqe = primary(s, tag, nr);
+
+	sqe->cmd_op = UBLK_U_IO_COMMIT_AND_FETCH_REQ;
+	sqe->user_data = UD_CMD | tag;
+	s->nr_cqes = 0;
+	s->cmd_res[tag] = 0;
+}
+
+static void test_fused_commit(struct server *s)
+{
+	int tag, res;
+
+	/* twice, so that the command that waits is a former primary */
+	for (int i = 0; i < 2; i++) {
+		tag = block_io_start(s, UBLK_IO_OP_READ);
+		fused_commit(s, tag, 2);
+		secondary(s, 0, IORING_OP_READ, 0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		secondary(s, 1, IORING_OP_READ, 512, LEN - 512, 512)->flags |=
+			IOSQE_CQE_SKIP_SUCCESS;
+		s->tag[tag] = TAG_FETCHING;
+		submit(&s->ring);
+		res = block_io_finish(s, 0);
+		CHECK(res == LEN, "the block read ends with %d", res);
+		CHECK(!differs(block_buf(s), 0, 0, LEN), "wrong data");
+		CHECK(!s->nr_cqes, "a CQE of a group that is well");
+	}
+	tag = block_io_start(s, UBLK_IO_OP_WRITE);
+	fused_commit(s, tag, 1);
+	secondary(s, 0, IORING_OP_WRITE, 0, LEN, 0);
+	s->tag[tag] = TAG_FETCHING;
+	submit(&s->ring);
+	res = block_io_finish(s, 0);
+	CHECK(res == LEN, "the block write ends with %d", res);
+}
+
+/* what becomes of the data becomes of the request, and the slot goes on */
+static void test_fused_commit_fails(struct server *s)
+{
+	int tag = block_io_start(s, UBLK_IO_OP_READ);
+	int res;
+
+	fused_commit(s, tag, 1);
+	secondary(s, 0, IORING_OP_READ, LEN, 512, 0);
+	s->tag[tag] = TAG_FETCHING;
+	submit(&s->ring);
+	res = block_io_finish(s, 0);
+	CHECK(res == -EIO, "the block read ends with %d", res);
+	CHECK(wait_cqe(s, UD_SECONDARY(0)) == -EFAULT, "its secondary does not say why");
+
+	/* a write that comes short is not a write */
+	tag = block_io_start(s, UBLK_IO_OP_WRITE);
+	fused_commit(s, tag, 1);
+	secondary(s, 0, IORING_OP_WRITE, 0, LEN - 512, 0);
+	s->tag[tag] = TAG_FETCHING;
+	submit(&s->ring);
+	res = block_io_finish(s, 0);
+	CHECK(res == -EIO, "the short block write ends with %d", res);
+
+	tag = block_io_start(s, UBLK_IO_OP_READ);
+	res = block_io_finish(s, LEN);
+	CHECK(res == LEN, "the next block read ends with %d", res);
+}
+
+static void commit_refused(struct server *s, int line, struct ublksrv_io_cmd cmd, int want)
+{
+	struct io_uring_sqe *sqe = primary(s, cmd.tag, 1);
+
+	sqe->cmd_op = UBLK_U_IO_COMMIT_AND_FETCH_REQ;
+	memcpy(sqe->cmd, &cmd, sizeof(cmd));
+	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
+	expect(s, line, want, 1, (const int[]){ -ECANCELED });
+}
+
+#define COMMIT_REFUSED(s, want, ...) \
+	commit_refused(s, __LINE__, (struct ublksrv_io_cmd){ __VA_ARGS__ }, want)
+
+static void *commit_from_thread(void *arg)
+{
+	struct server *s = arg;
+	struct io_uring_cqe *cqe;
+	struct io_uring other;
+	intptr_t res;
+
+	if (io_uring_queue_init(8, &other, 0))
+		FATAL("no ring");
+	primary_on(s, &other, s->got, 1)->cmd_op = UBLK_U_IO_COMMIT_AND_FETCH_REQ;
+	secondary_on(&other, 0, IORING_OP_READ, s->file, 0, 512, 0)->flags |=
+		IOSQE_CQE_SKIP_SUCCESS;
+	submit(&other);
+	do {
+		if (io_uring_wait_cqe(&other, &cqe))
+			FATAL("no CQE");
+		res = cqe->user_data == UD_PRIMARY ? cqe->res : NO_CQE;
+		io_uring_cqe_seen(&other, cqe);
+	} while (res == NO_CQE);
+	io_uring_queue_exit(&other);
+	return (void *)res;
+}
+
+static void test_fused_commit_refused(struct server *s)
+{
+	int tag = block_io_start(s, UBLK_IO_OP_READ);
+	pthread_t thread;
+	void *res;
+
+	COMMIT_REFUSED(s, -EINVAL, .tag = tag, .result = LEN);
+	COMMIT_REFUSED(s, -EINVAL, .tag = tag, .addr = 1);
+	COMMIT_REFUSED(s, -EINVAL, .tag = DEPTH);
+	COMMIT_REFUSED(s, -EBUSY, .tag = (tag + 1) % DEPTH);
+	if (pthread_create(&thread, NULL, commit_from_thread, s))
+		FATAL("no thread");
+	pthread_join(thread, &res);
+	CHECK((intptr_t)res == -EINVAL, "another task may commit: %d", (int)(intptr_t)res);
+	CHECK(!block_io_done(s, 0), "the request was completed");
+	block_io_finish(s, LEN);
+
+	tag = block_io_start(s, UBLK_IO_OP_FLUSH);
+	COMMIT_REFUSED(s, -EINVAL, .tag = tag);
+	block_io_finish(s, 0);
+}
+
+/* the request is committed otherwise while the group runs: the group's command is late */
+static void test_fused_commit_twice(struct server *s)
+{
+	int tag = block_io_start(s, UBLK_IO_OP_READ);
+	int res;
+
+	s->nr_cqes = 0;
+	primary(s, tag, 1)->cmd_op = UBLK_U_IO_COMMIT_AND_FETCH_REQ;
+	secondary_on(&s->ring, 0, IORING_OP_READ, s->pipe[0], 0, 512, 0);
+	submit(&s->ring);
+	commit(s, tag, LEN);
+	CHECK(!wait_block_io(s, 300), "the request was completed under the lease");
+	CHECK(!s->nr_cqes, "a CQE too early");
+	CHECK(write(s->pipe[1], "0", 1) == 1, "cannot write to the pipe");
+	res = wait_cqe(s, UD_PRIMARY);
+	CHECK(res == -EINVAL, "the primary posts %d", res);
+	res = block_io_finish(s, LEN);
+	CHECK(res == LEN, "the block read ends with %d", res);
+	/* the slot is as good as before */
+	tag = block_io_start(s, UBLK_IO_OP_READ);
+	res = block_io_finish(s, LEN);
+	CHECK(res == LEN, "the next block read ends with %d", res);
+}
+
 static void test_cancel(struct server *s)
 {
 	int tag = block_io_start(s, UBLK_IO_OP_READ);
@@ -1335,42 +1235,6 @@ static void test_close_ring(struct server *s)
 	CHECK(wait_block_io(s, TIMEOUT_MS), "the lease does not end");
 	res = block_io_finish(s, LEN);
 	CHECK(res == LEN, "the block read ends with %d", res);
-}
-
-/* A link on the primary waits for all of the group */
-static void test_link(struct server *s)
-{
-	int tag = block_io_start(s, UBLK_IO_OP_READ);
-	int res;
-
-	s->nr_cqes = 0;
-	primary(s, tag, 2)->flags |= IOSQE_IO_LINK;
-	secondary_on(&s->ring, 0, IORING_OP_READ, s->pipe[0], 0, 512, 0);
-	secondary(s, 1, IORING_OP_READ, 512, 512, 0);
-	nop(s, UD_OTHER);
-	submit(&s->ring);
-	CHECK(!pump_until(s, cqe_posted, UD_OTHER, 100), "the link does not wait");
-	CHECK(write(s->pipe[1], "0", 1) == 1, "cannot write to the pipe");
-	res = wait_cqe(s, UD_OTHER);
-	CHECK(res == 0, "the linked request posts %d", res);
-	CHECK(s->nr_cqes == 4 && s->cqe[3].user_data == UD_OTHER &&
-	      s->cqe[2].user_data == UD_PRIMARY, "the order is not kept");
-	CHECK(s->cqe[2].res == 513, "the primary posts %d", s->cqe[2].res);
-
-	/* a group that fails breaks the chain, and so does one that is refused */
-	for (res = 0; res < 2; res++) {
-		s->nr_cqes = 0;
-		primary(s, tag, 1)->flags |= IOSQE_IO_LINK;
-		secondary(s, 0, res ? IORING_OP_NOP : IORING_OP_READ, LEN, 512, 0);
-		nop(s, UD_OTHER);
-		submit(&s->ring);
-		/* a refusal ends a submission without SUBMIT_ALL */
-		if (io_uring_sq_ready(&s->ring))
-			submit(&s->ring);
-		wait_cqe(s, UD_OTHER);
-		CHECK(cqe_res(s, UD_OTHER) == -ECANCELED, "the linked request posts %d",
-		      cqe_res(s, UD_OTHER));
-	}
 }
 
 /* A server of its own with a group that waits for ever; runs in a child. */
@@ -1432,34 +1296,14 @@ static void test_kill(struct server *s)
 	CHECK(!res, "DEL_DEV: %d", res);
 }
 
-static void test_probe(struct server *s)
-{
-	struct io_uring_probe *probe = io_uring_get_probe_ring(&s->ring);
-
-	CHECK(probe, "no probe");
-	CHECK(probe->last_op >= IORING_OP_FUSED_CMD, "last opcode %d", probe->last_op);
-	CHECK(probe->ops[IORING_OP_FUSED_CMD].flags & IO_URING_OP_SUPPORTED,
-	      "the probe does not know it");
-	io_uring_free_probe(probe);
-}
-
 static const struct {
 	const char *name;
 	void (*fn)(struct server *s);
 } tests[] = {
-	{ "probe: the opcode is known", test_probe },
 	{ "read", test_read },
 	{ "write", test_write },
-	{ "nr_secondary 0 or too high", test_nr_secondary },
-	{ "too few SQEs left", test_too_few },
-	{ "opcode that may not be a secondary", test_opcode },
-	{ "secondary: LINK, HARDLINK, DRAIN, BUFFER_SELECT", test_secondary_flags },
-	{ "secondary: unknown personality", test_secondary_personality },
-	{ "primary: BUFFER_SELECT", test_primary_buffer_select },
-	{ "primary: unknown flags", test_primary_flags },
 	{ "direction: READ from a block write", test_direction_of_write },
 	{ "direction: WRITE to a block read", test_direction_of_read },
-	{ "file without fused commands", test_foreign_file },
 	{ "ublk: bad command", test_ublk_command },
 	{ "ublk: tag not owned", test_ublk_not_owned },
 	{ "ublk: request without data", test_ublk_no_data },
@@ -1469,16 +1313,13 @@ static const struct {
 	{ "ublk: FETCH_REQ with an address", test_ublk_fetch_addr },
 	{ "ublk: pread and pwrite", test_pread_pwrite },
 	{ "ranges", test_ranges },
-	{ "overlapping ranges", test_overlap },
-	{ "64 secondaries", test_max_secondaries },
-	{ "range outside the buffer", test_out_of_range },
-	{ "first error in SQE order", test_first_error },
-	{ "secondaries in workers", test_async },
-	{ "CQE_SKIP_SUCCESS", test_skip_success },
 	{ "short read leaves zeroes", test_short_read },
-	{ "link on the primary", test_link },
 	{ "two leases, two rings", test_other_ring },
 	{ "commit while leased", test_commit_while_leased },
+	{ "commit that moves the data", test_fused_commit },
+	{ "commit that fails to move the data", test_fused_commit_fails },
+	{ "commit that may not move the data", test_fused_commit_refused },
+	{ "commit while another one moves the data", test_fused_commit_twice },
 	{ "cancel a secondary", test_cancel },
 	{ "ring closed with a group pending", test_close_ring },
 	{ "server killed with a group pending", test_kill },
