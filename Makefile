@@ -1,9 +1,10 @@
 # The entry points; everything else is in dev/.
-.PHONY: help setup tree refresh series run test vm check
+.PHONY: help setup tree refresh series run test bench vm check
 
 help:
 	@echo "make run       set up, build, boot, serve a real image in both modes, verify, compare"
 	@echo "make test      all tests; T=pattern picks some"
+	@echo "make bench     both drivers in every data mode; FULL=1 GROWTH=1 T=pattern BASE=file.csv"
 	@echo "make vm        CMD='...' in the VM; DRIVER=rust|c|none CONFIG=speed|test; no CMD: a shell"
 	@echo "make check     style, lints, documentation, series = tree"
 	@echo "make tree      assemble build/linux from series/ and the kernel directories"
@@ -26,6 +27,9 @@ run: setup
 test: setup
 	@dev/tree --keep
 	@dev/test
+bench: setup
+	@dev/tree --keep
+	@dev/bench
 check: setup
 	@dev/tree --keep
 	@dev/check
