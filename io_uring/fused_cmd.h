@@ -115,6 +115,11 @@ static inline bool io_fused_leases(struct io_kiocb *primary)
 #define io_is_leased(req) \
 	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_LEASE))
 
+/* What audit is told: a group that goes on is what any pending request is. */
+#define io_fused_audit_code(ret)					\
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && (ret) == IOU_FUSED_START ? \
+	 IOU_ISSUE_SKIP_COMPLETE : (ret))
+
 /* Requests that wait with @req for its issue */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
 {

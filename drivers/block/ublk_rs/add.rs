@@ -17,6 +17,7 @@ use kernel::{
     cred,
     page::PAGE_SIZE,
     prelude::*,
+    types::ScopeGuard,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -33,6 +34,7 @@ pub(crate) const FEATURES: u64 = ALWAYS
     | UBLK_F_QUIESCE
     | UBLK_F_USER_COPY
     | UBLK_F_UPDATE_SIZE
+    | UBLK_F_UNPRIVILEGED_DEV
     | UBLK_F_AUTO_BUF_REG
     | UBLK_F_NO_AUTO_PART_SCAN
     | UBLK_F_IO_DESC_SIZE
@@ -46,12 +48,14 @@ pub(crate) const FEATURES: u64 = ALWAYS
 const ALWAYS: u64 = UBLK_F_CMD_IOCTL_ENCODE
     | UBLK_F_URING_CMD_COMP_IN_TASK
     | UBLK_F_PER_IO_DAEMON
-    | UBLK_F_BUF_REG_OFF_DAEMON;
+    | UBLK_F_BUF_REG_OFF_DAEMON
+    | UBLK_F_SAFE_STOP_DEV;
 
 /// `ADD_DEV`: creates a device and its character device, and tells the server what it got.
 ///
 /// Sleeps. Fails with [`EINVAL`] if the command or the request makes no sense, [`EFAULT`],
-/// [`EPERM`] without `CAP_SYS_ADMIN`, and [`EEXIST`] if the number is taken.
+/// [`EPERM`] without `CAP_SYS_ADMIN` unless for an unprivileged device, [`EACCES`] if there are too
+/// many of these, and [`EEXIST`] if the number is taken.
 pub(crate) fn add(control: &Control, cmd: &CtrlCmd) -> Result {
     if usize::from(cmd.len) < size_of::<DevInfo>() || cmd.addr == 0 || cmd.queue_id != u16::MAX {
         return Err(EINVAL);
@@ -65,6 +69,12 @@ pub(crate) fn add(control: &Control, cmd: &CtrlCmd) -> Result {
         ..negotiate(&asked, cmd.dev_id, nr_cpu_ids(), || {
             capable(Capability::SYS_ADMIN)
         })?
+    };
+    let share = if info.flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
+        control.take_unprivileged()?;
+        Some(ScopeGuard::new(|| control.give_unprivileged()))
+    } else {
+        None
     };
     let wanted = (cmd.dev_id != u32::MAX).then_some(cmd.dev_id);
     let number = control.ids().take_number(wanted)?;
@@ -82,6 +92,10 @@ pub(crate) fn add(control: &Control, cmd: &CtrlCmd) -> Result {
         dev.clone(),
     )?;
     control.ids().publish(dev, node);
+    // From here on it goes with the deletion of the device.
+    if let Some(share) = share {
+        share.dismiss();
+    }
     Ok(())
 }
 
@@ -111,11 +125,20 @@ fn negotiate(
     {
         return Err(EINVAL);
     }
-    // There are no unprivileged devices yet.
-    if !is_admin() {
+    if is_admin() {
+        info.flags &= !UBLK_F_UNPRIVILEGED_DEV;
+    } else if !has(UBLK_F_UNPRIVILEGED_DEV) {
         return Err(EPERM);
     }
     check_recovery(asked.flags)?;
+    if info.flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
+        // Nobody could be sure that such a server comes back, and all of these would have it fill
+        // in the data of a read by itself.
+        info.flags &= !(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE);
+        if has(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG) {
+            return Err(EINVAL);
+        }
+    }
     if has(UBLK_F_INTEGRITY) && !has(UBLK_F_USER_COPY) {
         return Err(EINVAL);
     }
@@ -235,6 +258,16 @@ mod tests {
         assert_eq!(negotiate(&info, u32::MAX, 4, || false).err(), Some(EPERM));
         assert!(get(|info| info.flags = UBLK_F_UNPRIVILEGED_DEV)
             .is_ok_and(|info| info.flags & UBLK_F_UNPRIVILEGED_DEV == 0));
+
+        let user = |flags| {
+            let info = asked(|info| info.flags = UBLK_F_UNPRIVILEGED_DEV | flags);
+            negotiate(&info, u32::MAX, 4, || false).map(|info| info.flags & !ALWAYS)
+        };
+        assert_eq!(user(0), Ok(UBLK_F_UNPRIVILEGED_DEV));
+        assert_eq!(user(UBLK_F_USER_RECOVERY), Ok(UBLK_F_UNPRIVILEGED_DEV));
+        assert_eq!(user(UBLK_F_USER_COPY), Err(EINVAL));
+        assert_eq!(user(UBLK_F_SUPPORT_ZERO_COPY), Err(EINVAL));
+        assert_eq!(user(UBLK_F_AUTO_BUF_REG), Err(EINVAL));
     }
 
     #[test]

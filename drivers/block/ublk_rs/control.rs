@@ -4,11 +4,13 @@
 
 use crate::{
     add,
+    device::Device,
     ids::{
         Found,
         Ids, //
     },
     info,
+    module_parameters,
     recovery,
     start,
     stop,
@@ -24,7 +26,13 @@ use kernel::{
         Class,
         Region, //
     },
-    fs::File,
+    fs::{
+        path::{
+            Access,
+            Path, //
+        },
+        File, //
+    },
     io_uring::{
         IssueFlags,
         IssuedCmd,
@@ -38,6 +46,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         ArcBorrow, //
     },
@@ -57,6 +69,11 @@ const UPDATE_SIZE: u32 = 0x15;
 const QUIESCE_DEV: u32 = 0x16;
 /// `UBLK_U_CMD_GET_FEATURES`. Other opcodes with its number are something else.
 const GET_FEATURES: u32 = kernel::ioctl::_IOR::<CtrlCmd>(b'u' as u32, 0x13);
+/// `_IOC_NR(UBLK_U_CMD_TRY_STOP_DEV)`, likewise.
+const TRY_STOP_DEV: u32 = 0x17;
+/// `_IOC_NR(UBLK_U_CMD_REG_BUF)` and its counterpart, which are not served.
+const REG_BUF: u32 = 0x18;
+const UNREG_BUF: u32 = 0x19;
 /// Longest path that a command may carry.
 const PATH_MAX: u16 = 4096;
 
@@ -69,6 +86,8 @@ pub(crate) struct Control {
     region: Region,
     /// The control device, of which all character devices are children.
     parent: ARef<kernel::device::Device>,
+    /// How many unprivileged devices there are.
+    unprivileged: Atomic<u32>,
 }
 
 impl Control {
@@ -80,6 +99,7 @@ impl Control {
             class: Class::new(c"ublk-char")?,
             region: Region::new(UBLK_MAX_UBLKS, c"ublk-char")?,
             parent: ARef::from(parent),
+            unprivileged: Atomic::new(0),
         };
         Ok(Arc::new(control, GFP_KERNEL)?)
     }
@@ -109,6 +129,24 @@ impl Control {
         &self.parent
     }
 
+    /// Notes that there is one more unprivileged device. Fails with [`EACCES`] if there are as many
+    /// as the module's parameter allows.
+    pub(crate) fn take_unprivileged(&self) -> Result {
+        let max = module_parameters::ublks_max.value().min(UBLK_MAX_UBLKS);
+
+        // Only a counter; nothing else depends on it.
+        if self.unprivileged.fetch_add(1, Relaxed) >= max {
+            self.give_unprivileged();
+            return Err(EACCES);
+        }
+        Ok(())
+    }
+
+    /// Notes that there is one unprivileged device less.
+    pub(crate) fn give_unprivileged(&self) {
+        self.unprivileged.fetch_sub(1, Relaxed);
+    }
+
     /// Deletes all devices, when the module goes away, and waits until they are gone.
     pub(crate) fn shut_down(&self) {
         while let Some(dev) = self.ids.find_any() {
@@ -131,12 +169,14 @@ impl Control {
         let dev = match self.ids.find(cmd.dev_id) {
             Found::Present(dev) => dev,
             Found::Deleted if is_delete(nr) => {
-                may_control()?;
+                if !is_admin() {
+                    return Err(EPERM);
+                }
                 return self.wait_deleted(nr, cmd.dev_id);
             }
             Found::Deleted | Found::Missing => return Err(ENODEV),
         };
-        may_control()?;
+        let cmd = &self.check_permission(&dev, nr, cmd)?;
         match nr {
             uapi::UBLK_CMD_START_DEV => start::start(self, &dev, cmd.data as i32),
             uapi::UBLK_CMD_STOP_DEV => {
@@ -149,17 +189,54 @@ impl Control {
                 drop(dev);
                 self.wait_deleted(nr, cmd.dev_id)
             }
-            uapi::UBLK_CMD_GET_DEV_INFO => info::get_dev_info(&dev, cmd),
-            uapi::UBLK_CMD_GET_DEV_INFO2 => info::get_dev_info(&dev, &skip_path(cmd)?),
+            uapi::UBLK_CMD_GET_DEV_INFO | uapi::UBLK_CMD_GET_DEV_INFO2 => {
+                info::get_dev_info(&dev, cmd)
+            }
             uapi::UBLK_CMD_GET_QUEUE_AFFINITY => info::get_queue_affinity(&dev, cmd),
             uapi::UBLK_CMD_SET_PARAMS => info::set_params(&dev, cmd),
             uapi::UBLK_CMD_GET_PARAMS => info::get_params(self, &dev, cmd),
+            TRY_STOP_DEV => stop::try_stop(&dev),
             UPDATE_SIZE => info::update_size(&dev, cmd.data),
             uapi::UBLK_CMD_START_USER_RECOVERY => recovery::start(&dev),
             uapi::UBLK_CMD_END_USER_RECOVERY => recovery::end(&dev, cmd.data as i32),
             QUIESCE_DEV => recovery::quiesce(&dev, cmd.data),
             _ => Err(EOPNOTSUPP),
         }
+    }
+
+    /// Whether the current task may send this command. Returns the command without the path of the
+    /// character device, if that is in front of its buffer.
+    ///
+    /// Unprivileged devices belong to whoever may access their character device, which the path is
+    /// to prove. `GET_DEV_INFO2` has it for all devices: who asks may not know which kind it is.
+    fn check_permission(&self, dev: &Device, nr: u32, cmd: &CtrlCmd) -> Result<CtrlCmd> {
+        if !dev.has(UBLK_F_UNPRIVILEGED_DEV) {
+            if !is_admin() {
+                return Err(EPERM);
+            }
+            if nr != uapi::UBLK_CMD_GET_DEV_INFO2 {
+                return Ok(*cmd);
+            }
+        }
+        let len = cmd.dev_path_len;
+        if len == 0 || len > PATH_MAX || cmd.len < len {
+            return Err(EINVAL);
+        }
+        let mut name = KVec::with_capacity(usize::from(len) + 1, GFP_KERNEL)?;
+        UserSlice::new(UserPtr::from_addr(cmd.addr as usize), len.into())
+            .read_all(&mut name, GFP_KERNEL)?;
+        name.push(0, GFP_KERNEL)?;
+        let access = access_for(nr).ok_or(EINVAL)?;
+        let path = Path::lookup(CStr::from_bytes_until_nul(&name).map_err(|_| EINVAL)?)?;
+        if path.char_device()? != Some((self.region.major(), dev.id())) {
+            return Err(EPERM);
+        }
+        path.check_access(access)?;
+        Ok(CtrlCmd {
+            addr: cmd.addr.wrapping_add(len.into()),
+            len: cmd.len - len,
+            ..*cmd
+        })
     }
 
     /// After a deletion: waits until the number can be used again, if it is to.
@@ -175,30 +252,33 @@ fn is_delete(nr: u32) -> bool {
     nr == uapi::UBLK_CMD_DEL_DEV || nr == DEL_DEV_ASYNC
 }
 
-/// Whether the current task may control devices.
-fn may_control() -> Result {
-    if capable(Capability::SYS_ADMIN) {
-        Ok(())
-    } else {
-        Err(EPERM)
-    }
+/// Whether the current task may control all devices.
+fn is_admin() -> bool {
+    capable(Capability::SYS_ADMIN)
 }
 
-/// The command without the path of the character device that is in front of its buffer. The path
-/// tells who owns an unprivileged device, which there are none of, so it need only be readable.
-fn skip_path(cmd: &CtrlCmd) -> Result<CtrlCmd> {
-    let len = cmd.dev_path_len;
-    if len == 0 || len > PATH_MAX || cmd.len < len {
-        return Err(EINVAL);
+/// What a command does to the device whose path it carries.
+fn access_for(nr: u32) -> Option<Access> {
+    match nr {
+        uapi::UBLK_CMD_GET_DEV_INFO
+        | uapi::UBLK_CMD_GET_DEV_INFO2
+        | uapi::UBLK_CMD_GET_QUEUE_AFFINITY
+        | uapi::UBLK_CMD_GET_PARAMS => Some(Access::Read),
+        _ if nr == command_nr(GET_FEATURES) => Some(Access::Read),
+        uapi::UBLK_CMD_START_DEV
+        | uapi::UBLK_CMD_STOP_DEV
+        | uapi::UBLK_CMD_ADD_DEV
+        | uapi::UBLK_CMD_DEL_DEV
+        | uapi::UBLK_CMD_SET_PARAMS
+        | uapi::UBLK_CMD_START_USER_RECOVERY
+        | uapi::UBLK_CMD_END_USER_RECOVERY
+        | UPDATE_SIZE
+        | QUIESCE_DEV
+        | TRY_STOP_DEV
+        | REG_BUF
+        | UNREG_BUF => Some(Access::ReadWrite),
+        _ => None,
     }
-    let mut path = KVec::new();
-    UserSlice::new(UserPtr::from_addr(cmd.addr as usize), len.into())
-        .read_all(&mut path, GFP_KERNEL)?;
-    Ok(CtrlCmd {
-        addr: cmd.addr.wrapping_add(len.into()),
-        len: cmd.len - len,
-        ..*cmd
-    })
 }
 
 /// Whether a command can be served without sleeping for long.

@@ -25,6 +25,10 @@ use kernel::{
         gen_disk::GenDisk,
         TagSet, //
     },
+    capability::{
+        capable,
+        Capability, //
+    },
     prelude::*,
     sync::{
         aref::ARef,
@@ -89,6 +93,10 @@ pub(crate) struct Device {
     gate: Atomic<u32>,
     /// Whether the server was sent away: it gets no further request.
     leaving: Atomic<bool>,
+    /// Whether the disk is being stopped because nobody has it open.
+    closing: Atomic<bool>,
+    /// Whether a task without privileges serves the disk.
+    distrusted: Atomic<bool>,
     /// Cleans up after the server.
     #[pin]
     pub(crate) release_work: Work<Device, { Device::RELEASE }>,
@@ -144,6 +152,8 @@ impl Device {
                 disk_exists: Atomic::new(false),
                 gate: Atomic::new(Gate::Open as u32),
                 leaving: Atomic::new(false),
+                closing: Atomic::new(false),
+                distrusted: Atomic::new(false),
                 release_work <- new_work!("ublk_rs::Device::release_work"),
                 scan_work <- new_work!("ublk_rs::Device::scan_work"),
                 number,
@@ -230,6 +240,29 @@ impl Device {
         self.leaving.store(leaving, Relaxed);
     }
 
+    /// Whether the disk is being stopped because nobody has it open.
+    pub(crate) fn is_closing(&self) -> bool {
+        // Set and read under the disk's `open_mutex`, or while there is no disk.
+        self.closing.load(Relaxed)
+    }
+
+    /// Sets whether the disk is being stopped because nobody has it open.
+    pub(crate) fn set_closing(&self, closing: bool) {
+        self.closing.store(closing, Relaxed);
+    }
+
+    /// Whether a task without privileges serves the disk: it may never answer.
+    pub(crate) fn is_distrusted(&self) -> bool {
+        // Set under the lock of the state, which is taken for the last fetch before the disk is
+        // added.
+        self.distrusted.load(Relaxed)
+    }
+
+    /// Sets whether a task without privileges serves the disk.
+    pub(crate) fn set_distrusted(&self, distrusted: bool) {
+        self.distrusted.store(distrusted, Relaxed);
+    }
+
     /// All queues.
     pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
         self.queues.iter()
@@ -241,6 +274,9 @@ impl Device {
         let mut state = self.state.lock();
         let (result, taken) = take(state.phase.may_fetch());
         if taken {
+            if !self.is_distrusted() && !capable(Capability::SYS_ADMIN) {
+                self.set_distrusted(true);
+            }
             let total = u32::from(self.info.nr_hw_queues) * u32::from(self.info.queue_depth);
             // It may be fetched, and this never gives up a disk.
             let _ = state.phase.change(Event::Fetched { total });

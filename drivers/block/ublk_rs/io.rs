@@ -99,6 +99,13 @@ struct Inner {
 }
 
 impl Inner {
+    /// The server gets the request, whose data is registered on that ring, if on any.
+    fn own(&mut self, rq: Rq, registered_on: Option<RingId>) {
+        self.registered_on = registered_on;
+        self.turn = self.turn.wrapping_add(1);
+        self.state.own(rq);
+    }
+
     fn current_is_owner(&self) -> bool {
         self.task
             .as_ref()
@@ -199,17 +206,25 @@ impl Slot {
 
     /// Hands a dispatched request to the server, in the task of the command.
     pub(crate) fn start(&self, cmd: Cmd, cx: TaskContext<'_>, queue: &Queue) {
-        let (rq, addr, auto_reg, is_owner) = {
-            let mut inner = self.inner.lock();
-            let rq = inner.state.start();
-            (rq, inner.addr, inner.auto_reg, inner.current_is_owner())
-        };
-        let Some(rq) = rq else {
+        let mut inner = self.inner.lock();
+        let Some(rq) = inner.state.start() else {
+            drop(inner);
             return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
         };
+        let (addr, auto_reg, is_owner) = (inner.addr, inner.auto_reg, inner.current_is_owner());
+        let can_serve = is_owner && !cx.cancelled();
+
+        if can_serve && !self.data.copies && !self.data.registers {
+            // Nothing that could sleep or fail.
+            queue.describe(&rq, addr, rq.bytes(), 0);
+            inner.own(rq, None);
+            drop(inner);
+            return cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
+        }
+        drop(inner);
 
         // The work of a task that is exiting is done by somebody else.
-        if cx.cancelled() || !is_owner {
+        if !can_serve {
             self.inner.lock().state.give_up();
             // The server has not seen it, so it can be held in any case.
             self.give_back(rq, self.recovery.holds);
@@ -245,12 +260,7 @@ impl Slot {
             }
         };
         queue.describe(&rq, addr, bytes, flags);
-        {
-            let mut inner = self.inner.lock();
-            inner.registered_on = registered_on;
-            inner.turn = inner.turn.wrapping_add(1);
-            inner.state.own(rq);
-        }
+        self.inner.lock().own(rq, registered_on);
         cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
     }
 
@@ -289,7 +299,7 @@ impl Slot {
         match self.give_data(&rq, addr) {
             Some(bytes) => {
                 queue.describe(&rq, addr, bytes, 0);
-                self.inner.lock().state.own(rq);
+                self.inner.lock().own(rq, None);
                 cmd.complete(Ok(UBLK_IO_RES_OK as i32))
             }
             None => {
@@ -317,25 +327,27 @@ impl Slot {
         result: i32,
         flags: IssueFlags<'_>,
     ) -> Outcome<'a> {
-        let checked = {
-            let mut inner = self.inner.lock();
-            self.check_commit(&inner, addr)
-                .and_then(|()| self.data.auto_reg(|| cmd.sqe_addr()))
-                .map(|next| (next, inner.auto_reg, inner.registered_on.take()))
+        let mut inner = self.inner.lock();
+        let checked = self
+            .check_commit(&inner, addr)
+            .and_then(|()| self.data.auto_reg(|| cmd.sqe_addr()));
+        let next = match checked {
+            Ok(next) => next,
+            Err(e) => {
+                drop(inner);
+                return cmd.complete(Err(e));
+            }
         };
-        let (next, auto_reg, registered_on) = match checked {
-            Ok(checked) => checked,
-            Err(e) => return cmd.complete(Err(e)),
-        };
-        // On another ring it is the server that has to unregister it.
-        if let (Some(auto_reg), Some(ring)) = (auto_reg, registered_on) {
+        if let (Some(auto_reg), Some(ring)) = (inner.auto_reg, inner.registered_on.take()) {
+            // On another ring it is the server that has to unregister it.
             if ring == cmd.as_cmd().ring() {
+                drop(inner);
                 // If it is not there any more, the server was faster.
                 let _ = cmd.as_cmd().unregister_buffer(auto_reg.index.into(), flags);
+                inner = self.inner.lock();
             }
         }
 
-        let mut inner = self.inner.lock();
         let (queued, outcome) = cmd.queue_cancelable(data);
         inner.addr = addr;
         inner.auto_reg = next;
@@ -465,6 +477,11 @@ impl Slot {
         }
         self.result.store(AGAIN, Relaxed);
         finish(rq);
+    }
+
+    /// The task that serves the slot.
+    pub(crate) fn server(&self) -> Option<ARef<Task>> {
+        self.inner.lock().task.clone()
     }
 
     /// Whether a command waits for a request.

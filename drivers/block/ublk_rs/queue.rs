@@ -22,8 +22,14 @@ use kernel::{
         Op,
         Operations,
         Request,
-        RequestFlags, //
+        RequestFlags,
+        Timeout, //
     },
+    capability::{
+        capable,
+        Capability, //
+    },
+    cred,
     mm::{
         shared_buf::SharedBuf,
         virt::VmaNew, //
@@ -183,6 +189,42 @@ impl Operations for Disk {
     }
 
     fn commit_rqs(_data: &DiskData) {}
+
+    /// Only the owner opens an unprivileged device, or else users could be lured to it.
+    fn open(data: &DiskData) -> Result {
+        let (dev, info) = (&data.dev, data.dev.info());
+
+        if capable(Capability::SYS_ADMIN) {
+            return Ok(());
+        }
+        if dev.has(UBLK_F_UNPRIVILEGED_DEV)
+            && (info.owner_uid, info.owner_gid)
+                != (
+                    cred::current_uid_in_init_ns(),
+                    cred::current_gid_in_init_ns(),
+                )
+        {
+            return Err(EPERM);
+        }
+        if dev.is_closing() {
+            return Err(ENXIO);
+        }
+        Ok(())
+    }
+
+    /// A trusted server may take its time, another one is killed.
+    fn timeout(data: &DiskData, hw_queue: u32, tag: u32) -> Timeout {
+        if !data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
+            return Timeout::Again;
+        }
+        match data.slot(hw_queue, tag).and_then(Slot::server) {
+            Some(server) => {
+                server.kill();
+                Timeout::Done
+            }
+            None => Timeout::Again,
+        }
+    }
 
     // Requests are ended where their result is known, this is not used.
     fn complete(rq: Rq) {

@@ -57,6 +57,10 @@ pub(crate) fn start(control: &Control, dev: &Arc<Device>, pid: i32) -> Result {
     // Nobody else changes the phase from Ready to anything while we hold the lifecycle lock.
     dev.state.lock().phase.change(Event::Start(disk))?;
 
+    // A scan by a server that need not answer would keep everybody else from opening the disk.
+    if dev.is_distrusted() {
+        return Ok(());
+    }
     if dev.has(UBLK_F_NO_AUTO_PART_SCAN) {
         disk_ref.allow_partition_scan();
     } else {
@@ -107,6 +111,7 @@ fn add_disk(dev: &Device, params: &Params, data: KBox<DiskData>) -> Result<GenDi
         .suppress_partition_scan(true)
         .alloc::<Disk>(fmt!("ublkb{}", dev.id()), dev.tag_set.clone(), data)?;
 
+    dev.set_closing(false);
     // The first requests may come before it is completely added.
     dev.set_gate(Gate::Open);
     dev.set_live(true);

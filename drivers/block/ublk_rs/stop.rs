@@ -14,7 +14,10 @@ use crate::{
         set_gate,
         Gate, //
     },
-    uapi::UBLK_IO_RES_ABORT, //
+    uapi::{
+        UBLK_F_UNPRIVILEGED_DEV,
+        UBLK_IO_RES_ABORT, //
+    }, //
 };
 use kernel::{
     block::mq::gen_disk::GenDisk,
@@ -39,6 +42,17 @@ pub(crate) fn stop(dev: &Device) {
     };
     delete_disk(dev, disk);
     cancel_commands(dev);
+}
+
+/// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], and with
+/// [`ENODEV`] if there is no disk.
+///
+/// From the check on nobody can open it, but for the administrator.
+pub(crate) fn try_stop(dev: &Device) -> Result {
+    let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
+    disk.ok_or(ENODEV)?.while_closed(|| dev.set_closing(true))?;
+    stop(dev);
+    Ok(())
 }
 
 /// Completes all commands that wait, to tell the server that it is not needed any more. The caller
@@ -69,10 +83,13 @@ fn release_held(dev: &Device) {
 
 /// `DEL_DEV`, without waiting for other users: stops the device for good and removes its nodes.
 pub(crate) fn delete(control: &Control, dev: &Device) {
-    {
+    let deleted_before = {
         let mut state = dev.state.lock();
-        state.deleted = true;
         dev.ready.notify_all();
+        core::mem::replace(&mut state.deleted, true)
+    };
+    if !deleted_before && dev.has(UBLK_F_UNPRIVILEGED_DEV) {
+        control.give_unprivileged();
     }
     stop(dev);
     control.ids().remove(dev.id());
@@ -101,6 +118,7 @@ impl WorkItem<{ Device::RELEASE }> for Device {
 
         let _lifecycle = dev.lifecycle.lock();
         dev.set_leaving(false);
+        dev.set_distrusted(false);
         if dev.recovery().possible && orphan(&dev) {
             return;
         }

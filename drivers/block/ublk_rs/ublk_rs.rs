@@ -75,6 +75,12 @@ module! {
     authors: ["Rust for Linux Contributors"],
     description: "Userspace block device in Rust",
     license: "GPL v2",
+    params: {
+        ublks_max: u32 {
+            default: 64,
+            description: "max number of unprivileged ublk devices allowed to add",
+        },
+    },
 }
 
 /// What the control device and the character devices find the driver by.

@@ -7,7 +7,10 @@
 use crate::{
     bindings,
     error::{
-        code::EINVAL,
+        code::{
+            EBUSY,
+            EINVAL, //
+        },
         to_result,
         Result, //
     },
@@ -193,6 +196,26 @@ impl DiskRef {
         unsafe { bindings::mutex_unlock(&raw mut (*disk).open_mutex) };
 
         to_result(ret)
+    }
+
+    /// Call `f` while nobody has the disk or one of its partitions open, and nobody can open it.
+    ///
+    /// `f` must not remove the disk, nor scan it: both take the same lock. Process context; sleeps.
+    /// Returns `EBUSY` if the disk is open. Holds the disk's `open_mutex`, as do the callbacks of
+    /// [`Operations::open`](super::Operations::open).
+    pub fn while_closed<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
+        let disk = self.as_raw();
+
+        // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
+        unsafe { bindings::mutex_lock(&raw mut (*disk).open_mutex) };
+        // SAFETY: The disk is valid.
+        let ret = match unsafe { bindings::disk_openers(disk) } {
+            0 => Ok(f()),
+            _ => Err(EBUSY),
+        };
+        // SAFETY: The mutex was taken above by this task.
+        unsafe { bindings::mutex_unlock(&raw mut (*disk).open_mutex) };
+        ret
     }
 
     /// Change the size of the disk, in sectors, and tell user space about it.

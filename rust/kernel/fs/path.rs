@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Paths that user space names.
+//!
+//! C header: [`include/linux/namei.h`](srctree/include/linux/namei.h)
+
+use crate::{
+    bindings,
+    error::to_result,
+    prelude::*, //
+};
+use core::mem::MaybeUninit;
+
+/// What somebody wants to do with a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Read and write it.
+    ReadWrite,
+}
+
+impl Access {
+    fn as_mask(self) -> c_int {
+        (match self {
+            Self::Read => bindings::MAY_READ,
+            Self::ReadWrite => bindings::MAY_READ | bindings::MAY_WRITE,
+        }) as c_int
+    }
+}
+
+/// A file that was found by its name.
+///
+/// # Invariants
+///
+/// `self` owns a reference to the path, which has a dentry with an inode.
+pub struct Path(bindings::path);
+
+impl Path {
+    /// Looks `name` up from the current task's root and working directory, and follows symbolic
+    /// links.
+    ///
+    /// Process context; sleeps. Fails as `open(2)` does: with `ENOENT`, `EACCES`, `ELOOP`, ... Wraps
+    /// the C function `kern_path()`.
+    pub fn lookup(name: &CStr) -> Result<Self> {
+        let mut path = MaybeUninit::<bindings::path>::zeroed();
+
+        // SAFETY: The name is nul-terminated, and `path` can be written.
+        to_result(unsafe {
+            bindings::kern_path(
+                name.as_char_ptr(),
+                bindings::LOOKUP_FOLLOW,
+                path.as_mut_ptr(),
+            )
+        })?;
+        // INVARIANT: A look-up that succeeds returns a reference to something that exists.
+        // SAFETY: It was zeroed, and then filled in.
+        Ok(Self(unsafe { path.assume_init() }))
+    }
+
+    /// The major and the minor number, if this is a character device.
+    ///
+    /// Process context; may sleep. Fails as `stat(2)` does. Wraps the C function `vfs_getattr()`.
+    pub fn char_device(&self) -> Result<Option<(u32, u32)>> {
+        let mut stat = MaybeUninit::<bindings::kstat>::zeroed();
+
+        // SAFETY: By the type invariants the path is valid; `stat` can be written.
+        to_result(unsafe {
+            bindings::vfs_getattr(
+                &self.0,
+                stat.as_mut_ptr(),
+                bindings::STATX_TYPE,
+                bindings::AT_STATX_SYNC_AS_STAT,
+            )
+        })?;
+        // SAFETY: It was zeroed, and all zeroes are valid; then it was filled in.
+        let stat = unsafe { stat.assume_init() };
+        let is_char = u32::from(stat.mode) & bindings::S_IFMT == bindings::S_IFCHR;
+
+        Ok(is_char.then_some((
+            stat.rdev >> bindings::MINORBITS,
+            stat.rdev & bindings::MINORMASK,
+        )))
+    }
+
+    /// Whether the current task may access the file by its mode, its access control list and the
+    /// security modules. Whether it could be opened depends on more than that.
+    ///
+    /// Process context; may sleep. Fails with `EACCES`, or what a security module says. Wraps the C
+    /// function `inode_permission()`.
+    pub fn check_access(&self, access: Access) -> Result {
+        // SAFETY: By the type invariants the dentry has an inode, and both stay while the reference
+        // is held.
+        to_result(unsafe {
+            bindings::inode_permission(
+                &raw mut bindings::nop_mnt_idmap,
+                bindings::d_backing_inode(self.0.dentry),
+                access.as_mask(),
+            )
+        })
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours to give back.
+        unsafe { bindings::path_put(&self.0) };
+    }
+}
