@@ -116,9 +116,12 @@ static inline bool io_fused_leases(struct io_kiocb *primary)
 	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_LEASE))
 
 /* What audit is told: a group that goes on is what any pending request is. */
-#define io_fused_audit_code(ret)					\
-	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && (ret) == IOU_FUSED_START ? \
-	 IOU_ISSUE_SKIP_COMPLETE : (ret))
+static inline int io_fused_audit_code(int ret)
+{
+	if (IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ret == IOU_FUSED_START)
+		return IOU_ISSUE_SKIP_COMPLETE;
+	return ret;
+}
 
 /* Requests that wait with @req for its issue */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)

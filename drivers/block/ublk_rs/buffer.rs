@@ -84,6 +84,11 @@ impl AutoReg {
             fallback: flags != 0,
         })
     }
+
+    /// The bits of the SQE's `addr` again, which the server finds in the descriptor.
+    pub(crate) fn addr(self) -> u64 {
+        u64::from(self.index) | u64::from(self.fallback) << 16
+    }
 }
 
 #[kunit_tests(ublk_rs_buffer)]
@@ -137,5 +142,6 @@ mod tests {
         assert_eq!(mode.auto_reg(|| 1 << 24), Err(EINVAL));
         assert_eq!(mode.auto_reg(|| 1 << 63), Err(EINVAL));
         assert_eq!(DataMode::new(0).auto_reg(|| !0), Ok(None));
+        assert_eq!(AutoReg::new(0x1_1234).map(AutoReg::addr), Ok(0x1_1234));
     }
 }

@@ -61,7 +61,13 @@ fn state_of_disk(dev: &Device) -> u32 {
 
 /// The process id of the server, as the current task knows it.
 fn server_pid(dev: &Device) -> Option<i32> {
-    let leader = dev.state.lock().phase.server()?.leader.clone();
+    let state = dev.state.lock();
+    // One that is recovering the disk is not its server yet.
+    if !state.phase.is_live() {
+        return None;
+    }
+    let leader = state.phase.server()?.leader.clone();
+    drop(state);
     match leader.tgid_nr_ns(current!().active_pid_ns()) {
         0 => None,
         pid => Some(pid),
@@ -113,6 +119,9 @@ pub(crate) fn set_params(dev: &Device, cmd: &CtrlCmd) -> Result {
     let (len, header) = params_len(cmd)?;
     if header.types == 0 {
         return Err(EINVAL);
+    }
+    if dev.disk_exists() {
+        return Err(EACCES);
     }
     // Not under the lock: faults take the `mmap_lock`.
     let mut bytes = [0u8; size_of::<Params>()];

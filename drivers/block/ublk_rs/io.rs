@@ -177,7 +177,7 @@ impl Slot {
         }
         let (queued, outcome) = cmd.queue_cancelable(data);
         inner.task = Some(ARef::from(&**current!()));
-        inner.addr = addr;
+        inner.addr = auto_reg.map_or(addr, AutoReg::addr);
         inner.auto_reg = auto_reg;
         inner.state.fetch(queued);
         (outcome, true)
@@ -349,7 +349,7 @@ impl Slot {
         }
 
         let (queued, outcome) = cmd.queue_cancelable(data);
-        inner.addr = addr;
+        inner.addr = next.map_or(addr, AutoReg::addr);
         inner.auto_reg = next;
         // From here on the command may be canceled, but the tag is in use until the request ends.
         // Nobody has taken the request meanwhile: that takes this task, or the end of its file.

@@ -25,6 +25,13 @@ const MAX_SIZE_SHIFT: u8 = 28;
 /// Bytes of a sector, as a shift.
 const SECTOR_SHIFT: u32 = 9;
 
+/// Zoned parameters for a device that is not zoned.
+const NO_ZONES: Error = if cfg!(CONFIG_BLK_DEV_ZONED) {
+    EINVAL
+} else {
+    EOPNOTSUPP
+};
+
 impl Params {
     /// Whether parameters of a type are set.
     pub(crate) fn has(&self, ty: u32) -> bool {
@@ -64,7 +71,7 @@ impl Params {
         }
         // There are no zoned devices yet.
         if self.has(UBLK_PARAM_TYPE_ZONED) {
-            return Err(EOPNOTSUPP);
+            return Err(NO_ZONES);
         }
         if self.has(UBLK_PARAM_TYPE_DMA_ALIGN) {
             self.dma.validate()?;
@@ -249,7 +256,7 @@ mod tests {
     #[test]
     fn refused_types() {
         assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_DEVT), Err(EINVAL));
-        assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_ZONED), Err(EOPNOTSUPP));
+        assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_ZONED), Err(NO_ZONES));
         assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_INTEGRITY), Err(EINVAL));
     }
 

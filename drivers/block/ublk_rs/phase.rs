@@ -131,9 +131,12 @@ impl<S, D> Phase<S, D> {
                 },
                 Event::Recover,
             ) => (Phase::Live { server, disk }, Ok(None)),
-            (phase @ (Phase::Live { .. } | Phase::Stopping { .. }), Event::Recover) => {
-                (phase, Err(EBUSY))
-            }
+            (
+                phase @ (Phase::Live { .. }
+                | Phase::Stopping { .. }
+                | Phase::Ready { orphan: None, .. }),
+                Event::Recover,
+            ) => (phase, Err(EBUSY)),
             (phase, Event::Recover) => (phase, Err(EINVAL)),
 
             (Phase::Closed, Event::Stop) => (Phase::Closed, Ok(None)),
@@ -352,6 +355,16 @@ mod tests {
         assert_eq!(phase.change(Event::Recover), Ok(None));
         assert!(phase.is_live());
         assert_eq!(phase.disk(), Some(&5));
+    }
+
+    #[test]
+    fn nothing_to_recover() {
+        let mut phase = Phase::<_, i32>::Closed;
+        assert!(phase.change(Event::Open("server")).is_ok());
+        assert_eq!(phase.change(Event::Recover), Err(EINVAL));
+        assert!(phase.change(Event::Fetched { total: 1 }).is_ok());
+        assert!(phase.is_ready());
+        assert_eq!(phase.change(Event::Recover), Err(EBUSY));
     }
 
     #[test]

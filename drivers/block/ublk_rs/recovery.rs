@@ -172,9 +172,13 @@ pub(crate) fn quiesce(dev: &Device, timeout_ms: u64) -> Result {
 /// Waits until each queue has a command that waits for a request, or no server any more.
 fn wait_idle(dev: &Device, timeout_ms: u64) -> Result {
     let mut left = match timeout_ms {
-        0 => u32::MAX.into(),
-        ms => ms,
+        0 => u32::MAX,
+        // The upper half does not count, and what is left may be no time at all.
+        ms => ms as u32,
     };
+    if left == 0 {
+        return Err(EBUSY);
+    }
     while !dev.queues().all(|queue| queue.can_tell_server()) {
         if left == 0 {
             return Err(EBUSY);
@@ -183,7 +187,7 @@ fn wait_idle(dev: &Device, timeout_ms: u64) -> Result {
             return Err(EINTR);
         }
         fsleep(Delta::from_millis(QUIESCE_POLL_MSECS.into()));
-        left = left.saturating_sub(QUIESCE_POLL_MSECS.into());
+        left = left.saturating_sub(QUIESCE_POLL_MSECS);
     }
     Ok(())
 }

@@ -52,9 +52,13 @@ impl Position {
 /// Copies data of a write to the server.
 ///
 /// May sleep. Fails with
-/// - [`EACCES`] if the device has no disk, does not do this, or if the request is not a write;
+/// - [`EACCES`] if the device has no disk, does not do this, if the request is not a write, or if
+///   the buffer is not in user space but a registered one of the kernel;
 /// - [`EINVAL`] if the position names no request that the server works on and that has data.
 pub(crate) fn read(dev: &Device, pos: i64, iter: &mut IovIterDest<'_>) -> Result<usize> {
+    if !iter.is_user_backed() {
+        return Err(EACCES);
+    }
     with_request(dev, pos, Op::Write, |rq, offset| {
         rq.copy_to_iter(offset, iter)
     })
@@ -62,6 +66,9 @@ pub(crate) fn read(dev: &Device, pos: i64, iter: &mut IovIterDest<'_>) -> Result
 
 /// Copies data from the server to a read. As [`read`] otherwise.
 pub(crate) fn write(dev: &Device, pos: i64, iter: &mut IovIterSource<'_>) -> Result<usize> {
+    if !iter.is_user_backed() {
+        return Err(EACCES);
+    }
     with_request(dev, pos, Op::Read, |rq, offset| {
         rq.copy_from_iter(offset, iter)
     })

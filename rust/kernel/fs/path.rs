@@ -40,8 +40,8 @@ impl Path {
     /// Looks `name` up from the current task's root and working directory, and follows symbolic
     /// links.
     ///
-    /// Process context; sleeps. Fails as `open(2)` does: with `ENOENT`, `EACCES`, `ELOOP`, ... Wraps
-    /// the C function `kern_path()`.
+    /// Process context; sleeps. Fails as `open(2)` does: with `ENOENT`, `EACCES`, `ELOOP`, ...
+    /// Wraps the C function `kern_path()`.
     pub fn lookup(name: &CStr) -> Result<Self> {
         let mut path = MaybeUninit::<bindings::path>::zeroed();
 

@@ -4,8 +4,8 @@
 //!
 //! A fused command is a primary, which goes to the driver, and secondaries, which are ordinary
 //! io_uring requests. The driver may lease a kernel buffer to the secondaries, and starts them. The
-//! primary completes, without the driver, when all secondaries did; or the driver gets it back then,
-//! as an ordinary command that waits for something else.
+//! primary completes, without the driver, when all secondaries did; or the driver gets it back
+//! then, as an ordinary command that waits for something else.
 //!
 //! C header: [`include/linux/io_uring/fused.h`](srctree/include/linux/io_uring/fused.h)
 

@@ -191,6 +191,8 @@ like_alone(struct __test_metadata *_metadata, struct group *g, void *buf, int fd
 		all = audit_read(_metadata, fd, nr_records + nr_primary);
 		EXPECT_EQ(nr_records + nr_primary, all.nr);
 		EXPECT_EQ(nr_primary, nr_primaries(&all, ""));
+		/* what goes on is recorded as pending */
+		EXPECT_EQ(1, nr_primaries(&all, "success=no exit=-529 "));
 	}
 	for (i = 0; i < by_one.nr; i++)
 		EXPECT_EQ(nr_with(&by_one, by_one.text[i]), nr_with(&all, by_one.text[i]))
