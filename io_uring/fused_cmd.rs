@@ -168,6 +168,7 @@ unsafe extern "C" fn io_fused_cmd_gather(
         let state = group.state();
 
         state.dirs = gathered.dirs;
+        state.has_cmd = gathered.has_cmd;
         // The secondaries, and the end of `Group::start()`.
         state.pending = u16::from(gathered.nr) + 1;
         group.set_gathered(gathered.chain, gathered.nr);
@@ -182,6 +183,8 @@ struct Gathered {
     nr: u8,
     /// Bits of `IO_BUF_*`: what they do to the buffer.
     dirs: u8,
+    /// Whether one of them is a uring command.
+    has_cmd: bool,
     /// The first error of the group.
     result: Result,
 }
@@ -192,6 +195,7 @@ impl Gathered {
             chain: Chain::new(),
             nr: 0,
             dirs: 0,
+            has_cmd: false,
             result,
         }
     }
@@ -236,6 +240,7 @@ impl Gathered {
                 }
                 (*raw).fused_index = self.nr;
                 self.dirs |= secondary::needed_direction((*raw).opcode);
+                self.has_cmd |= secondary::is_command(raw);
                 self.chain.push(secondary);
             }
             // The number of a group that is accepted fits.
@@ -425,7 +430,8 @@ unsafe extern "C" fn io_fused_cmd_lease(
 /// Called by `io_buffer_unmap()` for a buffer that [`io_fused_cmd_lease`] set up, with `uring_lock`
 /// held.
 unsafe extern "C" fn lease_ended(primary: *mut c_void) {
-    // SAFETY: The lease is counted in `pending`, so the primary has not completed.
+    // SAFETY: The lease is counted in `pending`, so the primary has not completed. If it is a
+    // `Group` that gives it up, that has no reference to the group meanwhile.
     let mut group = unsafe { Group::of_issued(primary.cast()) };
     let state = group.state();
     let private = state.priv_;
@@ -457,6 +463,10 @@ unsafe extern "C" fn io_fused_cmd_start(
     let leased = !issue.state().node.is_null();
 
     if issue.wants_buffer() != leased || issue.phase() != Phase::Gathered {
+        return EINVAL.to_errno();
+    }
+    // A driver that wants to know how many bytes were moved can not be told.
+    if done.is_some() && issue.state().has_cmd {
         return EINVAL.to_errno();
     }
     issue.state().done = done;

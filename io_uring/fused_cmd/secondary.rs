@@ -31,6 +31,16 @@ pub(crate) fn needed_direction(opcode: u8) -> u8 {
     }
 }
 
+/// Whether the result of a secondary is that of a driver, and not a number of bytes.
+///
+/// # Safety
+///
+/// `req` is a live secondary.
+pub(crate) unsafe fn is_command(req: *mut bindings::io_kiocb) -> bool {
+    // SAFETY: By the safety requirement.
+    u32::from(unsafe { (*req).opcode }) == bindings::io_uring_op_IORING_OP_URING_CMD
+}
+
 /// Check what only the preparation of a secondary told.
 ///
 /// # Safety
@@ -39,7 +49,7 @@ pub(crate) fn needed_direction(opcode: u8) -> u8 {
 pub(crate) unsafe fn check(req: *mut bindings::io_kiocb) -> Result {
     // SAFETY: By the safety requirement. The command is the first member of such a request.
     let plain_command = unsafe {
-        u32::from((*req).opcode) == bindings::io_uring_op_IORING_OP_URING_CMD
+        is_command(req)
             && (*req.cast::<bindings::io_uring_cmd>()).flags & bindings::IORING_URING_CMD_FIXED == 0
     };
 

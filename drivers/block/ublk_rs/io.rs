@@ -112,6 +112,14 @@ impl Inner {
             .is_some_and(|task| task.as_ptr() == Task::current_raw())
     }
 
+    /// Whether secondaries that moved `result` bytes of `bytes`, or failed so, were interrupted: by
+    /// the server, or because it dies.
+    fn broke_off(&self, result: i32, bytes: u32) -> bool {
+        result == ECANCELED.to_errno()
+            || result == EINTR.to_errno()
+            || (result < bytes as i32 && self.task.as_ref().is_some_and(|task| task.is_dying()))
+    }
+
     /// Whether the current task may send a command about the request of this slot, or else why
     /// not: [`EINVAL`] if it did not fetch the slot, [`EBUSY`] if the server has no request.
     fn check_server(&self) -> Result {
@@ -326,7 +334,7 @@ impl Slot {
         addr: u64,
         result: i32,
         flags: IssueFlags<'_>,
-    ) -> Outcome<'a> {
+    ) -> (Outcome<'a>, bool) {
         let mut inner = self.inner.lock();
         let checked = self
             .check_commit(&inner, addr)
@@ -335,7 +343,7 @@ impl Slot {
             Ok(next) => next,
             Err(e) => {
                 drop(inner);
-                return cmd.complete(Err(e));
+                return (cmd.complete(Err(e)), false);
             }
         };
         if let (Some(auto_reg), Some(ring)) = (inner.auto_reg, inner.registered_on.take()) {
@@ -362,7 +370,7 @@ impl Slot {
                 .store(self.take_data(&rq, addr, result), Relaxed);
             finish(rq);
         }
-        outcome
+        (outcome, true)
     }
 
     fn check_commit(&self, inner: &Inner, addr: u64) -> Result {
@@ -431,29 +439,43 @@ impl Slot {
     /// Commits the request of turn `turn`, whose data secondaries moved: `result` is the number of
     /// bytes or an error. The command waits for the next request.
     ///
-    /// If the server has committed the request otherwise meanwhile, the command fails with
-    /// [`EINVAL`]; if it lost its slot, with `UBLK_IO_RES_ABORT`.
-    pub(crate) fn commit_moved(&self, cmd: Cmd, turn: u32, result: i32, flags: IssueFlags<'_>) {
+    /// Returns whether it does. Else the command fails:
+    /// - with [`EINVAL`] if the server has committed the request otherwise meanwhile;
+    /// - with `UBLK_IO_RES_ABORT` if the slot is lost;
+    /// - with [`ECANCELED`] if the secondaries were canceled, or broke off because the server dies.
+    ///   The request still belongs to the server, and is dealt with as all others when that is gone.
+    pub(crate) fn commit_moved(
+        &self,
+        cmd: Cmd,
+        turn: u32,
+        result: i32,
+        flags: IssueFlags<'_>,
+    ) -> bool {
         let mut inner = self.inner.lock();
-        if inner.turn != turn || inner.state.owned().is_none() {
-            let res = if inner.state.is_canceled() {
-                UBLK_IO_RES_ABORT
-            } else {
-                EINVAL.to_errno()
-            };
+        let refusal = match inner.state.owned() {
+            Some(rq) if inner.turn == turn => inner
+                .broke_off(result, rq.bytes())
+                .then_some(ECANCELED.to_errno()),
+            _ if inner.state.is_canceled() => Some(UBLK_IO_RES_ABORT),
+            _ => Some(EINVAL.to_errno()),
+        };
+        if let Some(res) = refusal {
             drop(inner);
-            return cmd.done(res, flags);
+            cmd.done(res, flags);
+            return false;
         }
         let rq = inner.state.commit(cmd);
         drop(inner);
 
         if let Some(rq) = rq {
-            // What a read is short of was zeroed, but what a write is short of is lost.
+            // What a secondary read too little of was zeroed, and it is the server's business to
+            // have one for all of the data. But what a write is short of is lost.
             let lost = rq.op() == Op::Write && (0..rq.bytes() as i32).contains(&result);
             let result = if lost { EIO.to_errno() } else { result };
             self.result.store(result.max(-MAX_ERRNO), Relaxed);
             finish(rq);
         }
+        true
     }
 
     /// Takes the command out if it is waiting. No further request is accepted.

@@ -127,8 +127,9 @@ impl CommandHandler for IoCommands {
         let CmdData { q_id, tag, turn } = *cmd.data();
         match dev.slot(q_id, tag) {
             Some(slot) => {
-                slot.commit_moved(cmd, turn, result, flags);
-                if dev.is_leaving() {
+                // Only the command that was just put there: another one may be on another ring,
+                // whose lock must not be taken under that of this one.
+                if slot.commit_moved(cmd, turn, result, flags) && dev.is_leaving() {
                     cancel(slot, flags);
                 }
             }
@@ -175,8 +176,9 @@ fn commit<'a>(
     let Some(slot) = dev.slot(io.q_id, io.tag) else {
         return cmd.complete(Err(EINVAL));
     };
-    let outcome = slot.commit(cmd, CmdData::of(&io), io.addr, io.result, flags);
-    if dev.is_leaving() {
+    let (outcome, taken) = slot.commit(cmd, CmdData::of(&io), io.addr, io.result, flags);
+    // As in `group_ended()`.
+    if taken && dev.is_leaving() {
         cancel(slot, flags);
     }
     outcome

@@ -218,11 +218,9 @@ impl Operations for Disk {
             return Timeout::Again;
         }
         match data.slot(hw_queue, tag).and_then(Slot::server) {
-            Some(server) => {
-                server.kill();
-                Timeout::Done
-            }
-            None => Timeout::Again,
+            Some(server) if server.kill_group().is_ok() => Timeout::Done,
+            // It is gone, or about to be: its requests will be aborted.
+            _ => Timeout::Again,
         }
     }
 

@@ -50,8 +50,11 @@ pub(crate) fn stop(dev: &Device) {
 /// From the check on nobody can open it, but for the administrator.
 pub(crate) fn try_stop(dev: &Device) -> Result {
     let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
-    disk.ok_or(ENODEV)?.while_closed(|| dev.set_closing(true))?;
+    // There can be no other disk while somebody has a reference to this one.
+    let disk = disk.ok_or(ENODEV)?;
+    disk.while_closed(|| dev.set_closing(true))?;
     stop(dev);
+    drop(disk);
     Ok(())
 }
 

@@ -41,8 +41,11 @@ struct io_fused_lease {
  * more. With @done it gets the command back: that is called once, when the
  * primary would complete, with the result that it would have, in task context
  * with the ring's uring_lock held. From then on it is an ordinary uring
- * command of the driver; during @done the issue_flags for it are 0. A handler
- * that wants to refuse the command returns an error instead of starting it.
+ * command of the driver; during @done the issue_flags for it are 0. @done is not
+ * called for a command that is canceled before its secondaries are issued, nor
+ * may they be uring commands then (-EINVAL), whose results are no bytes. A
+ * handler that wants to refuse the command returns an error instead of
+ * starting it.
  */
 bool io_fused_cmd_wants_buf(struct io_uring_cmd *cmd);
 int io_fused_cmd_lease(struct io_uring_cmd *cmd,

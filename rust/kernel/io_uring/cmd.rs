@@ -390,7 +390,7 @@ impl<H: CommandHandler> QueuedCmd<H> {
         // The data has to be taken before the command is given away. A cancel callback can still
         // look at the bits that stay behind: it runs under the ring's lock and
         // `__io_uring_cmd_done()` takes the command off the list of cancelable ones, under that
-        // lock, before it completes it. That data is `Copy` (see `queue_cancelable`), so there
+        // lock, before it completes it. That data is `Copy` (whoever marks demands it), so there
         // is no destructor that could run and no interior that could change meanwhile.
         //
         // SAFETY: By the type invariant it is initialised, and as `self` is gone nobody else takes

@@ -160,7 +160,8 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     }
 
     /// Like [`lease`](Self::lease), and when the command would complete it goes to
-    /// [`CommandHandler::group_ended`] instead, queued with `data`.
+    /// [`CommandHandler::group_ended`] instead, queued with `data`. Refused with `EINVAL` if a
+    /// secondary is a uring command, whose result is no number of bytes.
     ///
     /// # Context
     ///

@@ -114,7 +114,8 @@ pub trait CommandHandler: Sized {
     }
 
     /// Called with the primary of a fused command for which [`FusedCmd::lease_and_keep`] was
-    /// called, when its secondaries are done and the lease is over.
+    /// called, when its secondaries are done and the lease is over. It is not called if the command
+    /// is canceled before its secondaries are issued.
     ///
     /// `result` is what the command would have completed with: the sum of the bytes that were
     /// moved, or the first error. The command is cancelable, as after
@@ -232,7 +233,8 @@ pub(crate) unsafe extern "C" fn uring_cmd<H: CommandHandler>(
 ) -> c_int {
     if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_CANCEL as u32 != 0 {
         // SAFETY: io_uring calls this for commands marked as cancelable, and not yet taken off
-        // their list. Only `queue_cancelable` marks, after it stored the data.
+        // their list. Only `queue_cancelable` marks, after it stored the data, and
+        // `run_group_ended`, for which `lease_and_keep` did; both demand that it is `Copy`.
         unsafe { run_cancel::<H>(NonNull::new_unchecked(ioucmd), issue_flags) };
         return 0;
     }
@@ -338,8 +340,9 @@ pub(super) unsafe extern "C" fn run_group_ended<H: CommandHandler>(
     result: c_int,
 ) {
     // SAFETY: io_uring passes a command that it told the submission of to be queued and that nobody
-    // else completes. The ring is locked, which no bits say, so the command is not freed before
-    // this returned.
+    // else completes, with data that `lease_and_keep` stored. The ring is locked, so the command is
+    // not freed before this returned, and `include/linux/io_uring/fused.h` says that the flags for
+    // it are 0 meanwhile.
     let (dev, cmd, flags) = unsafe {
         let cmd = NonNull::new_unchecked(ioucmd);
         let flags = IssueFlags::from_raw(0, cmd::ring_of(cmd));

@@ -566,6 +566,19 @@ TEST_F(fused, kept_refused)
 	INIT(OP_KEEP, 0, BUFFER_LEN + 1);
 	ADD_READ(0, 512, 0);
 	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	/* one whose result is no number of bytes */
+	INIT(OP_KEEP, 0, 4096);
+	{
+		struct io_uring_sqe *sqe = ADD(IORING_OP_URING_CMD, self->dev, 0, 0, 0);
+
+		sqe->cmd_op = OP_RESULT;
+		sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	}
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	/* and the buffer is back */
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	EXPECT_GROUP(512, 512);
 }
 
 /* a kept primary goes with its ring: the fixture closes it, and must find the buffer */

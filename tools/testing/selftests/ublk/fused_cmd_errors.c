@@ -1181,6 +1181,28 @@ static void test_fused_commit_twice(struct server *s)
 	CHECK(res == LEN, "the next block read ends with %d", res);
 }
 
+/* what is canceled is not committed: the server still has the request */
+static void test_fused_commit_canceled(struct server *s)
+{
+	int tag = block_io_start(s, UBLK_IO_OP_READ);
+	struct io_uring_sqe *sqe;
+	int res;
+
+	fused_commit(s, tag, 1);
+	secondary_on(&s->ring, 0, IORING_OP_READ, s->pipe[0], 0, 512, 0);
+	submit(&s->ring);
+	sqe = io_uring_get_sqe(&s->ring);
+	io_uring_prep_cancel64(sqe, UD_SECONDARY(0), 0);
+	sqe->user_data = UD_OTHER;
+	submit(&s->ring);
+	CHECK(wait_cqe(s, UD_SECONDARY(0)) == -ECANCELED, "the secondary is not canceled");
+	pump(s, 300);
+	CHECK(s->cmd_res[tag] == -ECANCELED, "the commit posts %d", s->cmd_res[tag]);
+	CHECK(!block_io_done(s, 0), "the request was completed");
+	res = block_io_finish(s, LEN);
+	CHECK(res == LEN, "the block read ends with %d", res);
+}
+
 static void test_cancel(struct server *s)
 {
 	int tag = block_io_start(s, UBLK_IO_OP_READ);
@@ -1238,17 +1260,20 @@ static void test_close_ring(struct server *s)
 }
 
 /* A server of its own with a group that waits for ever; runs in a child. */
-static void server_to_kill(int to_parent)
+static void server_to_kill(int to_parent, __u64 flags)
 {
 	static struct server s;
 
-	server_start(&s, UBLK_F_FUSED_CMD);
+	server_start(&s, UBLK_F_FUSED_CMD | flags);
 	if (write(to_parent, &s.id, sizeof(s.id)) != sizeof(s.id))
 		FATAL("no parent");
 	s.want_op = UBLK_IO_OP_READ;
 	if (!pump_until(&s, request_arrived, 0, TIMEOUT_MS))
 		FATAL("the request does not arrive");
-	primary(&s, s.got, 2);
+	if (flags)
+		fused_commit(&s, s.got, 2);
+	else
+		primary(&s, s.got, 2);
 	secondary(&s, 0, IORING_OP_READ, 512, 512, 512);
 	secondary_on(&s.ring, 1, IORING_OP_READ, s.pipe[0], 0, 512, 0);
 	submit(&s.ring);
@@ -1263,18 +1288,20 @@ static void server_to_kill(int to_parent)
  * its device can be deleted. The reader must not share the server's files: they
  * are closed when the last one who has them is gone.
  */
-static void test_kill(struct server *s)
+/* Kill a server of a device with @flags; with any, its group commits. */
+static void kill_server(struct server *s, __u64 flags)
 {
 	/* its thread may outlive a check that fails */
-	static struct block_io io = { .op = UBLK_IO_OP_READ };
+	static struct block_io io;
 	int to_parent[2], status, id, i, res;
 	pid_t pid;
 
+	io = (struct block_io){ .op = UBLK_IO_OP_READ };
 	CHECK(!pipe(to_parent), "no pipe");
 	fflush(stdout);
 	pid = fork();
 	if (!pid)
-		server_to_kill(to_parent[1]);
+		server_to_kill(to_parent[1], flags);
 	close(to_parent[1]);
 	CHECK(pid > 0 && read(to_parent[0], &id, sizeof(id)) == sizeof(id),
 	      "the server does not start");
@@ -1290,10 +1317,27 @@ static void test_kill(struct server *s)
 		usleep(50000);
 	CHECK(i < TIMEOUT_MS / 50, "the server does not die");
 	CHECK(res == sizeof(id), "the server fails");
+	if (flags) {
+		/* what broke off is not the end of the request: the next server gets it */
+		usleep(500000);
+		CHECK(!io.done, "the block read ends with %d", io.res);
+		res = ctrl(id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0);
+		CHECK(!res, "STOP_DEV: %d", res);
+	}
 	pthread_join(io.thread, NULL);
 	CHECK(io.res == -EIO, "the block read ends with %d", io.res);
 	res = ctrl(id, UBLK_U_CMD_DEL_DEV, NULL, 0, 0);
 	CHECK(!res, "DEL_DEV: %d", res);
+}
+
+static void test_kill(struct server *s)
+{
+	kill_server(s, 0);
+}
+
+static void test_kill_reissue(struct server *s)
+{
+	kill_server(s, UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE);
 }
 
 static const struct {
@@ -1319,10 +1363,12 @@ static const struct {
 	{ "commit that moves the data", test_fused_commit },
 	{ "commit that fails to move the data", test_fused_commit_fails },
 	{ "commit that may not move the data", test_fused_commit_refused },
+	{ "commit whose secondary is canceled", test_fused_commit_canceled },
 	{ "commit while another one moves the data", test_fused_commit_twice },
 	{ "cancel a secondary", test_cancel },
 	{ "ring closed with a group pending", test_close_ring },
 	{ "server killed with a group pending", test_kill },
+	{ "server killed with a commit pending, reissue", test_kill_reissue },
 };
 
 static bool run(struct server *s, void (*fn)(struct server *s))
