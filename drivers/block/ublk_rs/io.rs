@@ -443,7 +443,7 @@ impl Slot {
     /// - with [`EINVAL`] if the server has committed the request otherwise meanwhile;
     /// - with `UBLK_IO_RES_ABORT` if the slot is lost;
     /// - with [`ECANCELED`] if the secondaries were canceled, or broke off because the server dies.
-    ///   The request still belongs to the server, and is dealt with as all others when that is gone.
+    ///   The request still belongs to the server, and is dealt with as all others when it is gone.
     pub(crate) fn commit_moved(
         &self,
         cmd: Cmd,
