@@ -365,7 +365,7 @@ static void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 		op = OP_REFUSE;
 		res = -ENODEV;
 	} else if (one_in(f, 25)) {
-		op = 5 + rnd(f, 1000);
+		op = OP_RELEASE + 1 + rnd(f, 1000);
 		res = -ENOTTY;
 	}
 	fg->offset = one_in(f, 2) ? 0 : rnd(f, BUFFER_LEN - 1);
@@ -451,10 +451,23 @@ static int malformed(const struct fuzz_group *fg)
 	return !fg->started && fg->primary.res == -EINVAL;
 }
 
+/* A read that comes short breaks the group's link as it would its own. */
+static bool comes_short(struct fuzz *f, struct fuzz_group *fg)
+{
+	for (int i = 0; i < fg->g.nr; i++) {
+		const struct io_uring_sqe *sqe = fg->g.secondary[i];
+		int res = fg->secondary[i].res;
+
+		if (sqe->fd == f->in && res >= 0 && res != (int)sqe->len)
+			return true;
+	}
+	return false;
+}
+
 /* Put the group between NOPs that it is linked to. */
 static void push_group(struct fuzz *f, struct fuzz_group *fg, int index)
 {
-	bool fails = fg->primary.res < 0;
+	bool fails = fg->primary.res < 0 || comes_short(f, fg);
 
 	if (one_in(f, 8)) {
 		fg->has_before = true;
