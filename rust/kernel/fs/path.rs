@@ -90,7 +90,7 @@ impl Path {
     /// function `inode_permission()`.
     pub fn check_access(&self, access: Access) -> Result {
         // SAFETY: By the type invariants the dentry has an inode, and both stay while the reference
-        // is held. `nop_mnt_idmap` is static: as in the C driver, the ids of the mount do not count.
+        // is held. `nop_mnt_idmap` is static; as in the C driver, the mount's ids do not count.
         to_result(unsafe {
             bindings::inode_permission(
                 &raw mut bindings::nop_mnt_idmap,
