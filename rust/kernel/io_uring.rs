@@ -17,7 +17,8 @@
 //! 2. A kept command is a [`QueuedCmd`], an owned value with typed data of the driver inside. It
 //!    can wait anywhere and be completed by anyone, by [`done`](QueuedCmd::done). What has to
 //!    happen in the task that submitted it, or is better done there, takes the way through
-//!    [`complete_in_task`](QueuedCmd::complete_in_task) and [`CommandHandler::task_work`].
+//!    [`complete_in_task`](QueuedCmd::complete_in_task) and [`CommandHandler::task_work`]; who has
+//!    several of them to send uses a [`TaskBatch`].
 //! 3. A command is completed exactly once. One that is dropped completes with `ECANCELED`.
 //!
 //! Who calls, and which lock is held meanwhile, is told by [`IssueFlags`].
@@ -110,6 +111,7 @@
 //!
 //! C header: [`include/linux/io_uring/cmd.h`](srctree/include/linux/io_uring/cmd.h)
 
+mod batch;
 mod cmd;
 mod flags;
 mod fused;
@@ -118,6 +120,7 @@ mod page_buf;
 mod registered;
 
 pub use self::{
+    batch::TaskBatch,
     cmd::{
         IssuedCmd,
         Outcome,

@@ -39,6 +39,7 @@ const PDU_SIZE: usize = offset_of!(bindings::io_uring_cmd, unused) - PDU_OFFSET;
 const _: () = assert!(PAYLOAD_OFFSET % align_of::<u64>() == 0);
 const _: () = assert!(PAYLOAD_MAX == 16 && PAYLOAD128_MAX == 80 && PDU_SIZE == 32);
 const _: () = assert!(PDU_OFFSET % PDU_ALIGN == 0);
+const _: () = assert!(LINK_OFFSET % align_of::<Link>() == 0 && PDU_ALIGN >= align_of::<Link>());
 
 /// What a handler did with its command; io_uring learns it as the handler's return value.
 ///
@@ -82,6 +83,7 @@ impl Outcome<'_> {
 /// # Safety
 ///
 /// `cmd` must be part of a valid `struct io_kiocb`.
+#[inline]
 pub(super) unsafe fn ring_of(cmd: NonNull<bindings::io_uring_cmd>) -> *mut c_void {
     // SAFETY: By the function's safety requirement.
     unsafe { bindings::io_uring_cmd_ctx_handle(cmd.as_ptr()) }
@@ -103,6 +105,27 @@ pub(super) unsafe fn pdu<T>(cmd: NonNull<bindings::io_uring_cmd>) -> *mut T {
     );
     // SAFETY: By the function's safety requirement.
     unsafe { (&raw mut (*cmd.as_ptr()).pdu).cast() }
+}
+
+/// Bytes of private data in front of the link.
+const LINK_OFFSET: usize = PDU_SIZE - size_of::<Link>();
+
+/// The command behind this one in a [`TaskBatch`](super::TaskBatch).
+pub(super) type Link = Option<NonNull<bindings::io_uring_cmd>>;
+
+/// Returns where a command with data `T` has its [`Link`]: behind the data.
+///
+/// # Safety
+///
+/// `cmd` must be valid.
+pub(super) unsafe fn link<T>(cmd: NonNull<bindings::io_uring_cmd>) -> *mut Link {
+    const_assert!(
+        size_of::<T>() <= LINK_OFFSET,
+        "private data of a command in a batch has at most 24 bytes"
+    );
+    // SAFETY: By the function's safety requirement. The offset is within the private data, and
+    // aligned as that is.
+    unsafe { pdu::<[u8; PDU_SIZE]>(cmd).byte_add(LINK_OFFSET).cast() }
 }
 
 /// Copies the first `size_of::<T>()` bytes of the SQE's `cmd[]`.
@@ -319,7 +342,7 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
 ///   to be queued. It is not completed, and only this value may complete it.
 /// - Its file has an `H::Ptr` as private data, on which the command holds a reference.
 /// - Its private data is an initialised `H::Data`, which nobody replaces until the command is
-///   completed.
+///   completed, and nobody uses the rest of it.
 pub struct QueuedCmd<H: CommandHandler> {
     cmd: NonNull<bindings::io_uring_cmd>,
     _handler: PhantomData<H::Data>,
@@ -352,7 +375,7 @@ impl<H: CommandHandler> QueuedCmd<H> {
     }
 
     /// Gives the command up without completing it.
-    fn into_raw(self) -> NonNull<bindings::io_uring_cmd> {
+    pub(super) fn into_raw(self) -> NonNull<bindings::io_uring_cmd> {
         ManuallyDrop::new(self).cmd
     }
 

@@ -84,7 +84,8 @@ pub trait CommandHandler: Sized {
     ) {
     }
 
-    /// Called from task work with a command for which [`QueuedCmd::complete_in_task`] was called.
+    /// Called from task work with a command for which [`QueuedCmd::complete_in_task`] was called or
+    /// that was in a [`TaskBatch`](super::TaskBatch).
     ///
     /// The default drops the command, which completes it with `ECANCELED`.
     ///
@@ -142,6 +143,7 @@ pub trait CommandHandler: Sized {
 /// # Invariants
 ///
 /// `flags` are those of the current callback.
+#[derive(Clone, Copy)]
 pub struct TaskContext<'a> {
     flags: IssueFlags<'a>,
     cancelled: bool,
@@ -293,6 +295,7 @@ unsafe fn run_cancel<H: CommandHandler>(cmd: NonNull<bindings::io_uring_cmd>, is
 /// # Safety
 ///
 /// The caller must be in a task work callback with these arguments for the duration of `'a`.
+#[inline]
 unsafe fn task_args<'a>(
     tw_req: bindings::io_tw_req,
     tw: bindings::io_tw_token_t,
@@ -326,6 +329,31 @@ pub(super) unsafe extern "C" fn run_task_work<H: CommandHandler>(
     // that takes the ring's lock, which is held. Its owner gave it up for us.
     let (dev, cmd) = unsafe { (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd)) };
     H::task_work(dev, cmd, cx);
+}
+
+/// Task work of a [`TaskBatch`](super::TaskBatch).
+///
+/// # Safety
+///
+/// Only to be scheduled for the first of a list of queued commands of `H`, all of the same ring and
+/// task, which are linked by [`cmd::link`] and whose owner gives them up.
+pub(super) unsafe extern "C" fn run_batch<H: CommandHandler>(
+    tw_req: bindings::io_tw_req,
+    tw: bindings::io_tw_token_t,
+) {
+    // SAFETY: This is the callback.
+    let (first, cx) = unsafe { task_args(tw_req, tw) };
+    let mut next = Some(first);
+
+    while let Some(cmd) = next {
+        // SAFETY: As in `run_task_work`, for a command of the list: the ring is that of all. The
+        // link is read before the command is given away.
+        let (dev, queued) = unsafe {
+            next = cmd::link::<H::Data>(cmd).read();
+            (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd))
+        };
+        H::task_work(dev, queued, cx);
+    }
 }
 
 /// The group of a primary is over, and the driver gets it back.

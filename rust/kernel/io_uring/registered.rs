@@ -40,6 +40,7 @@ pub struct CmdRef<'a>(NonNull<bindings::io_uring_cmd>, PhantomData<&'a ()>);
 
 impl CmdRef<'_> {
     /// Which ring the command belongs to.
+    #[inline]
     pub fn ring(self) -> RingId {
         // SAFETY: By the type invariant.
         RingId(unsafe { ring_of(self.0) }.addr())
@@ -47,6 +48,7 @@ impl CmdRef<'_> {
 
     /// The C command, and the flags for a C function that is called for it.
     #[cfg_attr(not(CONFIG_BLOCK), expect(dead_code))]
+    #[inline]
     pub(crate) fn raw(self, flags: IssueFlags<'_>) -> (*mut bindings::io_uring_cmd, u32) {
         // SAFETY: By the type invariant.
         let bits = flags.bits_for(unsafe { ring_of(self.0) });
