@@ -97,9 +97,9 @@ fn check<'a>(
 
 /// Makes a lease of a request that the server works on.
 fn lease(rq: Rq) -> Result<RequestLease<Disk>> {
-    // If there is no memory for the lease then its reference is just dropped, and the server may
-    // have committed the request meanwhile; so the last reference has to be another one.
-    let lease = RequestLease::new(rq.clone());
-    io::finish(rq);
-    lease
+    RequestLease::new(rq).map_err(|(e, rq)| {
+        // The server may have committed the request meanwhile, so this may be its end.
+        io::finish(rq);
+        e
+    })
 }

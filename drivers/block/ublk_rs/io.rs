@@ -191,25 +191,17 @@ impl Slot {
         (outcome, true)
     }
 
-    /// Gives a request of the block layer to the waiting command. If there is none the request
-    /// waits for the next server, or, without one to come, [`EIO`] is returned and the reference is
-    /// dropped.
-    pub(crate) fn dispatch(&self, rq: Rq) -> Result {
+    /// Gives a request of the block layer to the waiting command, which is returned: it has to be
+    /// sent to its task. If there is none then the request waits for the next server, or, without
+    /// one to come, ends with an error.
+    pub(crate) fn dispatch(&self, rq: Rq) -> Option<Cmd> {
         let dispatched = self.inner.lock().state.dispatch(rq);
         match dispatched {
-            Ok(cmd) => {
-                cmd.complete_in_task();
-                Ok(())
-            }
-            Err(rq) if self.recovery.holds => {
-                hold(rq);
-                Ok(())
-            }
-            Err(rq) => {
-                drop(rq);
-                Err(EIO)
-            }
+            Ok(cmd) => return Some(cmd),
+            Err(rq) if self.recovery.holds => hold(rq),
+            Err(rq) => refuse(rq),
         }
+        None
     }
 
     /// Hands a dispatched request to the server, in the task of the command.
@@ -368,7 +360,7 @@ impl Slot {
             let result = result.max(-MAX_ERRNO);
             self.result
                 .store(self.take_data(&rq, addr, result), Relaxed);
-            finish(rq);
+            self.finish(rq);
         }
         (outcome, true)
     }
@@ -473,7 +465,7 @@ impl Slot {
             let lost = rq.op() == Op::Write && (0..rq.bytes() as i32).contains(&result);
             let result = if lost { EIO.to_errno() } else { result };
             self.result.store(result.max(-MAX_ERRNO), Relaxed);
-            finish(rq);
+            self.finish(rq);
         }
         true
     }
@@ -498,7 +490,7 @@ impl Slot {
             return self.fail(rq);
         }
         self.result.store(AGAIN, Relaxed);
-        finish(rq);
+        self.finish(rq);
     }
 
     /// The task that serves the slot.
@@ -533,7 +525,14 @@ impl Slot {
 
     fn fail(&self, rq: Rq) {
         self.result.store(EIO.to_errno(), Relaxed);
-        finish(rq);
+        self.finish(rq);
+    }
+
+    /// As the function [`finish`], for a request of this slot.
+    fn finish(&self, rq: Rq) {
+        if let Some(rq) = Request::into_unique_or_drop(rq) {
+            self.ending(&rq).apply(rq);
+        }
     }
 
     /// How a request that had this slot is to end.
@@ -579,6 +578,13 @@ pub(crate) fn hold(rq: Rq) {
     }
 }
 
+/// Ends a request that no server will see with an error.
+pub(crate) fn refuse(rq: Rq) {
+    if let Some(rq) = Request::into_unique_or_drop(rq) {
+        rq.end(BlkStatus::IOERR);
+    }
+}
+
 /// Has the block layer send a request again, a little later: perhaps there was no memory.
 fn retry(rq: Rq) {
     if let Some(rq) = Request::into_unique_or_drop(rq) {
@@ -598,13 +604,7 @@ pub(crate) fn finish(rq: Rq) {
         Some(slot) => slot.ending(&rq),
         None => Ending::Whole(Err(EIO)),
     };
-    match ending {
-        Ending::Whole(Ok(())) => rq.end(BlkStatus::OK),
-        Ending::Whole(Err(e)) => rq.end(BlkStatus::from_errno(e)),
-        Ending::Part(bytes) => rq.end_partial(bytes),
-        // At once: what is done with it then depends on what has become of the device.
-        Ending::Again => rq.requeue(true),
-    }
+    ending.apply(rq);
 }
 
 /// How a request ends.
@@ -627,6 +627,17 @@ impl Ending {
             (_, ..0) => Self::Whole(Err(Error::from_errno(result))),
             (Op::Read, 1..) if copied => Self::Part(result as u32),
             (_, 0..) => Self::Whole(Ok(())),
+        }
+    }
+
+    /// Gives the request back to the block layer.
+    fn apply(self, rq: OwnedRequest<Disk>) {
+        match self {
+            Self::Whole(Ok(())) => rq.end(BlkStatus::OK),
+            Self::Whole(Err(e)) => rq.end(BlkStatus::from_errno(e)),
+            Self::Part(bytes) => rq.end_partial(bytes),
+            // At once: what is done with it then depends on what has become of the device.
+            Self::Again => rq.requeue(true),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     device::Device,
     io::{
         self,
+        Cmd,
         Rq,
         Slot, //
     },
@@ -23,6 +24,7 @@ use kernel::{
         Operations,
         Request,
         RequestFlags,
+        RequestList,
         Timeout, //
     },
     capability::{
@@ -30,6 +32,7 @@ use kernel::{
         Capability, //
     },
     cred,
+    io_uring::TaskBatch,
     mm::{
         shared_buf::SharedBuf,
         virt::VmaNew, //
@@ -94,7 +97,7 @@ impl Queue {
             Op::Flush => UBLK_IO_OP_FLUSH,
             Op::Discard => UBLK_IO_OP_DISCARD,
             Op::WriteZeroes => UBLK_IO_OP_WRITE_ZEROES,
-            // `queue_rq()` has refused it.
+            // It was refused.
             Op::Other(_) => return,
         };
         let desc = IoDesc {
@@ -154,6 +157,21 @@ impl DiskData {
     pub(crate) fn slot(&self, hw_queue: u32, tag: u32) -> Option<&Slot> {
         self.dev.queue(hw_queue)?.slot(tag)
     }
+
+    /// Gives a request to its slot; the command that is returned has to be sent to its task.
+    fn dispatch(&self, rq: Rq) -> Option<Cmd> {
+        let slot = match rq.op() {
+            Op::Other(_) => None,
+            _ => self.slot(rq.hw_queue(), rq.tag()),
+        };
+        match slot {
+            Some(slot) => slot.dispatch(rq),
+            None => {
+                io::refuse(rq);
+                None
+            }
+        }
+    }
 }
 
 impl Drop for DiskData {
@@ -170,9 +188,6 @@ impl Operations for Disk {
     type QueueData = KBox<DiskData>;
 
     fn queue_rq(data: &DiskData, rq: Rq, _is_last: bool) -> Result {
-        if let Op::Other(_) = rq.op() {
-            return Err(EIO);
-        }
         match data.dev.gate() {
             Gate::Open => {}
             Gate::Held => {
@@ -182,9 +197,20 @@ impl Operations for Disk {
             Gate::Failing => return Err(EREMOTEIO),
             Gate::Aborting => return Err(EIO),
         }
-        match data.slot(rq.hw_queue(), rq.tag()) {
-            Some(slot) => slot.dispatch(rq),
-            None => Err(EIO),
+        if let Some(cmd) = data.dispatch(rq) {
+            cmd.complete_in_task();
+        }
+        Ok(())
+    }
+
+    fn queue_rqs(data: &DiskData, requests: RequestList<'_, Self>) {
+        // `queue_rq()` knows what else can be done with them.
+        if data.dev.gate() != Gate::Open {
+            return;
+        }
+        let mut batch = TaskBatch::new();
+        for cmd in requests.filter_map(|rq| data.dispatch(rq)) {
+            batch.push(cmd);
         }
     }
 

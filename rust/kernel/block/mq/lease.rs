@@ -64,13 +64,12 @@ unsafe impl<T: Operations> Sync for RequestLease<T> {}
 impl<T: Operations> RequestLease<T> {
     /// Make a lease of a reference to a request.
     ///
-    /// Returns `EINVAL` for a request without data, and `ENOMEM`; then `rq` was dropped, so the
-    /// caller should have another reference.
+    /// Returns `EINVAL` for a request without data, and `ENOMEM`, with the reference.
     ///
     /// For a request of one bio this can be called from any context. Otherwise it may sleep; it
     /// starts no I/O.
     #[inline]
-    pub fn new(rq: ARef<Request<T>>) -> Result<Self> {
+    pub fn new(rq: ARef<Request<T>>) -> Result<Self, (Error, ARef<Request<T>>)> {
         if rq.single_bio().is_some() {
             // INVARIANT: The request has one bio, with data. The bit is clear, because requests
             // are aligned.
@@ -80,7 +79,21 @@ impl<T: Operations> RequestLease<T> {
     }
 
     /// As [`Self::new`] for a request of several bios.
-    fn gather(rq: ARef<Request<T>>, flags: Flags) -> Result<Self> {
+    fn gather(rq: ARef<Request<T>>, flags: Flags) -> Result<Self, (Error, ARef<Request<T>>)> {
+        let memory =
+            Self::bvecs_of(&rq, flags).and_then(|table| Ok((table, KBox::new_uninit(flags)?)));
+        let (table, place) = match memory {
+            Ok(memory) => memory,
+            Err(e) => return Err((e, rq)),
+        };
+        let gathered = KBox::write(place, Gathered { rq, table });
+        let ptr = NonNull::from(Box::leak(gathered)).cast::<c_void>();
+        // INVARIANT: The request has data, and the bit is free in a pointer to a `Gathered`.
+        Ok(Self(ptr.map_addr(|addr| addr | GATHERED), PhantomData))
+    }
+
+    /// A table of all bvecs of a request.
+    fn bvecs_of(rq: &RequestView, flags: Flags) -> Result<KVec<bindings::bio_vec>> {
         if !rq.has_data() {
             return Err(EINVAL);
         }
@@ -89,11 +102,7 @@ impl<T: Operations> RequestLease<T> {
         for bv in rq.bvecs() {
             table.push(bv, flags)?;
         }
-
-        let gathered = KBox::new(Gathered { rq, table }, flags)?;
-        let ptr = NonNull::from(Box::leak(gathered)).cast::<c_void>();
-        // INVARIANT: The request has data, and the bit is free in a pointer to a `Gathered`.
-        Ok(Self(ptr.map_addr(|addr| addr | GATHERED), PhantomData))
+        Ok(table)
     }
 
     /// The place of the [`Gathered`], if the pointer `ptr` of a lease is one to it.
@@ -310,8 +319,8 @@ mod tests {
             }
 
             // Lease it twice at the same time.
-            let gathered = RequestLease::gather(rq.clone(), GFP_ATOMIC)?;
-            let lease = RequestLease::new(rq)?;
+            let gathered = RequestLease::gather(rq.clone(), GFP_ATOMIC).map_err(|(e, _)| e)?;
+            let lease = RequestLease::new(rq).map_err(|(e, _)| e)?;
             check(describes(&gathered.table(), lease.request()));
             check(describes(&lease.table(), lease.request()));
             check(lease.table().dir == Direction::Dest);
