@@ -539,7 +539,7 @@ impl Slot {
     fn ending(&self, rq: &OwnedRequest<Disk>) -> Ending {
         // Written before the slot's reference was given up, which `rq` was made after.
         let result = self.result.load(Relaxed);
-        Ending::new(rq.op(), rq.has_data() && self.data.copies, result)
+        Ending::new(rq.op(), self.data.copies && rq.has_data(), result)
     }
 }
 

@@ -55,11 +55,11 @@ impl<C, R> State<C, R> {
     pub(crate) fn dispatch(&mut self, rq: R) -> Result<C, R> {
         match mem::replace(self, Self::Starting) {
             Self::Active(cmd) => {
-                *self = Self::Dispatching(rq);
+                self.leave_starting(Self::Dispatching(rq));
                 Ok(cmd)
             }
             other => {
-                *self = other;
+                self.leave_starting(other);
                 Err(rq)
             }
         }
@@ -70,22 +70,28 @@ impl<C, R> State<C, R> {
         match mem::replace(self, Self::Starting) {
             Self::Dispatching(rq) => Some(rq),
             other => {
-                *self = other;
+                self.leave_starting(other);
                 None
             }
         }
     }
 
+    /// Starting to any other state. As it owns nothing, nothing is dropped.
+    fn leave_starting(&mut self, next: Self) {
+        let before = mem::replace(self, next);
+        debug_assert!(matches!(before, Self::Starting));
+        // Spares the code that would find that out.
+        mem::forget(before);
+    }
+
     /// Starting to Owned: the server gets the request.
     pub(crate) fn own(&mut self, rq: R) {
-        debug_assert!(matches!(self, Self::Starting));
-        *self = Self::Owned(rq);
+        self.leave_starting(Self::Owned(rq));
     }
 
     /// Starting to Asked: the server is asked for a buffer.
     pub(crate) fn ask(&mut self, rq: R) {
-        debug_assert!(matches!(self, Self::Starting));
-        *self = Self::Asked(rq);
+        self.leave_starting(Self::Asked(rq));
     }
 
     /// Asked to Starting: the server gave a buffer. Returns the request.
@@ -93,7 +99,7 @@ impl<C, R> State<C, R> {
         match mem::replace(self, Self::Starting) {
             Self::Asked(rq) => Some(rq),
             other => {
-                *self = other;
+                self.leave_starting(other);
                 None
             }
         }
@@ -101,14 +107,12 @@ impl<C, R> State<C, R> {
 
     /// Starting to Active: the request goes back to the block layer, the command waits again.
     pub(crate) fn put_back(&mut self, cmd: C) {
-        debug_assert!(matches!(self, Self::Starting));
-        *self = Self::Active(cmd);
+        self.leave_starting(Self::Active(cmd));
     }
 
     /// Starting to Canceled: the task can not handle the request.
     pub(crate) fn give_up(&mut self) {
-        debug_assert!(matches!(self, Self::Starting));
-        *self = Self::Canceled;
+        self.leave_starting(Self::Canceled);
     }
 
     /// Owned to Active: the server gives the request back together with its next command. Only for

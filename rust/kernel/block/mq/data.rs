@@ -169,9 +169,10 @@ impl RequestView {
     /// Must be called from task context; may sleep on a page fault. Wraps the C functions
     /// `import_ubuf()` and `_copy_to_iter()`.
     pub fn copy_to_user(&self, offset: u32, user: UserPtr, len: usize) -> usize {
-        match user_iter(bindings::ITER_DEST, user, len) {
+        let mut iter = MaybeUninit::uninit();
+        match init_user_iter(&mut iter, bindings::ITER_DEST, user, len) {
             // SAFETY: `iter` is a valid destination, by its construction just now.
-            Some(mut iter) => unsafe { self.copy_out(offset, &mut iter) },
+            Some(iter) => unsafe { self.copy_out(offset, iter) },
             None => 0,
         }
     }
@@ -186,9 +187,10 @@ impl RequestView {
     /// Must be called from task context; may sleep on a page fault. Wraps the C functions
     /// `import_ubuf()` and `_copy_from_iter()`.
     pub fn copy_from_user(&self, offset: u32, user: UserPtr, len: usize) -> usize {
-        match user_iter(bindings::ITER_SOURCE, user, len) {
+        let mut iter = MaybeUninit::uninit();
+        match init_user_iter(&mut iter, bindings::ITER_SOURCE, user, len) {
             // SAFETY: `iter` is a valid source, by its construction just now.
-            Some(mut iter) => unsafe { self.copy_in(offset, &mut iter) },
+            Some(iter) => unsafe { self.copy_in(offset, iter) },
             None => 0,
         }
     }
@@ -303,12 +305,15 @@ fn bio_has_data(bio: *const bindings::bio) -> bool {
     }
 }
 
-/// An iterator over `len` bytes of user memory of the current task; [`None`] if the range is not
-/// in user space at all.
+/// Makes `iter` one over `len` bytes of user memory of the current task; [`None`] if the range is
+/// not in user space at all.
 #[inline]
-fn user_iter(direction: u32, user: UserPtr, len: usize) -> Option<bindings::iov_iter> {
-    let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
-
+fn init_user_iter(
+    iter: &mut MaybeUninit<bindings::iov_iter>,
+    direction: u32,
+    user: UserPtr,
+    len: usize,
+) -> Option<&mut bindings::iov_iter> {
     // SAFETY: `iter` is valid for writes; the address is checked by the function.
     let ret = unsafe {
         bindings::import_ubuf(
@@ -322,7 +327,7 @@ fn user_iter(direction: u32, user: UserPtr, len: usize) -> Option<bindings::iov_
         return None;
     }
     // SAFETY: `import_ubuf()` succeeded, so it has initialized `iter`.
-    Some(unsafe { iter.assume_init() })
+    Some(unsafe { iter.assume_init_mut() })
 }
 
 /// Iterator over the bvecs of a request, over all its bios.
