@@ -208,7 +208,7 @@ impl Operations for Disk {
         if data.dev.gate() != Gate::Open {
             return;
         }
-        let mut batch = TaskBatch::new();
+        let mut batch = TaskBatch::default();
         for cmd in requests.filter_map(|rq| data.dispatch(rq)) {
             batch.push(cmd);
         }

@@ -30,25 +30,33 @@ use core::{
 ///
 /// # Invariants
 ///
-/// If there are `ends`, then they are of a list of commands which is linked by [`cmd::link`] and
+/// If there are `ends`, then they are of a list of commands that is linked by `cmd::link()` and
 /// whose last link is [`None`]. It owns its commands as a [`QueuedCmd<H>`] does, and all of them
 /// have the same ring and task.
 pub struct TaskBatch<H: CommandHandler> {
-    ends: Option<(NonNull<bindings::io_uring_cmd>, NonNull<bindings::io_uring_cmd>)>,
+    ends: Option<Ends>,
     _owned: PhantomData<QueuedCmd<H>>,
 }
 
-impl<H: CommandHandler> TaskBatch<H> {
+/// The first and the last command of a list.
+type Ends = (
+    NonNull<bindings::io_uring_cmd>,
+    NonNull<bindings::io_uring_cmd>,
+);
+
+impl<H: CommandHandler> Default for TaskBatch<H> {
     /// Makes an empty batch.
     #[inline]
-    pub const fn new() -> Self {
+    fn default() -> Self {
         // INVARIANT: There are no ends.
         Self {
             ends: None,
             _owned: PhantomData,
         }
     }
+}
 
+impl<H: CommandHandler> TaskBatch<H> {
     /// Adds a command.
     #[inline]
     pub fn push(&mut self, cmd: QueuedCmd<H>) {
@@ -146,11 +154,7 @@ mod tests {
         type Ptr = ();
         type Data = [u64; 3];
 
-        fn issue<'a>(
-            _dev: (),
-            cmd: IssuedCmd<'a, Self>,
-            _flags: IssueFlags<'a>,
-        ) -> Outcome<'a> {
+        fn issue<'a>(_dev: (), cmd: IssuedCmd<'a, Self>, _flags: IssueFlags<'a>) -> Outcome<'a> {
             cmd.complete(Ok(0))
         }
     }
@@ -210,7 +214,7 @@ mod tests {
     #[test]
     fn order_is_kept() -> Result {
         let mut requests = Requests::new(&[(1, 2); 4])?;
-        let mut batch = Batch::new();
+        let mut batch = Batch::default();
         for i in [2, 0, 3, 1] {
             assert!(requests.join(i, &mut batch));
         }
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn others_do_not_join() -> Result {
         let mut requests = Requests::new(&[(1, 2), (1, 3), (4, 2), (1, 2)])?;
-        let mut batch = Batch::new();
+        let mut batch = Batch::default();
         assert!(requests.join(0, &mut batch));
         assert!(!requests.join(1, &mut batch));
         assert!(!requests.join(2, &mut batch));
