@@ -6,7 +6,8 @@
 //! waits for a request, or the request that the server works on.
 //!
 //! The slot's lock guards the state; it is a leaf, nothing is called under it but
-//! `queue_cancelable()` of io_uring, which takes no lock in that context. A request in any other
+//! `queue_cancelable()` of io_uring, which takes no lock in that context, and what writes the
+//! description of a request. A request in any other
 //! state than Active is refused, so a canceled command needs no flags elsewhere and nobody has to
 //! stop the queue.
 //!
@@ -275,7 +276,8 @@ impl Slot {
 
     /// The server's answer to what it was asked: its buffer for the data of a write, which it gets.
     ///
-    /// The ring of the command must be locked. Nothing changes when the command is refused:
+    /// The ring of the command must be locked. Returns whether the command waits again, because no
+    /// data could be copied. Nothing changes when the command is refused:
     /// - [`EINVAL`]: the current task did not fetch this slot, or it was not asked.
     /// - [`EBUSY`]: the server does not have a request from this slot.
     pub(crate) fn get_data<'a>(
@@ -284,7 +286,7 @@ impl Slot {
         data: CmdData,
         addr: u64,
         queue: &Queue,
-    ) -> Outcome<'a> {
+    ) -> (Outcome<'a>, bool) {
         let answered = {
             let mut inner = self.inner.lock();
             inner
@@ -294,13 +296,13 @@ impl Slot {
         };
         let rq = match answered {
             Ok(rq) => rq,
-            Err(e) => return cmd.complete(Err(e)),
+            Err(e) => return (cmd.complete(Err(e)), false),
         };
         match self.give_data(&rq, addr) {
             Some(bytes) => {
                 queue.describe(&rq, addr, bytes, 0);
                 self.inner.lock().own(rq, None);
-                cmd.complete(Ok(UBLK_IO_RES_OK as i32))
+                (cmd.complete(Ok(UBLK_IO_RES_OK as i32)), false)
             }
             None => {
                 let mut inner = self.inner.lock();
@@ -308,7 +310,7 @@ impl Slot {
                 inner.state.put_back(queued);
                 drop(inner);
                 retry(rq);
-                outcome
+                (outcome, true)
             }
         }
     }

@@ -85,7 +85,7 @@ impl CommandHandler for IoCommands {
         match command_nr(op) {
             uapi::UBLK_IO_FETCH_REQ => fetch(&dev, cmd, payload),
             uapi::UBLK_IO_COMMIT_AND_FETCH_REQ => commit(&dev, cmd, payload, flags),
-            uapi::UBLK_IO_NEED_GET_DATA => get_data(&dev, cmd, payload),
+            uapi::UBLK_IO_NEED_GET_DATA => get_data(&dev, cmd, payload, flags),
             REGISTER_IO_BUF => register::register(&dev, cmd, payload, flags),
             UNREGISTER_IO_BUF => register::unregister(&dev, cmd, payload, flags),
             _ => {
@@ -104,7 +104,13 @@ impl CommandHandler for IoCommands {
     fn task_work(dev: ArcBorrow<'_, Device>, cmd: QueuedCmd<Self>, cx: TaskContext<'_>) {
         let CmdData { q_id, tag, .. } = *cmd.data();
         match (dev.queue(q_id.into()), dev.slot(q_id, tag)) {
-            (Some(queue), Some(slot)) => slot.start(cmd, cx, queue),
+            (Some(queue), Some(slot)) => {
+                slot.start(cmd, cx, queue);
+                // If it waits again: whoever sends the server away may have been here before.
+                if dev.is_leaving() {
+                    cancel(slot, cx.flags());
+                }
+            }
             // The command was queued in a slot, so there is one.
             _ => drop(cmd),
         }
@@ -185,9 +191,19 @@ fn commit<'a>(
 }
 
 /// `UBLK_IO_NEED_GET_DATA`: the buffer that the server was asked for.
-fn get_data<'a>(dev: &Device, cmd: IssuedCmd<'a, IoCommands>, io: IoCmd) -> Outcome<'a> {
-    match (dev.queue(io.q_id.into()), dev.slot(io.q_id, io.tag)) {
-        (Some(queue), Some(slot)) => slot.get_data(cmd, CmdData::of(&io), io.addr, queue),
-        _ => cmd.complete(Err(EINVAL)),
+fn get_data<'a>(
+    dev: &Device,
+    cmd: IssuedCmd<'a, IoCommands>,
+    io: IoCmd,
+    flags: IssueFlags<'_>,
+) -> Outcome<'a> {
+    let (Some(queue), Some(slot)) = (dev.queue(io.q_id.into()), dev.slot(io.q_id, io.tag)) else {
+        return cmd.complete(Err(EINVAL));
+    };
+    let (outcome, waits) = slot.get_data(cmd, CmdData::of(&io), io.addr, queue);
+    // As in `task_work()`.
+    if waits && dev.is_leaving() {
+        cancel(slot, flags);
     }
+    outcome
 }

@@ -131,6 +131,8 @@ pub(crate) fn end(dev: &Device, pid: i32) -> Result {
         state.phase.change(Event::Recover)?;
         state.phase.disk().ok_or(EINVAL)?.disk_ref()
     };
+    // The last fetch has opened the gate. What came before that is in the list when this is over.
+    disk.quiesce().unquiesce();
     disk.kick_requeue_list();
     Ok(())
 }
@@ -160,7 +162,7 @@ pub(crate) fn quiesce(dev: &Device, timeout_ms: u64) -> Result {
     };
     set_gate(dev, &disk, gate);
     if let Err(e) = wait_idle(dev, timeout_ms) {
-        dev.set_gate(Gate::Open);
+        set_gate(dev, &disk, Gate::Open);
         disk.kick_requeue_list();
         return Err(e);
     }

@@ -20,7 +20,10 @@ use crate::{
     }, //
 };
 use kernel::{
-    block::mq::gen_disk::GenDisk,
+    block::mq::{
+        gen_disk::GenDisk,
+        DiskRef, //
+    },
     io_uring::IssueFlags,
     prelude::*,
     sync::Arc,
@@ -33,13 +36,15 @@ use kernel::{
 /// that may have survived it is deleted.
 pub(crate) fn stop(dev: &Device) {
     let _lifecycle = dev.lifecycle.lock();
-    release_held(dev);
     let disk = {
         let mut state = dev.state.lock();
         let disk = state.phase.change(Event::Stop);
         dev.ready.notify_all();
         disk
     };
+    if let Ok(Some(disk)) = &disk {
+        release_held(dev, &disk.disk_ref());
+    }
     delete_disk(dev, disk);
     cancel_commands(dev);
 }
@@ -73,13 +78,11 @@ pub(crate) fn cancel_commands(dev: &Device) {
 
 /// Fails the requests that wait for a server, which none will come for: the block layer would wait
 /// for them before it lets go of the disk.
-fn release_held(dev: &Device) {
-    if !dev.recovery().holds {
-        return;
-    }
-    let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
-    if let Some(disk) = disk {
-        set_gate(dev, &disk, Gate::Aborting);
+///
+/// The device must be Stopping, so that no fetch opens the gate again.
+fn release_held(dev: &Device, disk: &DiskRef) {
+    if dev.recovery().holds {
+        set_gate(dev, disk, Gate::Aborting);
         disk.kick_requeue_list();
     }
 }
