@@ -24,7 +24,7 @@ use core::marker::PhantomData;
 /// # Invariants
 ///
 /// `list` is a valid list of requests that satisfy the invariants of [`Request<T>`], have a tag,
-/// and are not started. They belong to the list.
+/// and are not started. They belong to the list, and nobody else uses it.
 pub struct RequestList<'a, T: Operations> {
     list: &'a mut bindings::rq_list,
     _p: PhantomData<ARef<Request<T>>>,
