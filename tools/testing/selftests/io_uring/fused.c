@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 #define _GNU_SOURCE
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,6 +57,16 @@ struct io_uring_sqe *group_add(struct group *g, int op, int fd, __u64 addr,
 	return sqe;
 }
 
+struct io_uring_sqe *group_add_cmd(struct group *g, int fd, __u32 result)
+{
+	struct io_uring_sqe *sqe = group_add(g, IORING_OP_URING_CMD, fd, 0, 0, 0);
+
+	sqe->cmd_op = OP_RESULT;
+	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	((struct device_cmd *)sqe->cmd)->arg = result;
+	return sqe;
+}
+
 void group_push(struct group *g)
 {
 	bool sqe128 = g->ring->p.flags & IORING_SETUP_SQE128;
@@ -73,6 +84,11 @@ void group_push(struct group *g)
 		ring_push(g->ring, g->secondary[i], sqe128);
 }
 
+void push_sqe(struct ring *r, const struct io_uring_sqe *sqe)
+{
+	ring_push(r, sqe, r->p.flags & IORING_SETUP_SQE128);
+}
+
 void push_nop(struct ring *r, __u64 user_data, unsigned int flags)
 {
 	struct io_uring_sqe sqe[2] = { {
@@ -81,7 +97,7 @@ void push_nop(struct ring *r, __u64 user_data, unsigned int flags)
 		.user_data = user_data,
 	} };
 
-	ring_push(r, sqe, r->p.flags & IORING_SETUP_SQE128);
+	push_sqe(r, sqe);
 }
 
 int log_index(const struct log *log, __u64 user_data)
@@ -99,6 +115,11 @@ int log_res(const struct log *log, __u64 user_data)
 	int i = log_index(log, user_data);
 
 	return i < 0 ? NO_CQE : log->cqe[i].res;
+}
+
+bool canceled(int res)
+{
+	return res == -ECANCELED || res == -EINTR;
 }
 
 static bool log_one(struct log *log, struct ring *r, int ms)

@@ -67,9 +67,13 @@ struct device_cmd *group_cmd(struct group *g);
 /* One more secondary */
 struct io_uring_sqe *group_add(struct group *g, int op, int fd, __u64 addr,
 			       __u32 len, __u64 off);
+/* One that is a command to the device, and has this @result */
+struct io_uring_sqe *group_add_cmd(struct group *g, int fd, __u32 result);
 /* Fill in the SQEs; publishes nothing. */
 void group_push(struct group *g);
 
+/* An SQE as large as the ring's */
+void push_sqe(struct ring *r, const struct io_uring_sqe *sqe);
 void push_nop(struct ring *r, __u64 user_data, unsigned int flags);
 
 /* CQEs in the order in which they came */
@@ -84,6 +88,8 @@ int log_until(struct log *log, struct ring *r, __u64 user_data);
 int log_res(const struct log *log, __u64 user_data);
 /* The place of that CQE, or -1 */
 int log_index(const struct log *log, __u64 user_data);
+/* A worker that is canceled while it waits is interrupted. */
+bool canceled(int res);
 /* All that comes within @ms more */
 void log_rest(struct log *log, struct ring *r, int ms);
 

@@ -26,16 +26,6 @@
 /* an address of the loopback device that others do not use */
 #define LABELLED_HOST	"127.77.0.1"
 
-static struct io_uring_sqe *add_cmd(struct group *g, int fd, __u32 result)
-{
-	struct io_uring_sqe *sqe = group_add(g, IORING_OP_URING_CMD, fd, 0, 0, 0);
-
-	sqe->cmd_op = OP_RESULT;
-	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
-	((struct device_cmd *)sqe->cmd)->arg = result;
-	return sqe;
-}
-
 /* Submit secondary @i of the group, but not the group. Returns its result. */
 static int alone(struct group *g, void *buf, int i)
 {
@@ -283,7 +273,7 @@ TEST_F(fused, lsm_primary)
 	if (secret < 0)
 		return;
 	LEND_DEST(4096);
-	add_cmd(&self->g, secret, 7);
+	group_add_cmd(&self->g, secret, 7);
 	ASSERT_EQ(-EACCES, alone(&self->g, NULL, 0));
 	LEND_DEST(4096);
 	self->g.primary->fd = secret;
@@ -304,13 +294,13 @@ TEST_F(fused, lsm_uring_cmd)
 		return;
 	/* recorded by the LSM, and as how the request ended */
 	LEND_DEST(4096);
-	add_cmd(&self->g, secret, 7);
+	group_add_cmd(&self->g, secret, 7);
 	RECORDED_ALONE(fd, 2, -EACCES, -EACCES);
 	/* those beside it are none the worse */
 	LEND_DEST(4096);
 	ADD_READ(0, 512, 0);
-	add_cmd(&self->g, secret, 7);
-	add_cmd(&self->g, self->dev, 7);
+	group_add_cmd(&self->g, secret, 7);
+	group_add_cmd(&self->g, self->dev, 7);
 	LIKE_ALONE(-EACCES, 512, -EACCES, 7);
 }
 
@@ -387,12 +377,12 @@ TEST_F(fused, lsm_creds)
 		self->g.primary->flags = async;
 		self->g.primary->personality = strong;
 		self->g.primary->fd = secret;
-		add_cmd(&self->g, secret, 7);
+		group_add_cmd(&self->g, secret, 7);
 		LIKE_ALONE(-EACCES, -EACCES);
 		LEND_DEST(4096);
 		self->g.primary->flags = async;
-		add_cmd(&self->g, secret, 7)->personality = strong;
-		add_cmd(&self->g, secret, 7);
+		group_add_cmd(&self->g, secret, 7)->personality = strong;
+		group_add_cmd(&self->g, secret, 7);
 		LIKE_ALONE(-EACCES, 7, -EACCES);
 	}
 }
@@ -408,21 +398,21 @@ TEST_F(fused, audit_secondaries)
 		return;
 	/* refused by io_uring, which is a failure; what the driver says is none */
 	LEND_DEST(4096);
-	add_cmd(&self->g, self->file, 7);
+	group_add_cmd(&self->g, self->file, 7);
 	RECORDED_ALONE(fd, 1, -EOPNOTSUPP, -EOPNOTSUPP);
 	/* audit skips the others, also as what a lease makes of them */
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, sock));
 	LEND_SRC(4096);
 	ADD(IORING_OP_SEND, sock[0], 0, 256, 0);
-	add_cmd(&self->g, self->file, 7);
+	group_add_cmd(&self->g, self->file, 7);
 	ADD(IORING_OP_WRITE, self->file, 0, 512, 0);
 	RECORDED_ALONE(fd, 1, -EOPNOTSUPP, 256, -EOPNOTSUPP, 512);
 	LEND_DEST(4096);
-	add_cmd(&self->g, self->file, 7);
+	group_add_cmd(&self->g, self->file, 7);
 	ADD(IORING_OP_RECV, sock[1], 0, 256, 0);
-	add_cmd(&self->g, self->dev, 7)->cmd_op = 999;
+	group_add_cmd(&self->g, self->dev, 7)->cmd_op = 999;
 	ADD_READ(0, 512, 0);
-	add_cmd(&self->g, self->file, 7);
+	group_add_cmd(&self->g, self->file, 7);
 	RECORDED_ALONE(fd, 3, -EOPNOTSUPP, -EOPNOTSUPP, 256, -EINVAL, 512, -EOPNOTSUPP);
 }
 
@@ -436,11 +426,11 @@ TEST_F(fused, audit_primary)
 		return;
 	LEND_DEST(4096);
 	self->g.primary->fd = self->file;
-	add_cmd(&self->g, self->file, 7);
+	group_add_cmd(&self->g, self->file, 7);
 	EXPECT_GROUP(-EOPNOTSUPP, -ECANCELED);
 	INIT(OP_REFUSE, 0, 0);
 	group_cmd(&self->g)->arg = ENOSPC;
-	add_cmd(&self->g, self->dev, 7);
+	group_add_cmd(&self->g, self->dev, 7);
 	EXPECT_GROUP(-ENOSPC, -ECANCELED);
 	r = audit_read(_metadata, fd, nr);
 	EXPECT_EQ(nr, r.nr);
@@ -460,12 +450,12 @@ TEST_F(fused, audit_creds)
 	p = ring_register(&self->ring, IORING_REGISTER_PERSONALITY, NULL, 0);
 	ASSERT_EQ(0, syscall(__NR_setresuid, 0, 0, -1));
 	LEND_DEST(4096);
-	add_cmd(&self->g, self->dev, 7)->personality = p;
+	group_add_cmd(&self->g, self->dev, 7)->personality = p;
 	r = RECORDED_ALONE(fd, 1, 7, 7);
 	EXPECT_EQ(1, nr_with(&r, " uid=1000 "));
 	LEND_DEST(4096);
 	self->g.primary->personality = p;
-	add_cmd(&self->g, self->dev, 7);
+	group_add_cmd(&self->g, self->dev, 7);
 	r = RECORDED_ALONE(fd, 1, 7, 7);
 	EXPECT_EQ(1, nr_with(&r, " uid=0 "));
 }

@@ -179,3 +179,15 @@ int ring_register(struct ring *r, unsigned int op, void *arg, unsigned int nr)
 
 	return ret < 0 ? -errno : ret;
 }
+
+int ring_cancel(struct ring *r, __u64 user_data, int fd, __u32 flags)
+{
+	struct io_uring_sync_cancel_reg reg = {
+		.addr = user_data,
+		.fd = fd,
+		.flags = flags,
+		.timeout = { .tv_sec = -1, .tv_nsec = -1 },
+	};
+
+	return ring_register(r, IORING_REGISTER_SYNC_CANCEL, &reg, 1);
+}

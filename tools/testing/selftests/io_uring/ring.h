@@ -47,6 +47,8 @@ int ring_submit(struct ring *r);
 bool ring_wait(struct ring *r, struct cqe *cqe, int ms);
 
 int ring_register(struct ring *r, unsigned int op, void *arg, unsigned int nr);
+/* Cancel what has this @user_data, or @fd, as @flags say; wait until it ended. */
+int ring_cancel(struct ring *r, __u64 user_data, int fd, __u32 flags);
 long now_ms(void);
 
 #endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of fused_fuzz share: a round, its groups, and what they are
+ * expected to do.
+ */
+#ifndef SELFTESTS_IO_URING_FUSED_FUZZ_H
+#define SELFTESTS_IO_URING_FUSED_FUZZ_H
+
+#include "kselftest.h"
+#include "fused.h"
+
+#define FILE_LEN	(2 * BUFFER_LEN)
+#define MAX_GROUPS	8
+#define MAX_SOCKS	8
+#define ANY_CANCEL	(INT_MIN + 1)	/* -ECANCELED or -EINTR */
+
+extern unsigned long base_seed;
+extern bool verbose;
+extern unsigned long rounds_done, groups_done, groups_refused, cqes_done;
+
+/* What one SQE is expected to post */
+struct expect {
+	int res;
+	bool skip;	/* no CQE if it is a success */
+	bool zc;	/* and a notification */
+	bool done;	/* it did */
+};
+
+struct socket_use {
+	int fd[2];
+	bool used;
+	bool silent;
+	__u64 user_data;
+};
+
+struct fuzz_group {
+	struct group g;
+	struct expect primary;
+	struct expect secondary[66];
+	struct expect before, after;	/* NOPs that it is linked to */
+	bool has_before, has_after;
+	int nr_linked;
+	int buffer;		/* that it got, or -1 */
+	bool dest;
+	bool started;
+	__u32 offset, len;
+};
+
+struct fuzz {
+	unsigned int thread;
+	unsigned long round;
+	unsigned long long rng;
+	struct mode mode;
+	struct ring ring;
+	int dev, in, out, null;
+	struct socket_use sock[MAX_SOCKS];
+	struct fuzz_group *group;
+	int nr_groups;
+	int nr_cqes;		/* that are still to come, notifications too */
+	unsigned char *buf, *expected, *cover, *user;
+	char text[300];
+};
+
+/* fused_fuzz.c */
+/* What a round does, if that is wanted */
+void __printf(2, 3) tell(struct fuzz *f, const char *fmt, ...);
+/* What the kernel did not do as it should: the test fails, and ends. */
+void __printf(2, 3) wrong(struct fuzz *f, const char *fmt, ...);
+
+/* fused_fuzz_rnd.c */
+unsigned int rnd(struct fuzz *f, unsigned int below);
+bool one_in(struct fuzz *f, unsigned int n);
+/* A value around the interesting ones */
+__u32 around(struct fuzz *f, __u32 limit);
+
+/* fused_fuzz_secondary.c */
+/* The model of one secondary that is issued, with @limit bytes of lease */
+void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest,
+		   __u32 limit);
+bool outside(__u64 addr, __u32 len, __u64 limit);
+int result_of_read(__u32 len, __u64 off);
+
+/* fused_fuzz_group.c */
+void make_group(struct fuzz *f, struct fuzz_group *fg, int index);
+int malformed(const struct fuzz_group *fg);
+/* Put the group between NOPs that it is linked to. */
+void push_group(struct fuzz *f, struct fuzz_group *fg, int index);
+
+/* fused_fuzz_check.c */
+/* CQEs that are still to come */
+int nr_cqes(const struct expect *e);
+void handle_cqe(struct fuzz *f, const struct cqe *cqe);
+/* What must be in the buffer of a group that wrote to it */
+void check_buffer(struct fuzz *f, struct fuzz_group *fg);
+
+/* fused_fuzz_round.c */
+void one_round(struct fuzz *f);
+
+#endif

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The CQEs and buffers of fused_fuzz, against what the model says of them
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include "fused_fuzz.h"
+
+int nr_cqes(const struct expect *e)
+{
+	return (!e->done && (e->res < 0 || !e->skip)) + e->zc;
+}
+
+static bool fits(int want, int got)
+{
+	if (want == ANY_CANCEL)
+		return canceled(got);
+	return want == got;
+}
+
+static void check_cqe(struct fuzz *f, struct expect *e, const struct cqe *cqe, const char *what,
+		      int group, int index)
+{
+	if (cqe->flags & IORING_CQE_F_NOTIF && e->zc) {
+		e->zc = false;
+	} else if (!fits(e->res, cqe->res)) {
+		wrong(f, "%s %d of group %d posts %d, should be %d", what, index, group, cqe->res,
+		      e->res);
+	} else if (e->done || (e->res >= 0 && e->skip)) {
+		wrong(f, "%s %d of group %d posts twice, or though it skips", what, index, group);
+	} else {
+		e->done = true;
+	}
+	f->nr_cqes--;
+}
+
+void handle_cqe(struct fuzz *f, const struct cqe *cqe)
+{
+	__u64 ud = cqe->user_data;
+	struct fuzz_group *fg;
+	int i;
+
+	tell(f, "# cqe %llu res %d flags %x\n", (unsigned long long)ud, cqe->res, cqe->flags);
+	if (cqe->extra[0] || cqe->extra[1])
+		wrong(f, "CQE %llu has extra data", (unsigned long long)ud);
+	if (ud >= UD_OTHER && ud < UD_OTHER + f->nr_groups) {
+		fg = &f->group[ud - UD_OTHER];
+		check_cqe(f, &fg->after, cqe, "linked", ud - UD_OTHER, 0);
+	} else if (ud >= UD_SENTINEL && ud < UD_SENTINEL + f->nr_groups) {
+		/* it is canceled if the link is malformed: either is fine */
+		fg = &f->group[ud - UD_SENTINEL];
+		if (cqe->res && (cqe->res != -ECANCELED || !malformed(fg)))
+			wrong(f, "the head of a link posts %d", cqe->res);
+		f->nr_cqes--;
+	} else if (ud >= UD_PRIMARY && ud < UD_PRIMARY + f->nr_groups) {
+		int group = ud - UD_PRIMARY;
+
+		fg = &f->group[group];
+		check_cqe(f, &fg->primary, cqe, "primary", group, 0);
+		/* the order: nothing of its secondaries may follow */
+		for (i = 0; i < fg->g.nr && fg->started; i++)
+			/* only a lease is waited for until the notification */
+			if (nr_cqes(&fg->secondary[i]) &&
+			    (fg->buffer >= 0 || !fg->secondary[i].zc || !fg->secondary[i].done))
+				wrong(f, "group %d: the primary comes before secondary %d",
+				      group, i);
+	} else if (ud / 100 < (unsigned int)f->nr_groups) {
+		fg = &f->group[ud / 100];
+		i = ud % 100;
+		if (i >= fg->g.nr)
+			wrong(f, "CQE of secondary %d of %d", i, fg->g.nr);
+		check_cqe(f, &fg->secondary[i], cqe, "secondary", ud / 100, i);
+	} else {
+		wrong(f, "CQE of nobody: %llu", (unsigned long long)ud);
+	}
+	__sync_fetch_and_add(&cqes_done, 1);
+}
+
+void check_buffer(struct fuzz *f, struct fuzz_group *fg)
+{
+	long end = now_ms() + TIMEOUT_MS;
+	unsigned int i, k, from, len;
+	const struct io_uring_sqe *sqe;
+	int res;
+
+	while (pread(f->dev, f->buf, BUFFER_LEN, (off_t)fg->buffer * BUFFER_LEN) != BUFFER_LEN) {
+		if (errno != EBUSY || now_ms() > end)
+			wrong(f, "buffer %d is not back: %s", fg->buffer, strerror(errno));
+		usleep(100);
+	}
+	if (!fg->started)
+		return;
+	fill(f->expected, fg->buffer, 0, BUFFER_LEN);
+	memset(f->cover, 0, BUFFER_LEN);
+	for (i = 0; i < (unsigned int)fg->g.nr && fg->dest; i++) {
+		sqe = fg->g.secondary[i];
+		if (sqe->opcode == IORING_OP_URING_CMD || outside(sqe->addr, sqe->len, fg->len))
+			continue;
+		from = fg->offset + sqe->addr;
+		len = sqe->len;
+		/* more than one, or one that the model says too little about */
+		for (k = from; k < from + len; k++)
+			f->cover[k] += f->cover[k] < 3;
+		if (sqe->opcode == IORING_OP_RECV || sqe->fd == -1) {
+			for (k = from; k < from + len; k++)
+				f->cover[k] = 3;
+			continue;
+		}
+		res = result_of_read(len, sqe->off);
+		fill(f->expected + from, 0, sqe->off, res);
+		memset(f->expected + from + res, 0, len - res);
+	}
+	for (k = 0; k < BUFFER_LEN; k++)
+		if (f->cover[k] < 2 && f->buf[k] != f->expected[k])
+			wrong(f, "buffer %d has %02x at %u, should be %02x", fg->buffer, f->buf[k],
+			      k, f->expected[k]);
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Random groups of fused_fuzz, each with what its primary will post
+ */
+#include <errno.h>
+#include <string.h>
+#include "fused_fuzz.h"
+
+/* Make a group malformed that is not: -EINVAL whatever it is */
+static void spoil(struct fuzz *f, struct fuzz_group *fg)
+{
+	int index = rnd(f, fg->g.nr), how = rnd(f, 7);
+	static const unsigned char flags[] = { IOSQE_IO_LINK, IOSQE_IO_HARDLINK,
+					       IOSQE_BUFFER_SELECT, 1 << 7 };
+	static const unsigned char ops[] = {
+		IORING_OP_NOP, IORING_OP_READV, IORING_OP_RECVMSG, IORING_OP_FUSED_CMD,
+		IORING_OP_TIMEOUT, IORING_OP_LAST, 255,
+	};
+	struct io_uring_sqe *sqe = fg->g.secondary[index];
+
+	/* it does not come as far as to have a notification */
+	if (how < 3)
+		fg->secondary[index].zc = false;
+	switch (how) {
+	case 0:
+		sqe->flags |= flags[rnd(f, sizeof(flags))];
+		break;
+	case 1:
+		sqe->opcode = ops[rnd(f, sizeof(ops))];
+		break;
+	case 2:
+		sqe->personality = 1 + rnd(f, 1000);
+		break;
+	case 3:
+		fg->g.primary->ioprio = 1;
+		break;
+	case 4:
+		fg->g.primary->__pad1 = 1 + rnd(f, 1000);
+		break;
+	case 5:
+		fg->g.primary->uring_cmd_flags |= 1U << (4 + rnd(f, 28));
+		break;
+	case 6:
+		fg->g.primary->flags |= IOSQE_BUFFER_SELECT;
+		break;
+	}
+}
+
+/* The primary has @res without its secondaries being issued */
+static void refused(struct fuzz_group *fg, int res)
+{
+	int i;
+
+	fg->primary.res = res;
+	for (i = 0; i < fg->g.nr; i++)
+		fg->secondary[i] = (struct expect){ .res = -ECANCELED,
+						    .zc = fg->secondary[i].zc };
+	fg->started = false;
+}
+
+void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
+{
+	unsigned int op = OP_LEND, flags = 0;
+	bool leased = true;
+	int i, nr, res = 0;
+
+	memset(fg, 0, sizeof(*fg));
+	fg->buffer = -1;
+	fg->dest = rnd(f, 2);
+	if (!fg->dest)
+		flags |= LEND_SOURCE;
+	if (one_in(f, 6)) {
+		op = OP_START;
+		leased = false;
+	} else if (one_in(f, 12)) {
+		op = OP_REFUSE;
+		res = -ENODEV;
+	} else if (one_in(f, 25)) {
+		op = OP_RELEASE + 1 + rnd(f, 1000);
+		res = -ENOTTY;
+	}
+	fg->offset = one_in(f, 2) ? 0 : rnd(f, BUFFER_LEN - 1);
+	fg->len = 1 + around(f, BUFFER_LEN - fg->offset - 1);
+	if (!fg->len || fg->len > BUFFER_LEN - fg->offset)
+		fg->len = BUFFER_LEN - fg->offset;
+	group_init(&fg->g, &f->ring, &f->mode, f->dev, op, flags, fg->len);
+	if (leased)
+		fg->g.primary->uring_cmd_flags |= IORING_FUSED_CMD_BUF;
+	group_cmd(&fg->g)->buffer = index;
+	group_cmd(&fg->g)->offset = fg->offset;
+	group_cmd(&fg->g)->arg = ENODEV;
+	if (one_in(f, 8))
+		group_cmd(&fg->g)->flags |= LEND_BLOCKING;
+	fg->g.primary->user_data = UD_PRIMARY + index;
+	if (one_in(f, 10))
+		fg->g.primary->flags |= IOSQE_ASYNC;
+
+	nr = one_in(f, 3) ? 1 : one_in(f, 10) ? 1 + rnd(f, 64) : 1 + rnd(f, 6);
+	for (i = 0; i < nr; i++)
+		add_secondary(f, fg, leased, fg->dest, leased ? fg->len : BUFFER_LEN);
+	fg->started = true;
+	if (leased && !res)
+		fg->buffer = index;
+
+	/* what the driver says, then what the SQEs say, which counts first */
+	if (res) {
+		refused(fg, res);
+	} else if (one_in(f, 15)) {
+		switch (rnd(f, 4)) {
+		case 0:
+			group_cmd(&fg->g)->flags |= 1U << (2 + rnd(f, 14));
+			break;
+		case 1:
+			fg->g.primary->uring_cmd_flags ^= IORING_FUSED_CMD_BUF;
+			/* a bad address would be found first */
+			for (i = 0; leased && i < fg->g.nr; i++) {
+				fg->g.secondary[i]->addr = (uintptr_t)f->user;
+				fg->g.secondary[i]->len = 100;
+			}
+			break;
+		case 2:
+			if (!leased)
+				group_cmd(&fg->g)->flags |= 1U << 15;
+			else
+				group_cmd(&fg->g)->buffer = NR_BUFFERS + rnd(f, 100);
+			break;
+		case 3:
+			if (!leased)
+				group_cmd(&fg->g)->flags |= 1U << 15;
+			else
+				group_cmd(&fg->g)->len = BUFFER_LEN + 1 + rnd(f, 100);
+			break;
+		}
+		refused(fg, -EINVAL);
+		fg->buffer = -1;
+	}
+	if (one_in(f, 10)) {
+		spoil(f, fg);
+		refused(fg, -EINVAL);
+		fg->buffer = -1;
+	}
+
+	/* the sum, or the first error */
+	if (fg->started) {
+		long long sum = 0;
+
+		for (i = 0; i < fg->g.nr && !fg->primary.res; i++) {
+			res = fg->secondary[i].res;
+			if (res == ANY_CANCEL || res < 0)
+				fg->primary.res = res;
+			else
+				sum += res;
+		}
+		if (!fg->primary.res)
+			fg->primary.res = sum > INT_MAX ? INT_MAX : sum;
+	}
+}
+
+int malformed(const struct fuzz_group *fg)
+{
+	/* as opposed to one that the driver refuses, which links hard, too */
+	return !fg->started && fg->primary.res == -EINVAL;
+}
+
+/* A read that comes short breaks the group's link as it would its own. */
+static bool comes_short(struct fuzz *f, struct fuzz_group *fg)
+{
+	for (int i = 0; i < fg->g.nr; i++) {
+		const struct io_uring_sqe *sqe = fg->g.secondary[i];
+		int res = fg->secondary[i].res;
+
+		if (sqe->fd == f->in && res >= 0 && res != (int)sqe->len)
+			return true;
+	}
+	return false;
+}
+
+void push_group(struct fuzz *f, struct fuzz_group *fg, int index)
+{
+	bool fails = fg->primary.res < 0 || comes_short(f, fg);
+
+	if (one_in(f, 8)) {
+		fg->has_before = true;
+		push_nop(&f->ring, UD_SENTINEL + index, IOSQE_IO_LINK);
+	}
+	/* whether it breaks depends on when it is refused; -EINVAL is either */
+	if (one_in(f, 8) && !malformed(fg)) {
+		fg->has_after = true;
+		fg->g.primary->flags |= IOSQE_IO_LINK;
+		if (fails)
+			fg->after.res = -ECANCELED;
+	}
+	group_push(&fg->g);
+	if (fg->has_after)
+		push_nop(&f->ring, UD_OTHER + index, 0);
+}

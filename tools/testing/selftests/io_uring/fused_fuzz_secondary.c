@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Random secondaries of fused_fuzz, each with what it will post
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include "fused_fuzz.h"
+
+#define SEND_MAX	2000
+
+bool outside(__u64 addr, __u32 len, __u64 limit)
+{
+	return addr > limit || len > limit - addr;
+}
+
+int result_of_read(__u32 len, __u64 off)
+{
+	if (off >= FILE_LEN)
+		return 0;
+	return len < FILE_LEN - off ? len : FILE_LEN - off;
+}
+
+static struct socket_use *free_socket(struct fuzz *f)
+{
+	struct socket_use *s = &f->sock[rnd(f, MAX_SOCKS)];
+
+	if (s->used)
+		return NULL;
+	s->used = true;
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, s->fd))
+		wrong(f, "no socket");
+	return s;
+}
+
+/* A secondary for a socket, if there is one left that will do */
+static struct io_uring_sqe *add_socket(struct fuzz *f, struct fuzz_group *fg, struct expect *e,
+				       bool dest, __u64 addr, __u32 len, bool out,
+				       __u64 user_data)
+{
+	struct socket_use *s = free_socket(f);
+	int res = out ? -EFAULT : (int)len;
+
+	if (!s)
+		return NULL;
+	if (!dest && len && len <= SEND_MAX) {
+		e->res = res;
+		return group_add(&fg->g, IORING_OP_SEND, s->fd[0], addr, len, 0);
+	}
+	if (!dest) {
+		/* a file that cannot */
+		e->res = -EOPNOTSUPP;
+		e->zc = true;
+		return group_add(&fg->g, IORING_OP_SEND_ZC, s->fd[0], addr, len, 0);
+	}
+	if (!len || len > BUFFER_LEN)
+		return NULL;
+
+	s->user_data = user_data;
+	if (!out && one_in(f, 2)) {
+		/* some of it is there */
+		res = rnd(f, len < 3000 ? len : 3000) + 1;
+		if (send(s->fd[1], f->buf, res, MSG_DONTWAIT) != res)
+			wrong(f, "cannot send %d", res);
+	} else if (!out) {
+		res = ANY_CANCEL;
+		s->silent = true;
+	}
+	e->res = res;
+	return group_add(&fg->g, IORING_OP_RECV, s->fd[0], addr, len, 0);
+}
+
+void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest,
+		   __u32 limit)
+{
+	int index = fg->g.nr;
+	struct expect *e = &fg->secondary[index];
+	__u64 user_data = (__u64)(fg - f->group) * 100 + index, addr = around(f, limit);
+	__u32 len = addr < limit ? around(f, limit - addr) : rnd(f, 2), off = around(f, FILE_LEN);
+	struct io_uring_sqe *sqe;
+	bool out;
+
+	if (one_in(f, 30))
+		addr = ~0ULL - rnd(f, 3);
+	if (one_in(f, 30))
+		len = -1 - rnd(f, 5);
+	out = outside(addr, len, limit);
+	memset(e, 0, sizeof(*e));
+	if (!leased)
+		/* memory that is there, in the place of an offset */
+		addr = (uintptr_t)f->user + rnd(f, 4096), len = rnd(f, 4096), out = false;
+
+	sqe = NULL;
+	switch (rnd(f, 10)) {
+	case 0:
+		e->res = one_in(f, 4) ? -ENOSPC : (int)rnd(f, 1000);
+		sqe = group_add_cmd(&fg->g, f->dev, e->res);
+		break;
+	case 1:
+		sqe = add_socket(f, fg, e, dest, addr, len, out, user_data);
+		break;
+	}
+	if (!sqe) {
+		if (dest) {
+			sqe = group_add(&fg->g, leased && one_in(f, 3) ? IORING_OP_READ_FIXED :
+					IORING_OP_READ, f->in, addr, len, off);
+			e->res = out ? -EFAULT : result_of_read(len, off);
+		} else {
+			sqe = group_add(&fg->g, leased && one_in(f, 3) ? IORING_OP_WRITE_FIXED :
+					IORING_OP_WRITE, f->out, addr, len, off);
+			e->res = out ? -EFAULT : (int)len;
+		}
+		if (leased)
+			sqe->buf_index = rnd(f, 3);
+		if (one_in(f, 25)) {
+			sqe->fd = -1;
+			e->res = -EBADF;
+		}
+	}
+	sqe->user_data = user_data;
+	if (one_in(f, 6))
+		sqe->flags |= IOSQE_ASYNC;
+	if (!e->zc && !one_in(f, 3)) {
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		/* a short read speaks: it breaks links as a failed one does */
+		e->skip = sqe->fd != f->in || e->res == (int)sqe->len;
+	}
+}

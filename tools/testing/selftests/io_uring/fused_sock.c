@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * IORING_OP_FUSED_CMD: what moves between a leased buffer and sockets, by SEND,
+ * RECV and SEND_ZC.
+ */
+#include "fixture.h"
+#include "sockets.h"
+#include <pthread.h>
+
+/* uapi: SEND reads the buffer */
+TEST_F(fused, send)
+{
+	enum kind kind;
+	int sock[2];
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		ASSERT_EQ(0, sockets(kind, sock));
+		SET_BUFFER(0, kind);
+		LEND_SRC(BUFFER_LEN);
+		ADD(IORING_OP_SEND, sock[0], 4000, 9000, 0)->buf_index = 99;
+		EXPECT_GROUP(9000, 9000);
+		ASSERT_EQ(9000, recv_all(sock[1], self->buf, 9000));
+		EXPECT_TRUE(is_pattern(self->buf, kind, 4000, 9000));
+		close2(sock);
+	}
+}
+
+/* uapi: RECV writes the buffer */
+TEST_F(fused, recv)
+{
+	enum kind kind;
+	int sock[2];
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		ASSERT_EQ(0, sockets(kind, sock));
+		SET_BUFFER(0, 7);
+		fill(self->buf, kind, 0, 9000);
+		ASSERT_EQ(9000, send(sock[1], self->buf, 9000, 0));
+		LEND_DEST(BUFFER_LEN);
+		/* on a stream, some of it may come later */
+		ADD(IORING_OP_RECV, sock[0], 4000, 9000, 0)->msg_flags =
+			kind == UNIX_DGRAM ? 0 : MSG_WAITALL;
+		EXPECT_GROUP(9000, 9000);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 7, 0, 4000));
+		EXPECT_TRUE(is_pattern(self->buf + 4000, kind, 0, 9000));
+		EXPECT_TRUE(is_pattern(self->buf + 13000, 7, 13000, BUFFER_LEN - 13000));
+		close2(sock);
+	}
+}
+
+/* uapi: what a short receive did not fill is zeroed */
+TEST_F(fused, short_recv)
+{
+	enum kind kind;
+	int sock[2];
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		ASSERT_EQ(0, sockets(kind, sock));
+		SET_BUFFER(0, 7);
+		fill(self->buf, 1, 0, 100);
+		ASSERT_EQ(100, send(sock[1], self->buf, 100, 0));
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 4000, 9000, 0);
+		EXPECT_GROUP(100, 100);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 7, 0, 4000));
+		EXPECT_TRUE(is_pattern(self->buf + 4000, 1, 0, 100));
+		EXPECT_TRUE(all_are(self->buf + 4100, 0, 8900));
+		EXPECT_TRUE(is_pattern(self->buf + 13000, 7, 13000, BUFFER_LEN - 13000));
+		close2(sock);
+	}
+}
+
+/* MSG_WAITALL: in pieces, each at its place */
+TEST_F(fused, recv_waitall)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int sock[2], i;
+
+	for (i = 0; i < 2; i++) {
+		struct log log = { };
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		SET_BUFFER(0, 7);
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 1000, 30000, 0)->msg_flags = MSG_WAITALL;
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		fill(self->buf, 3, 0, 30000);
+		ASSERT_EQ(10000, send(sock[1], self->buf, 10000, 0));
+		log_rest(&log, &self->ring, 10);
+		ASSERT_EQ(12345, send(sock[1], self->buf + 10000, 12345, 0));
+		log_rest(&log, &self->ring, 10);
+		ASSERT_EQ(0, log.nr);
+		ASSERT_EQ(30000 - 22345, send(sock[1], self->buf + 22345, 30000 - 22345, 0));
+		EXPECT_CQES(&log, 30000, 30000);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 7, 0, 1000));
+		EXPECT_TRUE(is_pattern(self->buf + 1000, 3, 0, 30000));
+		EXPECT_TRUE(is_pattern(self->buf + 31000, 7, 31000, BUFFER_LEN - 31000));
+		close2(sock);
+	}
+}
+
+/* a peer that closes in the middle: short, zeroed, and a CQE though it could be skipped */
+TEST_F(fused, recv_peer_closes)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int sock[2], i;
+
+	for (i = 0; i < 2; i++) {
+		struct log log = { };
+		struct io_uring_sqe *sqe;
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		SET_BUFFER(0, 7);
+		LEND_DEST(BUFFER_LEN);
+		sqe = ADD(IORING_OP_RECV, sock[0], 1000, 30000, 0);
+		sqe->msg_flags = MSG_WAITALL;
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		fill(self->buf, 3, 0, 10000);
+		ASSERT_EQ(10000, send(sock[1], self->buf, 10000, 0));
+		log_rest(&log, &self->ring, 10);
+		close(sock[1]);
+		EXPECT_CQES(&log, 10000, 10000);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf + 1000, 3, 0, 10000));
+		EXPECT_TRUE(all_are(self->buf + 11000, 0, 20000));
+		EXPECT_TRUE(is_pattern(self->buf + 31000, 7, 31000, BUFFER_LEN - 31000));
+		close(sock[0]);
+	}
+}
+
+/* MSG_TRUNC tells how long a datagram was; what was moved is less */
+TEST_F(fused, recv_trunc)
+{
+	int sock[2];
+
+	ASSERT_EQ(0, sockets(UNIX_DGRAM, sock));
+	SET_BUFFER(0, 7);
+	fill(self->buf, 1, 0, 5000);
+	ASSERT_EQ(5000, send(sock[1], self->buf, 5000, 0));
+	LEND_DEST(BUFFER_LEN);
+	ADD(IORING_OP_RECV, sock[0], 100, 1000, 0)->msg_flags = MSG_TRUNC;
+	EXPECT_GROUP(1000, 5000);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf + 100, 1, 0, 1000));
+	EXPECT_TRUE(is_pattern(self->buf + 1100, 7, 1100, BUFFER_LEN - 1100));
+	close2(sock);
+}
+
+static void *drain_slowly(void *arg)
+{
+	struct { int fd; unsigned char *buf; int len, got; } *d = arg;
+
+	usleep(20000);
+	d->got = recv_all(d->fd, d->buf, d->len);
+	return NULL;
+}
+
+/* a full socket: MSG_WAITALL sends the rest when there is room */
+TEST_F(fused, send_waitall)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int small = 4096, sock[2], i;
+
+	for (i = 0; i < 2; i++) {
+		struct { int fd; unsigned char *buf; int len, got; } d;
+		unsigned char *got = malloc(BUFFER_LEN);
+		pthread_t thread;
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+		SET_BUFFER(0, 6);
+		LEND_SRC(BUFFER_LEN);
+		ADD(IORING_OP_SEND, sock[0], 0, BUFFER_LEN, 0)->msg_flags = MSG_WAITALL;
+		d = (typeof(d)){ .fd = sock[1], .buf = got, .len = BUFFER_LEN };
+		ASSERT_EQ(0, pthread_create(&thread, NULL, drain_slowly, &d));
+		EXPECT_GROUP(BUFFER_LEN, BUFFER_LEN);
+		pthread_join(thread, NULL);
+		EXPECT_EQ(BUFFER_LEN, d.got);
+		EXPECT_TRUE(is_pattern(got, 6, 0, BUFFER_LEN));
+		free(got);
+		close2(sock);
+	}
+}
+
+/* without it, a send may be short; and a peer that is gone is an error */
+TEST_F(fused, send_short)
+{
+	int sock[2], small = 4096, ret;
+	struct log log = { };
+
+	if (variant->mode.secondary_flags & IOSQE_ASYNC)
+		SKIP(return, "a worker waits");
+	ASSERT_EQ(0, sockets(UNIX_STREAM, sock));
+	setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	SET_BUFFER(0, 6);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND, sock[0], 0, BUFFER_LEN, 0);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ret = log_until(&log, &self->ring, UD_PRIMARY);
+	EXPECT_LT(0, ret);
+	EXPECT_GT(BUFFER_LEN, ret);
+	EXPECT_EQ(ret, log_res(&log, 0));
+	ASSERT_EQ(ret, recv_all(sock[1], self->buf, ret));
+	EXPECT_TRUE(is_pattern(self->buf, 6, 0, ret));
+	close(sock[1]);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND, sock[0], 0, 512, 0);
+	EXPECT_GROUP(-EPIPE, -EPIPE);
+	close(sock[0]);
+}
+
+/* SEND_ZC ----------------------------------------------------------------- */
+
+/* uapi: for SEND_ZC the lease lasts until the notification */
+TEST_F(fused, send_zc)
+{
+	struct log log = { };
+	int sock[2], i, flags;
+
+	ASSERT_EQ(0, tcp_pair(sock));
+	SET_BUFFER(0, 4);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND_ZC, sock[0], 3000, 20000, 0);
+	ADD(IORING_OP_SEND_ZC, sock[0], 23000, 5000, 0)->addr3 = UD_OTHER;
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	/* in this order, and no faster than it is read */
+	ASSERT_EQ(20000, log_until(&log, &self->ring, 0));
+	ASSERT_EQ(25000, recv_all(sock[1], self->buf, 25000));
+	EXPECT_TRUE(variant->mode.secondary_flags & IOSQE_ASYNC ||
+		    is_pattern(self->buf, 4, 3000, 25000));
+	/* one request, one notification each; the primary last */
+	ASSERT_EQ(25000, log_until(&log, &self->ring, UD_PRIMARY));
+	ASSERT_EQ(5, log.nr);
+	for (i = flags = 0; i < 4; i++) {
+		if (log.cqe[i].flags & IORING_CQE_F_NOTIF)
+			flags += log.cqe[i].user_data == UD_OTHER ? 100 : 10;
+		else
+			EXPECT_TRUE(log.cqe[i].flags & IORING_CQE_F_MORE);
+	}
+	EXPECT_EQ(110, flags);
+	EXPECT_EQ(UD_PRIMARY, log.cqe[4].user_data);
+	GET_BUFFER(0);
+	/* nothing behind it */
+	log_rest(&log, &self->ring, 10);
+	EXPECT_EQ(5, log.nr);
+	close2(sock);
+}
+
+#define EXPECT_ZC_FAILS(error) ({					\
+	struct log log = { };						\
+	int error_ = (error);						\
+									\
+	group_push(&self->g);						\
+	ASSERT_LT(0, ring_submit(&self->ring));				\
+	EXPECT_EQ(error_, log_until(&log, &self->ring, UD_PRIMARY));	\
+	EXPECT_EQ(error_, log_res(&log, 0));				\
+	EXPECT_EQ(1, log_index(&log, UD_OTHER));			\
+	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));			\
+	GET_BUFFER(0);							\
+})
+
+/* the same if it fails: a file that cannot, or a bad range */
+TEST_F(fused, send_zc_fails)
+{
+	int sock[2];
+
+	ASSERT_EQ(0, sockets(UNIX_DGRAM, sock));
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND_ZC, sock[0], 0, 512, 0)->addr3 = UD_OTHER;
+	EXPECT_ZC_FAILS(-EOPNOTSUPP);
+	close2(sock);
+	ASSERT_EQ(0, tcp_pair(sock));
+	LEND_SRC(4096);
+	ADD(IORING_OP_SEND_ZC, sock[0], 4000, 512, 0)->addr3 = UD_OTHER;
+	EXPECT_ZC_FAILS(-EFAULT);
+	close2(sock);
+}
+
+/*
+ * A receiver that does not read: the pages are with the network stack, so the
+ * primary does not complete, and the driver does not have its buffer.
+ */
+TEST_F(fused, send_zc_pending)
+{
+	struct linger linger = { .l_onoff = 1, .l_linger = 0 };
+	int small = 4096, big = 4 << 20, res = 1;
+	struct log log = { };
+	int sock[2], flags;
+
+	/* loopback copies what it queues; the send queue keeps the pages */
+	ASSERT_EQ(0, tcp_pair(sock));
+	setsockopt(sock[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	/* fill it up */
+	flags = fcntl(sock[0], F_GETFL);
+	fcntl(sock[0], F_SETFL, flags | O_NONBLOCK);
+	memset(self->buf, 0xaa, BUFFER_LEN);
+	while (res > 0)
+		res = write(sock[0], self->buf, 512);
+	fcntl(sock[0], F_SETFL, flags);
+	setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof(big));
+	SET_BUFFER(0, 4);
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND_ZC, sock[0], 0, 4096, 0)->addr3 = UD_OTHER;
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ASSERT_EQ(4096, log_until(&log, &self->ring, 0));
+	log_rest(&log, &self->ring, 30);
+	EXPECT_EQ(1, log.nr);
+	EXPECT_EQ(-1, pread(self->dev, self->buf, 512, 0));
+	EXPECT_EQ(EBUSY, errno);
+	/* the connection breaks, so the stack lets the pages go */
+	setsockopt(sock[1], SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	close(sock[1]);
+	close(sock[0]);
+	ASSERT_EQ(4096, log_until(&log, &self->ring, UD_PRIMARY));
+	EXPECT_EQ(1, log_index(&log, UD_OTHER));
+	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));
+	GET_BUFFER(0);
+}
+
+TEST_HARNESS_MAIN

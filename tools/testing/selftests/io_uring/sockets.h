@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Pairs of connected sockets, of the kinds that tests send and receive on
+ */
+#ifndef SELFTESTS_IO_URING_SOCKETS_H
+#define SELFTESTS_IO_URING_SOCKETS_H
+
+enum kind { UNIX_STREAM, UNIX_DGRAM, TCP, NR_KINDS };
+
+/* 0, or -1 */
+int sockets(enum kind kind, int sock[2]);
+int tcp_pair(int sock[2]);
+void close2(int sock[2]);
+
+/* All of @len, from what may come in pieces */
+int recv_all(int fd, void *buf, int len);
+
+#endif
