@@ -127,7 +127,7 @@ unsafe extern "C" fn io_fused_cmd_gather(
         )
     };
     let inline = flags & bindings::IORING_FUSED_CMD_INLINE != 0;
-    let mut gathered = Gathered::new(to_result(ret.min(0)));
+    let mut gathered = Gathered::new(if ret < 0 { to_result(ret) } else { Ok(()) });
 
     if flags & !PRIMARY_FLAGS != 0 {
         gathered.refuse(EINVAL);
@@ -145,14 +145,13 @@ unsafe extern "C" fn io_fused_cmd_gather(
     }
 
     // One that is malformed may have both kinds, or say that it has.
-    if inline {
+    for i in 0..nr.saturating_add(inline.into()) {
+        let inline_of = if inline && i == 0 { sqe } else { null() };
+
         // SAFETY: `uring_lock` is held, this is the submission that `left` belongs to, and `sqe`
-        // is the one that was taken last.
-        unsafe { gathered.take(req, sqe, left) };
-    }
-    for _ in 0..nr {
-        // SAFETY: As above.
-        if !unsafe { gathered.take(req, null(), left) } {
+        // is the one that was taken last when the first secondary is.
+        let taken = unsafe { gathered.take(req, inline_of, left) };
+        if !taken && inline_of.is_null() {
             break;
         }
     }
@@ -226,7 +225,7 @@ impl Gathered {
             self.refuse(EINVAL);
             return false;
         }
-        let mut result = to_result(ret);
+        let mut result = if ret == 0 { Ok(()) } else { to_result(ret) };
 
         // Else it is consumed, but there was no memory for a request.
         if let Some(secondary) = NonNull::new(secondary) {
@@ -350,22 +349,10 @@ unsafe extern "C" fn io_fused_cmd_issued(req: *mut bindings::io_kiocb) {
     unsafe { Group::of_issued(req) }.start();
 }
 
-/// Did the application ask for a leased buffer?
-///
-/// # Safety
-///
-/// See `include/linux/io_uring/fused.h`.
-#[export]
-unsafe extern "C" fn io_fused_cmd_wants_buf(cmd: *mut bindings::io_uring_cmd) -> bool {
-    // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
-    unsafe { Issue::of_cmd(cmd) }.wants_buffer()
-}
-
 /// Lease a buffer to the secondaries of `cmd`.
 ///
 /// Fails with `-EINVAL` if the application did not ask for a buffer, if there is a lease already,
-/// or if a secondary would use the buffer in the wrong direction; with `-ENOMEM` if there is no
-/// memory for the lease.
+/// or if a secondary would use the buffer in the wrong direction.
 ///
 /// # Safety
 ///
@@ -374,12 +361,10 @@ unsafe extern "C" fn io_fused_cmd_wants_buf(cmd: *mut bindings::io_uring_cmd) ->
 unsafe extern "C" fn io_fused_cmd_lease(
     cmd: *mut bindings::io_uring_cmd,
     lease: *const bindings::io_fused_lease,
-    issue_flags: c_uint,
 ) -> c_int {
     // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
     let (mut issue, lease) = unsafe { (Issue::of_cmd(cmd), &*lease) };
     let dir = 1u8 << (lease.dir & 1);
-    let (ctx, req) = (issue.ctx(), issue.req());
 
     if !issue.wants_buffer()
         || issue.phase() != Phase::Gathered
@@ -390,31 +375,7 @@ unsafe extern "C" fn io_fused_cmd_lease(
         return EINVAL.to_errno();
     }
 
-    // The lock protects the cache that the node comes from.
-    //
-    // SAFETY: The flags are those of the current issue, so they tell whether the lock is held.
-    unsafe { bindings::io_ring_submit_lock(ctx, issue_flags) };
-    // SAFETY: `uring_lock` is held.
-    let node = unsafe { bindings::io_lease_node_alloc(ctx) };
-    // SAFETY: The counterpart of the lock above.
-    unsafe { bindings::io_ring_submit_unlock(ctx, issue_flags) };
-    if node.is_null() {
-        return ENOMEM.to_errno();
-    }
-
-    // SAFETY: The node and its buffer are new, and ours to fill in.
-    unsafe {
-        let buf = (*node).__bindgen_anon_1.buf;
-        (*buf).len = lease.len;
-        (*buf).dir = dir;
-        (*buf).release = Some(lease_ended);
-        (*buf).priv_ = req.cast();
-        bindings::io_imu_lease(buf).write(bindings::io_imu_lease {
-            bvec: lease.bvec,
-            nr_bvecs: lease.nr_bvecs,
-            skip: lease.skip,
-        });
-    }
+    let node = issue.set_up_lease(lease, dir, lease_ended);
     let state = issue.state();
     state.node = node;
     state.release = lease.release;
@@ -427,7 +388,7 @@ unsafe extern "C" fn io_fused_cmd_lease(
 ///
 /// # Safety
 ///
-/// Called by `io_buffer_unmap()` for a buffer that [`io_fused_cmd_lease`] set up, with `uring_lock`
+/// Called by `io_free_rsrc_node()` for a lease that [`io_fused_cmd_lease`] set up, with `uring_lock`
 /// held.
 unsafe extern "C" fn lease_ended(primary: *mut c_void) {
     // SAFETY: The lease is counted in `pending`, so the primary has not completed. If it is a

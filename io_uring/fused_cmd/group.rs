@@ -11,7 +11,7 @@ use core::{
     ops::Deref,
     ptr::{addr_of_mut, null_mut, NonNull}, //
 };
-use kernel::bindings;
+use kernel::{bindings, ffi::c_void};
 
 /// What has become of a group, stored in `io_fused_group::phase`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,6 +88,11 @@ impl Primary {
         // SAFETY: By the type invariant the async data is a live `struct io_async_cmd`.
         unsafe { addr_of_mut!((*(*self.req()).async_data.cast::<bindings::io_async_cmd>()).group) }
     }
+
+    fn lease(self) -> *mut bindings::io_lease {
+        // SAFETY: As in `state()`.
+        unsafe { addr_of_mut!((*(*self.req()).async_data.cast::<bindings::io_async_cmd>()).lease) }
+    }
 }
 
 /// A primary that is being issued.
@@ -121,6 +126,49 @@ impl Issue {
         // SAFETY: By the invariants of `Primary` the group is initialised, and by those of `Self`
         // it is ours.
         unsafe { &mut *self.0.state() }
+    }
+
+    /// Fills in the command's lease, which nobody uses yet, with one reference. The last put calls
+    /// `release` with the request.
+    pub(crate) fn set_up_lease(
+        &mut self,
+        lease: &bindings::io_fused_lease,
+        dir: u8,
+        release: unsafe extern "C" fn(*mut c_void),
+    ) -> *mut bindings::io_rsrc_node {
+        let flags = bindings::IO_REGBUF_F_KBUF | bindings::IO_REGBUF_F_LEASE;
+        let place = self.lease();
+
+        // SAFETY: By the invariants of `Primary` this is a part of its async data, and by those of
+        // `Self` it is ours.
+        unsafe {
+            place.write(bindings::io_lease {
+                node: bindings::io_rsrc_node {
+                    type_: bindings::IORING_RSRC_BUFFER as u8,
+                    refs: 1,
+                    __bindgen_anon_1: bindings::io_rsrc_node__bindgen_ty_1 {
+                        buf: addr_of_mut!((*place).imu),
+                    },
+                    ..pin_init::zeroed()
+                },
+                bvec: lease.bvec,
+                nr_bvecs: lease.nr_bvecs,
+                skip: lease.skip,
+                imu: bindings::io_mapped_ubuf {
+                    ubuf: 0,
+                    len: lease.len,
+                    nr_bvecs: 0,
+                    folio_shift: 0,
+                    refs: pin_init::zeroed(),
+                    flags: flags as u8,
+                    dir,
+                    release: Some(release),
+                    priv_: self.req().cast(),
+                    bvec: bindings::__IncompleteArrayField::new(),
+                },
+            });
+            addr_of_mut!((*place).node)
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {

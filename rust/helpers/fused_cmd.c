@@ -34,24 +34,6 @@ __rust_helper void rust_helper_io_put_rsrc_node(struct io_ring_ctx *ctx,
 	io_put_rsrc_node(ctx, node);
 }
 
-__rust_helper struct io_imu_lease *
-rust_helper_io_imu_lease(struct io_mapped_ubuf *imu)
-{
-	return io_imu_lease(imu);
-}
-
-__rust_helper void rust_helper_io_ring_submit_lock(struct io_ring_ctx *ctx,
-						   unsigned int issue_flags)
-{
-	io_ring_submit_lock(ctx, issue_flags);
-}
-
-__rust_helper void rust_helper_io_ring_submit_unlock(struct io_ring_ctx *ctx,
-						     unsigned int issue_flags)
-{
-	io_ring_submit_unlock(ctx, issue_flags);
-}
-
 __rust_helper unsigned int
 rust_helper_io_uring_cmd_ring_flags(struct io_kiocb *req)
 {

@@ -31,9 +31,10 @@ struct io_fused_lease {
 };
 
 /*
- * All are for the ->uring_cmd() handler that was called with
+ * Both are for the ->uring_cmd() handler that was called with
  * IO_URING_F_FUSED, and only while it runs, with the @issue_flags that were
- * passed to it.
+ * passed to it. The application asked for a lease if IORING_FUSED_CMD_BUF is
+ * set in @cmd->flags.
  *
  * io_fused_cmd_lease() returns 0 or a negative error; after an error @release
  * is not called. io_fused_cmd_start() issues the secondaries and returns
@@ -47,10 +48,8 @@ struct io_fused_lease {
  * handler that wants to refuse the command returns an error instead of
  * starting it.
  */
-bool io_fused_cmd_wants_buf(struct io_uring_cmd *cmd);
 int io_fused_cmd_lease(struct io_uring_cmd *cmd,
-		       const struct io_fused_lease *lease,
-		       unsigned int issue_flags);
+		       const struct io_fused_lease *lease);
 int io_fused_cmd_start(struct io_uring_cmd *cmd,
 		       void (*done)(struct io_uring_cmd *cmd, int res),
 		       unsigned int issue_flags);

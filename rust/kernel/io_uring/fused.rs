@@ -140,8 +140,9 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
 
     /// Whether the secondaries need a buffer from the driver (`IORING_FUSED_CMD_BUF`).
     pub fn wants_buffer(&self) -> bool {
-        // SAFETY: By the type invariant, this is a primary.
-        unsafe { core_wants_buf(self.cmd) }
+        // SAFETY: The command is valid by the type invariant, and the flags of a primary do not
+        // change any more.
+        unsafe { (*self.cmd.as_ptr()).flags & bindings::IORING_FUSED_CMD_BUF != 0 }
     }
 
     /// Lends the buffer of `lessor` to the secondaries and starts them.
@@ -180,6 +181,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     }
 
     /// Lends the buffer of `lessor`, or drops it and returns why not.
+    #[inline(always)]
     fn lend<L: Lessor>(&self, lessor: L) -> Result<(), c_int> {
         let table = lessor.table();
         let private = lessor.into_foreign();
@@ -196,10 +198,10 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
             priv_: private,
         };
 
-        // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags. By
-        // the safety requirements of `Lessor`, the table is valid until the lease ends.
-        // `end_lease::<L>` takes `private`, once.
-        let ret = unsafe { core_lease(self.cmd, &lease, self.flags.bits()) };
+        // SAFETY: By the type invariant this is a primary in `->uring_cmd()`. By the safety
+        // requirements of `Lessor`, the table is valid until the lease ends. `end_lease::<L>` takes
+        // `private`, once.
+        let ret = unsafe { core_lease(self.cmd, &lease) };
         if ret < 0 {
             // SAFETY: After an error, the callback is not called, so this is the only taker.
             drop(unsafe { L::from_foreign(private) });
@@ -241,26 +243,15 @@ const TAKEN: c_int = -(bindings::EIOCBQUEUED as c_int);
 
 /// # Safety
 ///
-/// See `io_fused_cmd_wants_buf()`.
-#[cfg(CONFIG_IO_URING_FUSED_CMD)]
-#[inline(never)]
-unsafe fn core_wants_buf(cmd: NonNull<bindings::io_uring_cmd>) -> bool {
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_wants_buf(cmd.as_ptr()) }
-}
-
-/// # Safety
-///
 /// See `io_fused_cmd_lease()`.
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
 #[inline(never)]
 unsafe fn core_lease(
     cmd: NonNull<bindings::io_uring_cmd>,
     lease: &bindings::io_fused_lease,
-    flags: c_uint,
 ) -> c_int {
     // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_lease(cmd.as_ptr(), lease, flags) }
+    unsafe { bindings::io_fused_cmd_lease(cmd.as_ptr(), lease) }
 }
 
 /// # Safety

@@ -305,6 +305,25 @@ fn bio_has_data(bio: *const bindings::bio) -> bool {
     }
 }
 
+/// How many entries of its table the data of a bio takes. The bio must have data.
+#[inline]
+pub(super) fn nr_bvecs(bio: &bindings::bio) -> u32 {
+    let first = bio.bi_io_vec.wrapping_add(bio.bi_iter.bi_idx as usize);
+    // From the start of the first one.
+    let mut left = u64::from(bio.bi_iter.bi_size) + u64::from(bio.bi_iter.bi_offset);
+    let mut nr = 0;
+
+    while left > 0 {
+        // SAFETY: The table of a bio that has data covers `bi_size` bytes from `bi_idx` and
+        // `bi_offset` on, and `left` of these are still to come, so this entry is in it.
+        let len = unsafe { (*first.add(nr as usize)).bv_len };
+
+        left = left.saturating_sub(len.into());
+        nr += 1;
+    }
+    nr
+}
+
 /// Makes `iter` one over `len` bytes of user memory of the current task; [`None`] if the range is
 /// not in user space at all.
 #[inline]
@@ -449,6 +468,18 @@ mod tests {
             assert_eq!((len, offset), expected[i]);
         });
         assert_eq!(n, expected.len());
+        assert_eq!(nr_bvecs(&bio), 2);
+    }
+
+    #[test]
+    fn bvecs_are_counted_up_to_the_one_that_ends_the_data() {
+        let mut table = [bvec(4096, 0), bvec(4096, 0), bvec(4096, 0)];
+
+        assert_eq!(nr_bvecs(&bio(&mut table, 0, 0, 512)), 1);
+        assert_eq!(nr_bvecs(&bio(&mut table, 0, 0, 4096)), 1);
+        assert_eq!(nr_bvecs(&bio(&mut table, 0, 512, 4096)), 2);
+        assert_eq!(nr_bvecs(&bio(&mut table, 1, 0, 8192)), 2);
+        assert_eq!(nr_bvecs(&bio(&mut table, 0, 4095, 4096 + 2)), 3);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Lending the pages of a request to io_uring.
 
 use super::{
+    data::nr_bvecs,
     Operations,
     Request,
     RequestView, //
@@ -79,6 +80,8 @@ impl<T: Operations> RequestLease<T> {
     }
 
     /// As [`Self::new`] for a request of several bios.
+    #[cold]
+    #[inline(never)]
     fn gather(rq: ARef<Request<T>>, flags: Flags) -> Result<Self, (Error, ARef<Request<T>>)> {
         let memory =
             Self::bvecs_of(&rq, flags).and_then(|table| Ok((table, KBox::new_uninit(flags)?)));
@@ -235,7 +238,7 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
         // The bio may be a part of a bigger one, so it may start in the middle of the table.
         BvecTable {
             bvec: bio.bi_io_vec.wrapping_add(bio.bi_iter.bi_idx as usize),
-            nr: rq.bvecs().count() as u32,
+            nr: nr_bvecs(bio),
             skip: bio.bi_iter.bi_offset,
             len,
             dir,
