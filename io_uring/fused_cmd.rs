@@ -388,7 +388,7 @@ unsafe extern "C" fn io_fused_cmd_lease(
 ///
 /// # Safety
 ///
-/// Called by `io_free_rsrc_node()` for a lease that [`io_fused_cmd_lease`] set up, with `uring_lock`
+/// Called by `io_free_rsrc_node()` for what [`io_fused_cmd_lease`] set up, with `uring_lock`
 /// held.
 unsafe extern "C" fn lease_ended(primary: *mut c_void) {
     // SAFETY: The lease is counted in `pending`, so the primary has not completed. If it is a

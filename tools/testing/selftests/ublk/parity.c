@@ -46,6 +46,7 @@ static const struct {
 	{ "file", group_file },
 	{ "sysfs", group_sysfs },
 	{ "recovery", group_recovery },
+	{ "death", group_death },
 	{ "unpriv", group_unpriv },
 };
 

@@ -166,5 +166,6 @@ void group_file(void);
 void group_sysfs(void);
 void group_unpriv(void);
 void group_recovery(void);
+void group_death(void);
 
 #endif
