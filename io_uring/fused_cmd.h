@@ -123,6 +123,18 @@ static inline int io_fused_audit_code(int ret)
 	return ret;
 }
 
+/*
+ * How much task work to do before a task that waits for @nr_wait CQEs looks for
+ * them: most of that of a group posts none.
+ */
+static inline int io_fused_max_events(struct io_ring_ctx *ctx, int nr_wait)
+{
+	if (IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
+	    data_race(ctx->int_flags) & IO_RING_F_FUSED)
+		return max(IO_LOCAL_TW_DEFAULT_MAX, nr_wait);
+	return nr_wait;
+}
+
 /* Requests that wait with @req for its issue */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
 {

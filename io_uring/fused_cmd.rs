@@ -84,6 +84,9 @@ unsafe extern "C" fn io_fused_cmd_prep(
         return EINVAL.to_errno();
     }
 
+    // SAFETY: `req` is being initialised under `uring_lock`, which protects these flags.
+    unsafe { (*(*req).ctx).__bindgen_anon_1.int_flags |= bindings::IO_RING_F_FUSED };
+
     // SAFETY: `req` is being initialised under `uring_lock`, which protects the cache.
     let data = unsafe { bindings::io_uring_alloc_async_cmd(req) }.cast::<bindings::io_async_cmd>();
     if data.is_null() {
