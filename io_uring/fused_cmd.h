@@ -129,8 +129,10 @@ static inline int io_fused_audit_code(int ret)
  */
 static inline int io_fused_max_events(struct io_ring_ctx *ctx, int nr_wait)
 {
-	if (IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
-	    data_race(ctx->int_flags) & IO_RING_F_FUSED)
+	if (!IS_ENABLED(CONFIG_IO_URING_FUSED_CMD))
+		return nr_wait;
+	/* set once; an old value only costs another turn */
+	if (data_race(ctx->int_flags) & IO_RING_F_FUSED)
 		return max(IO_LOCAL_TW_DEFAULT_MAX, nr_wait);
 	return nr_wait;
 }
