@@ -59,6 +59,21 @@ failed() {
 	  echo ...; tail -n 15 "$log"; } | sed 's/^/    /' >&2
 }
 
+# guest_script RUN CONFIG DRIVER ACCEL COMMAND: write RUN/guest, which a guest runs
+# first; quoting is left to bash.
+guest_script() {
+	cat >"$1/guest" <<EOF
+#!/bin/bash
+export RUN=$(printf %q "$1") ROOT=$(printf %q "$ROOT") BUILD=$(printf %q "$BUILD") LINUX=$(printf %q "$LINUX")
+export CONFIG=$2 DRIVER=$3 VM_ACCEL=$4 HOME=/run/ublk-rs LC_ALL=C.UTF-8
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export KUBLK=\$BUILD/selftests/ublk/kublk
+WORKDIR=$(printf %q "$PWD") COMMAND=$(printf %q "$5")
+. "\$ROOT/dev/guest/init"
+EOF
+	chmod +x "$1/guest"
+}
+
 # One kernel build at a time in a checkout, and on a machine.
 build_lock() {
 	mkdir -p "$BUILD"

@@ -84,8 +84,15 @@ unsafe extern "C" fn io_fused_cmd_prep(
         return EINVAL.to_errno();
     }
 
-    // SAFETY: `req` is being initialised under `uring_lock`, which protects these flags.
-    unsafe { (*(*req).ctx).__bindgen_anon_1.int_flags |= bindings::IO_RING_F_FUSED };
+    // SAFETY: By the contract of `prep` the request's ring is live and `uring_lock` is held, under
+    // which all bits of `int_flags` change.
+    unsafe {
+        let int_flags = addr_of_mut!((*(*req).ctx).__bindgen_anon_1.int_flags);
+        // Once: others read this cache line.
+        if *int_flags & bindings::IO_RING_F_FUSED == 0 {
+            *int_flags |= bindings::IO_RING_F_FUSED;
+        }
+    }
 
     // SAFETY: `req` is being initialised under `uring_lock`, which protects the cache.
     let data = unsafe { bindings::io_uring_alloc_async_cmd(req) }.cast::<bindings::io_async_cmd>();

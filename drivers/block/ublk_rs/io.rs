@@ -7,9 +7,8 @@
 //!
 //! The slot's lock guards the state; it is a leaf, nothing is called under it but
 //! `queue_cancelable()` of io_uring, which takes no lock in that context, and what writes the
-//! description of a request. A request in any other
-//! state than Active is refused, so a canceled command needs no flags elsewhere and nobody has to
-//! stop the queue.
+//! description of a request. A request in any other state than Active is refused, so a canceled
+//! command needs no flags elsewhere and nobody has to stop the queue.
 //!
 //! # The end of a request
 //!

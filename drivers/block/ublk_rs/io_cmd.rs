@@ -106,10 +106,8 @@ impl CommandHandler for IoCommands {
         match (dev.queue(q_id.into()), dev.slot(q_id, tag)) {
             (Some(queue), Some(slot)) => {
                 slot.start(cmd, cx, queue);
-                // If it waits again: whoever sends the server away may have been here before.
-                if dev.is_leaving() {
-                    cancel(slot, cx.flags());
-                }
+                // It waits again if it was put back.
+                cancel_if_leaving(&dev, slot, cx.flags());
             }
             // The command was queued in a slot, so there is one.
             _ => drop(cmd),
@@ -135,8 +133,8 @@ impl CommandHandler for IoCommands {
             Some(slot) => {
                 // Only the command that was just put there: another one may be on another ring,
                 // whose lock must not be taken under that of this one.
-                if slot.commit_moved(cmd, turn, result, flags) && dev.is_leaving() {
-                    cancel(slot, flags);
+                if slot.commit_moved(cmd, turn, result, flags) {
+                    cancel_if_leaving(&dev, slot, flags);
                 }
             }
             // The command was for a slot, so there is one.
@@ -149,6 +147,14 @@ impl CommandHandler for IoCommands {
 fn cancel(slot: &Slot, flags: IssueFlags<'_>) {
     if let Some(cmd) = slot.cancel() {
         cmd.done(UBLK_IO_RES_ABORT, flags);
+    }
+}
+
+/// To be called after a command came to wait: whoever sends the server away may have looked for it
+/// just before.
+fn cancel_if_leaving(dev: &Device, slot: &Slot, flags: IssueFlags<'_>) {
+    if dev.is_leaving() {
+        cancel(slot, flags);
     }
 }
 
@@ -184,8 +190,8 @@ fn commit<'a>(
     };
     let (outcome, taken) = slot.commit(cmd, CmdData::of(&io), io.addr, io.result, flags);
     // As in `group_ended()`.
-    if taken && dev.is_leaving() {
-        cancel(slot, flags);
+    if taken {
+        cancel_if_leaving(dev, slot, flags);
     }
     outcome
 }
@@ -201,9 +207,8 @@ fn get_data<'a>(
         return cmd.complete(Err(EINVAL));
     };
     let (outcome, waits) = slot.get_data(cmd, CmdData::of(&io), io.addr, queue);
-    // As in `task_work()`.
-    if waits && dev.is_leaving() {
-        cancel(slot, flags);
+    if waits {
+        cancel_if_leaving(dev, slot, flags);
     }
     outcome
 }

@@ -32,13 +32,12 @@ struct io_fused_lease {
 
 /*
  * Both are for the ->uring_cmd() handler that was called with
- * IO_URING_F_FUSED, and only while it runs, with the @issue_flags that were
- * passed to it. The application asked for a lease if IORING_FUSED_CMD_BUF is
- * set in @cmd->flags.
+ * IO_URING_F_FUSED, and only while it runs. The application asked for a lease
+ * if IORING_FUSED_CMD_BUF is set in @cmd->flags.
  *
  * io_fused_cmd_lease() returns 0 or a negative error; after an error @release
- * is not called. io_fused_cmd_start() issues the secondaries and returns
- * -EIOCBQUEUED, which the handler returns: the command is not its own any
+ * is not called. io_fused_cmd_start(), with the @issue_flags that were passed to
+ * the handler, issues the secondaries and returns -EIOCBQUEUED, which the handler returns: the command is not its own any
  * more. With @done it gets the command back: that is called once, when the
  * primary would complete, with the result that it would have, in task context
  * with the ring's uring_lock held. From then on it is an ordinary uring

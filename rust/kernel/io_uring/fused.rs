@@ -140,8 +140,8 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
 
     /// Whether the secondaries need a buffer from the driver (`IORING_FUSED_CMD_BUF`).
     pub fn wants_buffer(&self) -> bool {
-        // SAFETY: The command is valid by the type invariant, and the flags of a primary do not
-        // change any more.
+        // SAFETY: By the type invariant the command is a valid primary that only this value acts
+        // on: its flags were set before it came to the driver, and nobody writes them meanwhile.
         unsafe { (*self.cmd.as_ptr()).flags & bindings::IORING_FUSED_CMD_BUF != 0 }
     }
 

@@ -305,25 +305,6 @@ fn bio_has_data(bio: *const bindings::bio) -> bool {
     }
 }
 
-/// How many entries of its table the data of a bio takes. The bio must have data.
-#[inline]
-pub(super) fn nr_bvecs(bio: &bindings::bio) -> u32 {
-    let first = bio.bi_io_vec.wrapping_add(bio.bi_iter.bi_idx as usize);
-    // From the start of the first one.
-    let mut left = u64::from(bio.bi_iter.bi_size) + u64::from(bio.bi_iter.bi_offset);
-    let mut nr = 0;
-
-    while left > 0 {
-        // SAFETY: The table of a bio that has data covers `bi_size` bytes from `bi_idx` and
-        // `bi_offset` on, and `left` of these are still to come, so this entry is in it.
-        let len = unsafe { (*first.add(nr as usize)).bv_len };
-
-        left = left.saturating_sub(len.into());
-        nr += 1;
-    }
-    nr
-}
-
 /// Makes `iter` one over `len` bytes of user memory of the current task; [`None`] if the range is
 /// not in user space at all.
 #[inline]
@@ -369,8 +350,55 @@ struct Place {
     left: u32,
 }
 
+impl Place {
+    /// Where the data of a bio starts, with all of it left.
+    #[inline]
+    fn start_of(bio: &bindings::bio) -> Self {
+        Self {
+            idx: bio.bi_iter.bi_idx,
+            skip: bio.bi_iter.bi_offset,
+            left: if bio_has_data(bio) {
+                bio.bi_iter.bi_size
+            } else {
+                0
+            },
+        }
+    }
+}
+
 impl Iterator for Bvecs<'_> {
     type Item = bindings::bio_vec;
+
+    /// As walking all of it, but only the lengths are read.
+    #[inline]
+    fn count(self) -> usize {
+        let Self {
+            mut bio, mut at, ..
+        } = self;
+        let mut nr = 0;
+
+        // SAFETY: By the type invariants this is null or a valid bio, as is what follows a bio.
+        while let Some(this) = unsafe { bio.as_ref() } {
+            let Place { idx, skip, left } = at.take().unwrap_or_else(|| Place::start_of(this));
+            let mut entry = this.bi_io_vec.wrapping_add(idx as usize);
+            // From the start of the entry.
+            let mut left = if left > 0 {
+                u64::from(left) + u64::from(skip)
+            } else {
+                0
+            };
+
+            while left > 0 {
+                // SAFETY: By the type invariants the data is that of a live request. The table of
+                // a bio covers it, and `left` bytes from this entry on are still to come.
+                left = left.saturating_sub(unsafe { (*entry).bv_len }.into());
+                entry = entry.wrapping_add(1);
+                nr += 1;
+            }
+            bio = this.bi_next;
+        }
+        nr
+    }
 
     #[inline]
     fn next(&mut self) -> Option<bindings::bio_vec> {
@@ -379,15 +407,7 @@ impl Iterator for Bvecs<'_> {
             let bio = unsafe { self.bio.as_ref() }?;
             let at = match self.at {
                 Some(at) => at,
-                None => Place {
-                    idx: bio.bi_iter.bi_idx,
-                    skip: bio.bi_iter.bi_offset,
-                    left: if bio_has_data(bio) {
-                        bio.bi_iter.bi_size
-                    } else {
-                        0
-                    },
-                },
+                None => Place::start_of(bio),
             };
 
             if at.left == 0 {
@@ -455,7 +475,23 @@ mod tests {
             check(n, bv.bv_len, bv.bv_offset);
             n += 1;
         }
+        assert_eq!(count(bio, 0), n);
         n
+    }
+
+    /// What is counted after `skip` were taken.
+    fn count(bio: &bindings::bio, skip: usize) -> usize {
+        // INVARIANT: `bio` and what follows it lives in the test function.
+        let mut bvecs = Bvecs {
+            bio,
+            at: None,
+            _rq: PhantomData,
+        };
+
+        for _ in 0..skip {
+            bvecs.next();
+        }
+        bvecs.count()
     }
 
     #[test]
@@ -468,18 +504,20 @@ mod tests {
             assert_eq!((len, offset), expected[i]);
         });
         assert_eq!(n, expected.len());
-        assert_eq!(nr_bvecs(&bio), 2);
     }
 
     #[test]
     fn bvecs_are_counted_up_to_the_one_that_ends_the_data() {
         let mut table = [bvec(4096, 0), bvec(4096, 0), bvec(4096, 0)];
 
-        assert_eq!(nr_bvecs(&bio(&mut table, 0, 0, 512)), 1);
-        assert_eq!(nr_bvecs(&bio(&mut table, 0, 0, 4096)), 1);
-        assert_eq!(nr_bvecs(&bio(&mut table, 0, 512, 4096)), 2);
-        assert_eq!(nr_bvecs(&bio(&mut table, 1, 0, 8192)), 2);
-        assert_eq!(nr_bvecs(&bio(&mut table, 0, 4095, 4096 + 2)), 3);
+        assert_eq!(count(&bio(&mut table, 0, 0, 512), 0), 1);
+        assert_eq!(count(&bio(&mut table, 0, 0, 4096), 0), 1);
+        assert_eq!(count(&bio(&mut table, 0, 512, 4096), 0), 2);
+        assert_eq!(count(&bio(&mut table, 1, 0, 8192), 0), 2);
+        assert_eq!(count(&bio(&mut table, 0, 4095, 4096 + 2), 0), 3);
+        // The rest of a bio that was begun, and nothing after its end.
+        assert_eq!(count(&bio(&mut table, 0, 4095, 4096 + 2), 1), 2);
+        assert_eq!(count(&bio(&mut table, 0, 0, 4096), 2), 0);
     }
 
     #[test]

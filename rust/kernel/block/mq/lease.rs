@@ -3,7 +3,6 @@
 //! Lending the pages of a request to io_uring.
 
 use super::{
-    data::nr_bvecs,
     Operations,
     Request,
     RequestView, //
@@ -238,7 +237,7 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
         // The bio may be a part of a bigger one, so it may start in the middle of the table.
         BvecTable {
             bvec: bio.bi_io_vec.wrapping_add(bio.bi_iter.bi_idx as usize),
-            nr: nr_bvecs(bio),
+            nr: rq.bvecs().count() as u32,
             skip: bio.bi_iter.bi_offset,
             len,
             dir,
