@@ -37,15 +37,15 @@ struct io_fused_lease {
  *
  * io_fused_cmd_lease() returns 0 or a negative error; after an error @release
  * is not called. io_fused_cmd_start(), with the @issue_flags that were passed to
- * the handler, issues the secondaries and returns -EIOCBQUEUED, which the handler returns: the command is not its own any
- * more. With @done it gets the command back: that is called once, when the
- * primary would complete, with the result that it would have, in task context
- * with the ring's uring_lock held. From then on it is an ordinary uring
- * command of the driver; during @done the issue_flags for it are 0. @done is not
- * called for a command that is canceled before its secondaries are issued, nor
- * may they be uring commands then (-EINVAL), whose results are no bytes. A
- * handler that wants to refuse the command returns an error instead of
- * starting it.
+ * the handler, issues the secondaries and returns -EIOCBQUEUED, which the
+ * handler returns: the command is not its own any more. With @done it gets the
+ * command back: that is called once, when the primary would complete, with the
+ * result that it would have, in task context with the ring's uring_lock held.
+ * From then on it is an ordinary uring command of the driver; during @done the
+ * issue_flags for it are 0. @done is not called for a command that is canceled
+ * before its secondaries are issued, nor may they be uring commands then
+ * (-EINVAL), whose results are no bytes. A handler that wants to refuse the
+ * command returns an error instead of starting it.
  */
 int io_fused_cmd_lease(struct io_uring_cmd *cmd,
 		       const struct io_fused_lease *lease);
