@@ -15,6 +15,12 @@
 #define IO_FUSED_SECONDARY_SQE_FLAGS	(IOSQE_FIXED_FILE | IOSQE_ASYNC | \
 					 IOSQE_CQE_SKIP_SUCCESS)
 
+/* A part of a leased buffer, in bytes; passed in registers */
+struct io_fused_range {
+	u64	offset;
+	u64	len;
+};
+
 #ifdef CONFIG_IO_URING_FUSED_CMD
 
 #define IO_REQ_FUSED_FLAG	REQ_F_FUSED
@@ -35,7 +41,7 @@ unsigned int io_fused_nr_secondaries(struct io_kiocb *req);
 /* io_uring.c: what only the submission path can do */
 struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
 					 const struct io_uring_sqe *inline_of,
-					 unsigned int *left, int *ret);
+					 unsigned int *left);
 void io_fused_defer_secondary(struct io_kiocb *req);
 void io_fused_queue_secondary(struct io_kiocb *req);
 

@@ -44,7 +44,10 @@ use group::{
 };
 use kernel::{
     bindings,
-    error::to_result,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::{
         c_int,
         c_uint,
@@ -137,14 +140,6 @@ unsafe extern "C" fn io_fused_cmd_gather(
         )
     };
     let inline = flags & bindings::IORING_FUSED_CMD_INLINE != 0;
-    let mut gathered = Gathered::new(if ret < 0 { to_result(ret) } else { Ok(()) });
-
-    if flags & !PRIMARY_FLAGS != 0 {
-        gathered.refuse(EINVAL);
-    }
-    if inline != (nr == 0) || u32::from(nr) > bindings::IORING_FUSED_MAX_SECONDARY {
-        gathered.refuse(EINVAL);
-    }
 
     // SAFETY: `req` is being initialised; the command is its first member.
     unsafe {
@@ -154,21 +149,30 @@ unsafe extern "C" fn io_fused_cmd_gather(
         }
     }
 
-    // One that is malformed may have both kinds, or say that it has.
-    for i in 0..nr.saturating_add(inline.into()) {
-        let inline_of = if inline && i == 0 { sqe } else { null() };
-
-        // SAFETY: `uring_lock` is held, this is the submission that `left` belongs to, and `sqe`
-        // is the one that was taken last when the first secondary is.
-        let taken = unsafe { gathered.take(req, inline_of, left) };
-        if !taken && inline_of.is_null() {
-            break;
-        }
-    }
-
-    if let Err(e) = gathered.result {
-        // SAFETY: `uring_lock` is held.
-        unsafe { gathered.chain.cancel(true) };
+    let mut gathered = Gathered {
+        req,
+        left,
+        inline_of: if inline { sqe } else { null() },
+        nr,
+        chain: Chain::new(),
+        taken: 0,
+        dirs: 0,
+        has_cmd: false,
+    };
+    let header = if ret < 0 {
+        to_result(ret)
+    } else if flags & !PRIMARY_FLAGS != 0
+        || inline != (nr == 0)
+        || u32::from(nr) > bindings::IORING_FUSED_MAX_SECONDARY
+    {
+        Err(EINVAL)
+    } else {
+        Ok(())
+    };
+    // SAFETY: By the function's requirements; `sqe` is the last one that was taken.
+    if let Err(e) = header.and_then(|()| unsafe { gathered.take_all() }) {
+        // SAFETY: As above, and `take_all()` stopped there.
+        unsafe { gathered.abandon() };
         return e.to_errno();
     }
 
@@ -179,84 +183,109 @@ unsafe extern "C" fn io_fused_cmd_gather(
         state.dirs = gathered.dirs;
         state.has_cmd = gathered.has_cmd;
         // The secondaries, and the end of `Group::start()`.
-        state.pending = u16::from(gathered.nr) + 1;
-        group.set_gathered(gathered.chain, gathered.nr);
+        state.pending = gathered.taken + 1;
+        group.set_gathered(gathered.chain, gathered.taken as u8);
     }
     0
 }
 
 /// The secondaries of a primary while they are taken from the ring.
 struct Gathered {
+    /// The primary, which is being initialised.
+    req: *mut bindings::io_kiocb,
+    /// The number of SQEs of the submission that are left.
+    left: *mut c_uint,
+    /// The primary's SQE, if its second half is to be taken next; else null.
+    inline_of: *const bindings::io_uring_sqe,
+    /// The number of SQEs of their own that are to be taken.
+    nr: u16,
     chain: Chain,
     /// Length of the chain.
-    nr: u8,
+    taken: u16,
     /// Bits of `IO_BUF_*`: what they do to the buffer.
     dirs: u8,
     /// Whether one of them is a uring command.
     has_cmd: bool,
-    /// The first error of the group.
-    result: Result,
 }
 
 impl Gathered {
-    fn new(result: Result) -> Self {
-        Self {
-            chain: Chain::new(),
-            nr: 0,
-            dirs: 0,
-            has_cmd: false,
-            result,
-        }
-    }
-
-    fn refuse(&mut self, e: Error) {
-        self.result = self.result.and(Err(e));
-    }
-
-    /// Take the second half of `inline_of`, or if that is null the next SQE. Returns whether there
-    /// was one.
+    /// Take and check the secondaries, up to the first one that is malformed.
     ///
     /// # Safety
     ///
     /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
     /// submission. `inline_of` is null, or its SQE and the last one that was taken.
-    unsafe fn take(
-        &mut self,
-        req: *mut bindings::io_kiocb,
-        inline_of: *const bindings::io_uring_sqe,
-        left: *mut c_uint,
-    ) -> bool {
-        let mut ret = 0;
-        // SAFETY: By the function's requirements.
-        let secondary =
-            unsafe { bindings::io_fused_take_secondary(req, inline_of, left, &mut ret) };
+    unsafe fn take_all(&mut self) -> Result {
+        while self.nr > 0 || !self.inline_of.is_null() {
+            // SAFETY: By the function's requirements.
+            let secondary = unsafe { self.take() }?;
 
-        if ret == ENODATA.to_errno() {
-            self.refuse(EINVAL);
-            return false;
-        }
-        let mut result = if ret == 0 { Ok(()) } else { to_result(ret) };
-
-        // Else it is consumed, but there was no memory for a request.
-        if let Some(secondary) = NonNull::new(secondary) {
-            let raw = secondary.as_ptr();
-
-            // SAFETY: The secondary is ours; `io_fused_take_secondary()` validated its opcode, and
-            // prepared it unless it returned an error. It is not issued.
+            // SAFETY: `io_fused_take_secondary()` validated the opcode, and prepared the request
+            // unless it stored an error. It is ours and not issued.
             unsafe {
-                if result.is_ok() {
-                    result = secondary::check(raw);
+                let ret = (*secondary.as_ptr()).cqe.res;
+                if ret < 0 {
+                    return Err(Error::from_errno(ret));
                 }
-                (*raw).fused_index = self.nr;
-                self.dirs |= secondary::needed_direction((*raw).opcode);
-                self.has_cmd |= secondary::is_command(raw);
-                self.chain.push(secondary);
+                secondary::check(secondary.as_ptr())?;
+                self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
+                self.has_cmd |= secondary::is_command(secondary.as_ptr());
             }
-            // The number of a group that is accepted fits.
-            self.nr = self.nr.saturating_add(1);
         }
-        self.result = self.result.and(result);
-        true
+        Ok(())
+    }
+
+    /// Take the second half of the primary's SQE or the next SQE, whether it is malformed or not.
+    ///
+    /// # Safety
+    ///
+    /// As for [`take_all`](Self::take_all), and there is one to be taken.
+    unsafe fn take(&mut self) -> Result<NonNull<bindings::io_kiocb>> {
+        let inline_of = core::mem::replace(&mut self.inline_of, null());
+        if inline_of.is_null() {
+            self.nr -= 1;
+        }
+
+        // SAFETY: By the function's requirements.
+        let taken = unsafe { bindings::io_fused_take_secondary(self.req, inline_of, self.left) };
+        let secondary = from_err_ptr(taken).map_err(|e| {
+            // Else it is consumed, but there was no memory for a request.
+            if e == ENODATA {
+                // There are no more behind a separate one that is missing.
+                if inline_of.is_null() {
+                    self.nr = 0;
+                }
+                return EINVAL;
+            }
+            e
+        })?;
+
+        // SAFETY: The secondary is ours, and is not issued.
+        unsafe {
+            // The number of a group that is accepted fits.
+            (*secondary).fused_index = self.taken as u8;
+            let secondary = NonNull::new_unchecked(secondary);
+            self.chain.push(secondary);
+            self.taken = self.taken.wrapping_add(1);
+            Ok(secondary)
+        }
+    }
+
+    /// The group failed: take what is left of it, and cancel all.
+    ///
+    /// # Safety
+    ///
+    /// As for [`take_all`](Self::take_all).
+    #[cold]
+    #[inline(never)]
+    unsafe fn abandon(mut self) {
+        while self.nr > 0 || !self.inline_of.is_null() {
+            // The error of the group is known.
+            // SAFETY: By the function's requirements.
+            let _ = unsafe { self.take() };
+        }
+        // SAFETY: By the function's requirements `uring_lock` is held.
+        unsafe { self.chain.cancel(true) };
     }
 }
 

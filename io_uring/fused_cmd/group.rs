@@ -130,6 +130,7 @@ impl Issue {
 
     /// Fills in the command's lease, which nobody uses yet, with one reference. The last put calls
     /// `release` with the request.
+    #[inline(always)]
     pub(crate) fn set_up_lease(
         &mut self,
         lease: &bindings::io_fused_lease,
@@ -281,28 +282,35 @@ impl Group {
     /// Issue the secondaries, in SQE order.
     pub(crate) fn start(mut self) {
         let req = self.req();
+        let mut flags = bindings::REQ_F_FUSED as u64;
+        let nr = self.nr();
         let mut chain = self.take_gathered();
-        let node = self.state().node;
+        let state = self.state();
+        let node = core::mem::replace(&mut state.node, null_mut());
 
-        self.state().phase = Phase::Started as u8;
+        state.phase = Phase::Started as u8;
+        if !node.is_null() {
+            flags |= bindings::REQ_F_BUF_NODE as u64;
+            // A reference for each secondary; that of the group is the last one's.
+            // SAFETY: The node is live as the group holds a reference, and `uring_lock` is held.
+            unsafe { (*node).refs += i32::from(nr) - 1 };
+        }
         while let Some(secondary) = chain.pop() {
             let secondary = secondary.as_ptr();
 
             // SAFETY: The secondary is prepared and was not issued, so all of it is ours, and
-            // `io_fused_queue_secondary()` may be called for it once, under `uring_lock`. The node
-            // is live as the group holds a reference. No reference to the group is held here.
+            // `io_fused_queue_secondary()` may be called for it once, under `uring_lock`. If there
+            // is a node, one of its references is for this secondary. No reference to the group is
+            // held here.
             unsafe {
                 if !node.is_null() {
-                    (*node).refs += 1;
                     (*secondary).__bindgen_anon_2.buf_node = node;
-                    (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;
                 }
-                (*secondary).flags |= bindings::REQ_F_FUSED as u64;
+                (*secondary).flags |= flags;
                 (*secondary).fused = req;
                 bindings::io_fused_queue_secondary(secondary);
             }
         }
-        self.put_lease();
         if self.arrive() {
             // SAFETY: The primary is complete, and nobody else completes it.
             unsafe { bindings::io_req_complete_defer(req) };

@@ -111,38 +111,51 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
     const LEASED: u64 = bindings::REQ_F_LEASE as u64 | bindings::REQ_F_BUF_NODE as u64;
     // SAFETY: By the safety requirement.
     let (flags, opcode) = unsafe { ((*req).flags, (*req).opcode) };
-    let (mut offset, mut len) = (0u64, 0u32);
 
     if flags & LEASED != LEASED || u32::from(direction(opcode)) != bindings::IO_BUF_DEST {
         return count;
     }
-    if u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
+    let range = if u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
         // SAFETY: This is a completed `IORING_OP_RECV` with a fixed buffer.
-        unsafe { bindings::io_recv_fixed_range(req, &mut offset, &mut len) };
+        unsafe { bindings::io_recv_fixed_range(req) }
     } else {
         // SAFETY: All others that write a leased buffer are executed as `IORING_OP_READ_FIXED`.
-        unsafe { bindings::io_rw_fixed_range(req, &mut offset, &mut len) };
+        unsafe { bindings::io_rw_fixed_range(req) }
+    };
+    let Some(rest) = range.len.checked_sub(count.into()) else {
+        return range.len as u32;
+    };
+    if rest > 0 {
+        // SAFETY: By the safety requirement. This is a part of the request's range.
+        unsafe { zero(req, range.offset + u64::from(count), rest as usize) };
     }
-    if count >= len {
-        return len;
-    }
+    count
+}
 
+/// Zero a part of the range of a secondary that writes a leased buffer.
+///
+/// # Safety
+///
+/// `req` is a completed secondary that still holds its reference on the leased buffer, and was
+/// executed with a range that the given one is a part of.
+#[cold]
+#[inline(never)]
+unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) {
     let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
-    let rest = (len - count) as usize;
-    // SAFETY: The request has its buffer node. The range is part of the one that the request was
-    // executed with, so that the import succeeds; if not, `iter` is not used.
+
+    // SAFETY: The request has its buffer node. The import succeeded for all of its range, so it
+    // does for a part; if not, `iter` is not used.
     unsafe {
         let ret = bindings::io_import_reg_buf(
             req,
             iter.as_mut_ptr(),
-            offset + u64::from(count),
-            rest,
+            offset,
+            len,
             bindings::ITER_DEST as c_int,
             0,
         );
         if ret == 0 {
-            bindings::iov_iter_zero(rest, iter.as_mut_ptr());
+            bindings::iov_iter_zero(len, iter.as_mut_ptr());
         }
     }
-    count
 }

@@ -416,15 +416,17 @@ impl Slot {
         }
     }
 
-    /// As [`Self::owned_data`] for a command that is going to commit the request, which
-    /// [`Self::commit_moved`] then does if told the number that is returned as well.
+    /// Another reference to the request, for a command that is going to commit it, which
+    /// [`Self::commit_moved`] then does if told the number that is returned as well. The request
+    /// may carry no data.
     ///
     /// Fails as a commit does.
+    #[inline(always)]
     pub(crate) fn owned_to_commit(&self) -> Result<(Rq, u32)> {
         let inner = self.inner.lock();
         self.check_commit(&inner, 0)?;
         match inner.state.owned() {
-            Some(rq) if rq.has_data() && !self.data.registers => Ok((rq.clone(), inner.turn)),
+            Some(rq) if !self.data.registers => Ok((rq.clone(), inner.turn)),
             _ => Err(EINVAL),
         }
     }
@@ -437,6 +439,7 @@ impl Slot {
     /// - with `UBLK_IO_RES_ABORT` if the slot is lost;
     /// - with [`ECANCELED`] if the secondaries were canceled, or broke off because the server dies.
     ///   The request still belongs to the server, and is dealt with as all others when it is gone.
+    #[inline(always)]
     pub(crate) fn commit_moved(
         &self,
         cmd: Cmd,

@@ -101,6 +101,7 @@ impl CommandHandler for IoCommands {
         }
     }
 
+    #[inline]
     fn task_work(dev: ArcBorrow<'_, Device>, cmd: QueuedCmd<Self>, cx: TaskContext<'_>) {
         let CmdData { q_id, tag, .. } = *cmd.data();
         match (dev.queue(q_id.into()), dev.slot(q_id, tag)) {
@@ -114,6 +115,7 @@ impl CommandHandler for IoCommands {
         }
     }
 
+    #[inline]
     fn fused<'a>(
         dev: ArcBorrow<'a, Device>,
         cmd: FusedCmd<'a, Self>,
@@ -122,6 +124,7 @@ impl CommandHandler for IoCommands {
         fused::submit(&dev, cmd, flags)
     }
 
+    #[inline]
     fn group_ended(
         dev: ArcBorrow<'_, Device>,
         cmd: QueuedCmd<Self>,

@@ -77,6 +77,12 @@ impl RequestView {
         Op::from_opf(self.opf())
     }
 
+    /// Whether the request transfers towards the device, as [`Op::is_write`].
+    #[inline]
+    pub fn is_write(&self) -> bool {
+        self.opf() & 1 != 0
+    }
+
     /// The flags of the request.
     #[inline]
     pub fn flags(&self) -> RequestFlags {
@@ -133,18 +139,34 @@ impl RequestView {
         unsafe { (*self.as_raw()).bio }
     }
 
-    /// The only bio with data of the request; [`None`] if there is none or more than one.
+    /// Whether the request has exactly one bio, with pages to transfer.
     #[inline]
-    pub(super) fn single_bio(&self) -> Option<&bindings::bio> {
+    pub(super) fn has_single_bio(&self) -> bool {
         let bio = self.first_bio();
 
-        if !bio_has_data(bio) {
-            return None;
-        }
         // SAFETY: By the type invariants the bios are valid and do not change for as long as
         // `self` is borrowed; `bio_has_data()` is false for a null pointer.
-        let bio = unsafe { &*bio };
-        bio.bi_next.is_null().then_some(bio)
+        bio_has_data(bio) && unsafe { (*bio).bi_next }.is_null()
+    }
+
+    /// The first bio, and the number of entries of its table that have data of the request.
+    ///
+    /// # Safety
+    ///
+    /// The first bio must have data.
+    #[inline]
+    pub(super) unsafe fn first_table(&self) -> (&bindings::bio, usize) {
+        // SAFETY: By the safety requirement there is a bio. By the type invariants it is valid and
+        // does not change for as long as `self` is borrowed.
+        let bio = unsafe { &*self.first_bio() };
+        let start = Place {
+            idx: bio.bi_iter.bi_idx,
+            skip: bio.bi_iter.bi_offset,
+            left: bio.bi_iter.bi_size,
+        };
+
+        // SAFETY: The bio is that of a request that does not change; its table covers its data.
+        (bio, unsafe { start.count(bio) })
     }
 
     /// The data of the request, as physically contiguous ranges; each may be longer than a page.
@@ -217,7 +239,7 @@ impl RequestView {
     ///
     /// `iter` must be valid, with the direction `ITER_DEST`.
     unsafe fn copy_out(&self, offset: u32, iter: *mut bindings::iov_iter) -> usize {
-        if !self.op().is_write() {
+        if !self.is_write() {
             return 0;
         }
         // No usercopy checks: see `for_each_chunk()`.
@@ -234,7 +256,7 @@ impl RequestView {
     ///
     /// `iter` must be valid, with the direction `ITER_SOURCE`.
     unsafe fn copy_in(&self, offset: u32, iter: *mut bindings::iov_iter) -> usize {
-        if self.op().is_write() {
+        if self.is_write() {
             return 0;
         }
         // No usercopy checks: see `for_each_chunk()`.
@@ -364,6 +386,31 @@ impl Place {
             },
         }
     }
+
+    /// The number of entries of the bio's table from here on that have data.
+    ///
+    /// # Safety
+    ///
+    /// `bio` must be that of a live request, with a table that covers `left` bytes from `idx` and
+    /// `skip` on, which does not change meanwhile.
+    #[inline]
+    unsafe fn count(self, bio: &bindings::bio) -> usize {
+        let mut entry = bio.bi_io_vec.wrapping_add(self.idx as usize);
+        // From the start of the entry.
+        let mut left = match self.left {
+            0 => 0,
+            left => u64::from(left) + u64::from(self.skip),
+        };
+        let mut nr = 0;
+
+        while left > 0 {
+            // SAFETY: By the safety requirement: `left` bytes from this entry on are still to come.
+            left = left.saturating_sub(unsafe { (*entry).bv_len }.into());
+            entry = entry.wrapping_add(1);
+            nr += 1;
+        }
+        nr
+    }
 }
 
 impl Iterator for Bvecs<'_> {
@@ -379,22 +426,10 @@ impl Iterator for Bvecs<'_> {
 
         // SAFETY: By the type invariants this is null or a valid bio, as is what follows a bio.
         while let Some(this) = unsafe { bio.as_ref() } {
-            let Place { idx, skip, left } = at.take().unwrap_or_else(|| Place::start_of(this));
-            let mut entry = this.bi_io_vec.wrapping_add(idx as usize);
-            // From the start of the entry.
-            let mut left = if left > 0 {
-                u64::from(left) + u64::from(skip)
-            } else {
-                0
-            };
-
-            while left > 0 {
-                // SAFETY: By the type invariants the data is that of a live request. The table of
-                // a bio covers it, and `left` bytes from this entry on are still to come.
-                left = left.saturating_sub(unsafe { (*entry).bv_len }.into());
-                entry = entry.wrapping_add(1);
-                nr += 1;
-            }
+            let place = at.take().unwrap_or_else(|| Place::start_of(this));
+            // SAFETY: By the type invariants this is the bio of a live request, and the place is
+            // where the rest of its data starts.
+            nr += unsafe { place.count(this) };
             bio = this.bi_next;
         }
         nr

@@ -70,7 +70,7 @@ impl<T: Operations> RequestLease<T> {
     /// starts no I/O.
     #[inline]
     pub fn new(rq: ARef<Request<T>>) -> Result<Self, (Error, ARef<Request<T>>)> {
-        if rq.single_bio().is_some() {
+        if rq.has_single_bio() {
             // INVARIANT: The request has one bio, with data. The bit is clear, because requests
             // are aligned.
             return Ok(Self(ARef::into_raw(rq).cast(), PhantomData));
@@ -210,7 +210,7 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
     #[inline]
     fn table(&self) -> BvecTable {
         let rq = self.request();
-        let dir = if rq.op().is_write() {
+        let dir = if rq.is_write() {
             Direction::Source
         } else {
             Direction::Dest
@@ -230,14 +230,13 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
             };
         }
 
-        // SAFETY: By the type invariants this is a request that has data, so the first bio is not
-        // null. It does not change while `self` exists.
-        let bio = unsafe { &*(*rq.as_raw()).bio };
+        // SAFETY: By the type invariants this is a request of one bio, which has data.
+        let (bio, nr) = unsafe { rq.first_table() };
 
         // The bio may be a part of a bigger one, so it may start in the middle of the table.
         BvecTable {
             bvec: bio.bi_io_vec.wrapping_add(bio.bi_iter.bi_idx as usize),
-            nr: rq.bvecs().count() as u32,
+            nr: nr as u32,
             skip: bio.bi_iter.bi_offset,
             len,
             dir,

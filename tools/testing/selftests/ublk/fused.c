@@ -54,9 +54,8 @@ static void prep_primary(struct ublk_queue *q, struct io_uring_sqe *sqe,
 	struct ublksrv_io_cmd *cmd = ublk_get_sqe_cmd(sqe);
 	bool is_commit = cmd_op == UBLK_U_IO_COMMIT_AND_FETCH_REQ;
 
-	memset(sqe, 0, sizeof(*sqe));
-	sqe->opcode = IORING_OP_FUSED_CMD;
-	sqe->fd = ublk_get_registered_fd(q, 0);
+	io_uring_prep_rw(IORING_OP_FUSED_CMD, sqe, ublk_get_registered_fd(q, 0),
+			 NULL, 0, 0);
 	if (!(q->flags & UBLKS_Q_NO_UBLK_FIXED_FD))
 		sqe->flags = IOSQE_FIXED_FILE;
 	sqe->cmd_op = cmd_op;
@@ -65,8 +64,10 @@ static void prep_primary(struct ublk_queue *q, struct io_uring_sqe *sqe,
 	sqe->user_data = build_user_data(tag, ublk_cmd_op_nr(cmd_op), group,
 					 q->q_id, !is_commit);
 
-	cmd->q_id = q->q_id;
-	cmd->tag = tag;
+	*cmd = (struct ublksrv_io_cmd) {
+		.q_id	= q->q_id,
+		.tag	= tag,
+	};
 }
 
 static void prep_secondary(struct ublk_queue *q, struct io_uring_sqe *sqe,
@@ -82,34 +83,47 @@ static void prep_secondary(struct ublk_queue *q, struct io_uring_sqe *sqe,
 	sqe->user_data = build_user_data(tag, ublk_op, idx, q->q_id, 1);
 }
 
+/* A primary and its secondaries, for which there has to be room in the ring */
+static void queue_group(struct ublk_thread *t, struct ublk_queue *q, int tag,
+			unsigned int cmd_op, unsigned int group,
+			unsigned int ublk_op, const struct ublk_fused_seg *seg,
+			unsigned int nr)
+{
+	unsigned int first = group * IORING_FUSED_MAX_SECONDARY;
+	unsigned int i;
+
+	prep_primary(q, io_uring_get_sqe(&t->ring), cmd_op, tag, group, nr);
+	for (i = 0; i < nr; i++)
+		prep_secondary(q, io_uring_get_sqe(&t->ring), tag, ublk_op,
+			       first + i, &seg[first + i]);
+}
+
 /*
  * Move the data of a block READ or WRITE from or to the pieces @seg of the
  * backing files. Returns how many CQEs of ours will tell of it, or an error.
  *
- * A group must not be torn by a submission in the middle of it: all SQEs are
- * taken from the ring first.
+ * A group must not be torn by a submission in the middle of it: room is made
+ * for all of its SQEs first.
  */
 int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
 			const struct ublk_fused_seg *seg, unsigned int nr)
 {
 	const struct ublksrv_io_desc *iod = ublk_get_iod(q, tag);
 	unsigned int groups = nr_groups(nr);
-	struct io_uring_sqe *sqe[UBLK_FUSED_MAX_SEGS + UBLK_FUSED_MAX_GROUPS];
 	unsigned int ublk_op = ublksrv_get_op(iod);
-	unsigned int group, i, idx = 0, n = 0;
+	unsigned int group;
 
 	ublk_assert(nr && nr <= UBLK_FUSED_MAX_SEGS);
 
-	if (io_uring_sq_space_left(&t->ring) < nr + groups)
+	if (io_uring_sq_space_left(&t->ring) < nr + groups) {
 		io_uring_submit(&t->ring);
-	if (io_uring_sq_space_left(&t->ring) < nr + groups)
-		return -EAGAIN;
-	ublk_io_alloc_sqes(t, sqe, nr + groups);
+		if (io_uring_sq_space_left(&t->ring) < nr + groups)
+			return -EAGAIN;
+	}
 
 	if (groups == 1) {
-		prep_primary(q, sqe[0], UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, 0, nr);
-		for (i = 0; i < nr; i++)
-			prep_secondary(q, sqe[i + 1], tag, ublk_op, i, &seg[i]);
+		queue_group(t, q, tag, UBLK_U_IO_COMMIT_AND_FETCH_REQ, 0, ublk_op,
+			    seg, nr);
 		/* as ublk_queue_io_cmd() */
 		ublk_get_io(q, tag)->flags = 0;
 		t->cmd_inflight++;
@@ -117,14 +131,13 @@ int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
 	}
 
 	for (group = 0; group < groups; group++) {
-		unsigned int left = nr - idx;
+		unsigned int left = nr - group * IORING_FUSED_MAX_SECONDARY;
 
 		if (left > IORING_FUSED_MAX_SECONDARY)
 			left = IORING_FUSED_MAX_SECONDARY;
 
-		prep_primary(q, sqe[n++], UBLK_U_IO_FUSED_SUBMIT_IO, tag, group, left);
-		for (i = 0; i < left; i++, idx++)
-			prep_secondary(q, sqe[n++], tag, ublk_op, idx, &seg[idx]);
+		queue_group(t, q, tag, UBLK_U_IO_FUSED_SUBMIT_IO, group, ublk_op,
+			    seg, left);
 	}
 
 	/* a short transfer has no clear end when there are several pieces */
