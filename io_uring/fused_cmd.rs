@@ -176,16 +176,16 @@ unsafe extern "C" fn io_fused_cmd_gather(
         return e.to_errno();
     }
 
-    // SAFETY: `uring_lock` is held, and this is the only reference to the group.
-    if let Some(mut group) = unsafe { Group::of(req) } {
-        let state = group.state();
+    // SAFETY: `uring_lock` is held, and this is the only reference to the group, which the
+    // preparation has set up: it did not fail.
+    let mut group = unsafe { Group::prepared(req) };
+    let state = group.state();
 
-        state.dirs = gathered.dirs;
-        state.has_cmd = gathered.has_cmd;
-        // The secondaries, and the end of `Group::start()`.
-        state.pending = gathered.taken + 1;
-        group.set_gathered(gathered.chain, gathered.taken as u8);
-    }
+    state.dirs = gathered.dirs;
+    state.has_cmd = gathered.has_cmd;
+    // The secondaries, and the end of `Group::start()`.
+    state.pending = gathered.taken + 1;
+    group.set_gathered(gathered.chain, gathered.taken as u8);
     0
 }
 
@@ -214,10 +214,12 @@ impl Gathered {
     /// # Safety
     ///
     /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
-    /// submission. `inline_of` is null, or its SQE and the last one that was taken.
+    /// submission. There are separate secondaries to be taken, or `inline_of` is the primary's SQE
+    /// and the last one that was taken.
     unsafe fn take_all(&mut self) -> Result {
-        while self.nr > 0 || !self.inline_of.is_null() {
-            // SAFETY: By the function's requirements.
+        loop {
+            // SAFETY: By the function's requirements; there is one at first, and then while the
+            // loop goes on.
             let secondary = unsafe { self.take() }?;
 
             // SAFETY: `io_fused_take_secondary()` validated the opcode, and prepared the request
@@ -231,8 +233,11 @@ impl Gathered {
                 self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
                 self.has_cmd |= secondary::is_command(secondary.as_ptr());
             }
+            // A group has separate secondaries, or an inline one.
+            if self.nr == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Take the second half of the primary's SQE or the next SQE, whether it is malformed or not.

@@ -159,6 +159,7 @@ impl DiskData {
     }
 
     /// Gives a request to its slot; the command that is returned has to be sent to its task.
+    #[inline]
     fn dispatch(&self, rq: Rq) -> Option<Cmd> {
         let slot = match rq.op() {
             Op::Other(_) => None,

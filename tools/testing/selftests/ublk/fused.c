@@ -98,37 +98,13 @@ static void queue_group(struct ublk_thread *t, struct ublk_queue *q, int tag,
 			       first + i, &seg[first + i]);
 }
 
-/*
- * Move the data of a block READ or WRITE from or to the pieces @seg of the
- * backing files. Returns how many CQEs of ours will tell of it, or an error.
- *
- * A group must not be torn by a submission in the middle of it: room is made
- * for all of its SQEs first.
- */
-int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
-			const struct ublk_fused_seg *seg, unsigned int nr)
+/* Several groups, side by side. Returns how many. */
+static int queue_groups(struct ublk_thread *t, struct ublk_queue *q, int tag,
+			unsigned int ublk_op, const struct ublk_fused_seg *seg,
+			unsigned int nr)
 {
-	const struct ublksrv_io_desc *iod = ublk_get_iod(q, tag);
 	unsigned int groups = nr_groups(nr);
-	unsigned int ublk_op = ublksrv_get_op(iod);
 	unsigned int group;
-
-	ublk_assert(nr && nr <= UBLK_FUSED_MAX_SEGS);
-
-	if (io_uring_sq_space_left(&t->ring) < nr + groups) {
-		io_uring_submit(&t->ring);
-		if (io_uring_sq_space_left(&t->ring) < nr + groups)
-			return -EAGAIN;
-	}
-
-	if (groups == 1) {
-		queue_group(t, q, tag, UBLK_U_IO_COMMIT_AND_FETCH_REQ, 0, ublk_op,
-			    seg, nr);
-		/* as ublk_queue_io_cmd() */
-		ublk_get_io(q, tag)->flags = 0;
-		t->cmd_inflight++;
-		return 0;
-	}
 
 	for (group = 0; group < groups; group++) {
 		unsigned int left = nr - group * IORING_FUSED_MAX_SECONDARY;
@@ -143,6 +119,38 @@ int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
 	/* a short transfer has no clear end when there are several pieces */
 	ublk_get_io(q, tag)->refs = nr;
 	return groups;
+}
+
+/*
+ * Move the data of a block READ or WRITE from or to the pieces @seg of the
+ * backing files. Returns how many CQEs of ours will tell of it, or an error.
+ *
+ * A group must not be torn by a submission in the middle of it: room is made
+ * for all of its SQEs first.
+ */
+int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
+			const struct ublk_fused_seg *seg, unsigned int nr)
+{
+	const struct ublksrv_io_desc *iod = ublk_get_iod(q, tag);
+	unsigned int groups = nr_groups(nr);
+	unsigned int ublk_op = ublksrv_get_op(iod);
+
+	ublk_assert(nr && nr <= UBLK_FUSED_MAX_SEGS);
+
+	if (io_uring_sq_space_left(&t->ring) < nr + groups) {
+		io_uring_submit(&t->ring);
+		if (io_uring_sq_space_left(&t->ring) < nr + groups)
+			return -EAGAIN;
+	}
+
+	if (groups > 1)
+		return queue_groups(t, q, tag, ublk_op, seg, nr);
+
+	queue_group(t, q, tag, UBLK_U_IO_COMMIT_AND_FETCH_REQ, 0, ublk_op, seg, nr);
+	/* as ublk_queue_io_cmd() */
+	ublk_get_io(q, tag)->flags = 0;
+	t->cmd_inflight++;
+	return 0;
 }
 
 void ublk_fused_io_done(struct ublk_thread *t, struct ublk_queue *q,
