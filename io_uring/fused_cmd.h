@@ -15,7 +15,7 @@
 #define IO_FUSED_SECONDARY_SQE_FLAGS	(IOSQE_FIXED_FILE | IOSQE_ASYNC | \
 					 IOSQE_CQE_SKIP_SUCCESS)
 
-/* A part of a leased buffer, in bytes; passed in registers */
+/* A part of a leased buffer, in bytes */
 struct io_fused_range {
 	u64	offset;
 	u64	len;

@@ -169,9 +169,11 @@ unsafe extern "C" fn io_fused_cmd_gather(
     } else {
         Ok(())
     };
-    // SAFETY: By the function's requirements; `sqe` is the last one that was taken.
+    // SAFETY: By the function's requirements; `sqe` is the last one that was taken. The header says
+    // that there is a secondary to be taken.
     if let Err(e) = header.and_then(|()| unsafe { gathered.take_all() }) {
-        // SAFETY: As above, and `take_all()` stopped there.
+        // SAFETY: By the function's requirements; `inline_of` is still set only if nothing was
+        // taken after `sqe`.
         unsafe { gathered.abandon() };
         return e.to_errno();
     }
@@ -254,7 +256,7 @@ impl Gathered {
         // SAFETY: By the function's requirements.
         let taken = unsafe { bindings::io_fused_take_secondary(self.req, inline_of, self.left) };
         let secondary = from_err_ptr(taken).map_err(|e| {
-            // Else it is consumed, but there was no memory for a request.
+            // Else it is consumed, but it is not there, or there was no memory for a request.
             if e == ENODATA {
                 // There are no more behind a separate one that is missing.
                 if inline_of.is_null() {
@@ -265,7 +267,8 @@ impl Gathered {
             e
         })?;
 
-        // SAFETY: The secondary is ours, and is not issued.
+        // SAFETY: `io_fused_take_secondary()` does not return null. The secondary is ours, and is
+        // not issued.
         unsafe {
             // The number of a group that is accepted fits.
             (*secondary).fused_index = self.taken as u8;
@@ -276,11 +279,12 @@ impl Gathered {
         }
     }
 
-    /// The group failed: take what is left of it, and cancel all.
+    /// The group failed: take what is left of it, if anything, and cancel all.
     ///
     /// # Safety
     ///
-    /// As for [`take_all`](Self::take_all).
+    /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
+    /// submission. `inline_of` is null, or the primary's SQE and the last one that was taken.
     #[cold]
     #[inline(never)]
     unsafe fn abandon(mut self) {

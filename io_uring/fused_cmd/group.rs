@@ -224,9 +224,9 @@ impl Group {
     ///
     /// # Safety
     ///
-    /// As for [`of`](Self::of).
+    /// As for [`of`](Self::of), and `io_fused_cmd_prep()` succeeded for `req`.
     pub(crate) unsafe fn prepared(req: *mut bindings::io_kiocb) -> Self {
-        // INVARIANT: By the safety requirement; `io_fused_cmd_prep()` initialised the group.
+        // INVARIANT: By the safety requirement; a preparation that succeeds initialises the group.
         // SAFETY: A live request is not null.
         Self(Primary(unsafe { NonNull::new_unchecked(req) }))
     }
@@ -303,7 +303,8 @@ impl Group {
         state.phase = Phase::Started as u8;
         if !node.is_null() {
             flags |= bindings::REQ_F_BUF_NODE as u64;
-            // A reference for each secondary; that of the group is the last one's.
+            // A reference for each secondary; that of the group is the last one's. A group that is
+            // started has at least one, and all of them are in the chain.
             // SAFETY: The node is live as the group holds a reference, and `uring_lock` is held.
             unsafe { (*node).refs += i32::from(nr) - 1 };
         }

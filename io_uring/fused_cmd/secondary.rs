@@ -115,13 +115,8 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
     if flags & LEASED != LEASED || u32::from(direction(opcode)) != bindings::IO_BUF_DEST {
         return count;
     }
-    let range = if u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
-        // SAFETY: This is a completed `IORING_OP_RECV` with a fixed buffer.
-        unsafe { bindings::io_recv_fixed_range(req) }
-    } else {
-        // SAFETY: All others that write a leased buffer are executed as `IORING_OP_READ_FIXED`.
-        unsafe { bindings::io_rw_fixed_range(req) }
-    };
+    // SAFETY: The secondary is completed and writes a leased buffer.
+    let range = unsafe { range_of(req, opcode) };
     let Some(rest) = range.len.checked_sub(count.into()) else {
         return range.len as u32;
     };
@@ -130,6 +125,22 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
         unsafe { zero(req, range.offset + u64::from(count), rest as usize) };
     }
     count
+}
+
+/// The range that a secondary was given.
+///
+/// # Safety
+///
+/// `req` is a completed secondary of opcode `opcode` that writes a leased buffer.
+unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fused_range {
+    #[cfg(CONFIG_NET)]
+    if u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
+        // SAFETY: This is a completed `IORING_OP_RECV` with a fixed buffer.
+        return unsafe { bindings::io_recv_fixed_range(req) };
+    }
+    let _ = opcode;
+    // SAFETY: All others that write a leased buffer are executed as `IORING_OP_READ_FIXED`.
+    unsafe { bindings::io_rw_fixed_range(req) }
 }
 
 /// Zero a part of the range of a secondary that writes a leased buffer.

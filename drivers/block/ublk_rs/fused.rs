@@ -42,7 +42,8 @@ use kernel::{
 ///
 /// It is refused with [`EINVAL`] unless it is one of the two that there are, names a request that
 /// the server works on and that carries data, and has nothing in the fields that have no meaning
-/// here. One that commits must come from the task that the slot belongs to.
+/// here. One that commits must come from the task that the slot belongs to, and fails as a commit
+/// does.
 #[inline]
 pub(crate) fn submit<'a>(
     dev: &Device,

@@ -216,6 +216,22 @@ const char *group_run(struct group *g, int primary_res, int nr, const int *want)
 	return group_check(g, &log, primary_res, nr, want);
 }
 
+int group_alone(struct group *g, void *buf, int i)
+{
+	struct io_uring_sqe sqe[2];
+	struct log log = { .nr = 0 };
+
+	memcpy(sqe, g->secondary[i], sizeof(sqe));
+	if (sqe->opcode != IORING_OP_URING_CMD)
+		sqe->addr += (uintptr_t)buf;
+	ring_push(g->ring, sqe, g->ring->p.flags & IORING_SETUP_SQE128);
+	if (ring_submit(g->ring) < 0 || log_until(&log, g->ring, i) == NO_CQE)
+		return NO_CQE;
+	if (log.cqe[log_index(&log, i)].flags & IORING_CQE_F_MORE)
+		log_until(&log, g->ring, UD_OTHER);
+	return log_res(&log, i);
+}
+
 unsigned char pattern(unsigned int seed, size_t i)
 {
 	return (i * 7 + (i >> 9) * 13 + seed * 31 + 1) & 0xff;

@@ -101,6 +101,11 @@ const char *group_run(struct group *g, int primary_res, int nr, const int *res);
 /* The same for a group that was submitted */
 const char *group_check(struct group *g, struct log *log, int primary_res, int nr,
 			const int *res);
+/*
+ * Submit secondary @i of the group, but not the group: one that names a range of
+ * a lease gets one of @buf. Returns its result.
+ */
+int group_alone(struct group *g, void *buf, int i);
 
 /* what byte a buffer or file has at @i */
 unsigned char pattern(unsigned int seed, size_t i);

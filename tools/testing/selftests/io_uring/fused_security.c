@@ -4,9 +4,9 @@
  * had been submitted alone. So the tests first submit it alone.
  *
  * The LSM is Smack (boot with lsm=smack): it looks at uring commands, at
- * personalities and at what is sent, and needs no policy. It has no say in
- * reading, writing and receiving. Audit skips most opcodes; of those that may be
- * secondaries, all but URING_CMD.
+ * personalities and at what is sent, and needs no policy. What is read, written
+ * and received is left to fused_selinux.c. Audit skips most opcodes; of those
+ * that may be secondaries, all but URING_CMD.
  */
 #include "fixture.h"
 #include <sched.h>
@@ -25,23 +25,6 @@
 #define DIR	"/tmp"
 /* an address of the loopback device that others do not use */
 #define LABELLED_HOST	"127.77.0.1"
-
-/* Submit secondary @i of the group, but not the group. Returns its result. */
-static int alone(struct group *g, void *buf, int i)
-{
-	struct io_uring_sqe sqe[2];
-	struct log log = { .nr = 0 };
-
-	memcpy(sqe, g->secondary[i], sizeof(sqe));
-	if (sqe->opcode != IORING_OP_URING_CMD)
-		sqe->addr += (uintptr_t)buf;
-	ring_push(g->ring, sqe, g->ring->p.flags & IORING_SETUP_SQE128);
-	if (ring_submit(g->ring) < 0 || log_until(&log, g->ring, i) == NO_CQE)
-		return NO_CQE;
-	if (log.cqe[log_index(&log, i)].flags & IORING_CQE_F_MORE)
-		log_until(&log, g->ring, UD_OTHER);
-	return log_res(&log, i);
-}
 
 /* Audit --------------------------------------------------------------------*/
 
@@ -170,7 +153,7 @@ like_alone(struct __test_metadata *_metadata, struct group *g, void *buf, int fd
 
 	ASSERT_EQ(nr, g->nr);
 	for (i = 0; i < nr; i++)
-		ASSERT_EQ(want[i], alone(g, buf, i)) TH_LOG("alone: %d", i);
+		ASSERT_EQ(want[i], group_alone(g, buf, i)) TH_LOG("alone: %d", i);
 	if (fd >= 0) {
 		by_one = audit_read(_metadata, fd, nr_records);
 		ASSERT_EQ(nr_records, by_one.nr);
@@ -274,7 +257,7 @@ TEST_F(fused, lsm_primary)
 		return;
 	LEND_DEST(4096);
 	group_add_cmd(&self->g, secret, 7);
-	ASSERT_EQ(-EACCES, alone(&self->g, NULL, 0));
+	ASSERT_EQ(-EACCES, group_alone(&self->g, NULL, 0));
 	LEND_DEST(4096);
 	self->g.primary->fd = secret;
 	ADD_READ(0, 512, 0);
@@ -349,7 +332,7 @@ TEST_F(fused, lsm_personality)
 	ASSERT_EQ(0, put_text(LABEL, OURS));
 	LEND_DEST(4096);
 	ADD_READ(0, 512, 0)->personality = other;
-	ASSERT_EQ(-EPERM, alone(&self->g, self->buf, 0));
+	ASSERT_EQ(-EPERM, group_alone(&self->g, self->buf, 0));
 	EXPECT_GROUP(-EPERM, -ECANCELED);
 	LEND_DEST(4096);
 	ADD_READ(0, 512, 0);
