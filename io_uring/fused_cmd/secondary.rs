@@ -133,14 +133,13 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
 ///
 /// `req` is a completed secondary of opcode `opcode` that writes a leased buffer.
 unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fused_range {
-    #[cfg(CONFIG_NET)]
-    if u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
+    if cfg!(CONFIG_NET) && u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
         // SAFETY: This is a completed `IORING_OP_RECV` with a fixed buffer.
-        return unsafe { bindings::io_recv_fixed_range(req) };
+        unsafe { bindings::io_recv_fixed_range(req) }
+    } else {
+        // SAFETY: All others that write a leased buffer are executed as `IORING_OP_READ_FIXED`.
+        unsafe { bindings::io_rw_fixed_range(req) }
     }
-    let _ = opcode;
-    // SAFETY: All others that write a leased buffer are executed as `IORING_OP_READ_FIXED`.
-    unsafe { bindings::io_rw_fixed_range(req) }
 }
 
 /// Zero a part of the range of a secondary that writes a leased buffer.
