@@ -45,6 +45,11 @@ struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
 void io_fused_defer_secondary(struct io_kiocb *req);
 void io_fused_queue_secondary(struct io_kiocb *req);
 
+/* rw.c and, with CONFIG_NET, net.c: what only the opcodes know */
+struct io_fused_range io_rw_fixed_range(struct io_kiocb *req);
+struct io_fused_range io_recv_fixed_range(struct io_kiocb *req);
+void io_send_zc_lease(struct io_kiocb *req);
+
 /* Primaries that completed while requests were freed get their CQE now. */
 static inline bool io_fused_primaries_done(struct io_submit_state *state)
 {
