@@ -15,12 +15,6 @@
 #define IO_FUSED_SECONDARY_SQE_FLAGS	(IOSQE_FIXED_FILE | IOSQE_ASYNC | \
 					 IOSQE_CQE_SKIP_SUCCESS)
 
-/* A part of a leased buffer, in bytes */
-struct io_fused_range {
-	u64	offset;
-	u64	len;
-};
-
 #ifdef CONFIG_IO_URING_FUSED_CMD
 
 #define IO_REQ_FUSED_FLAG	REQ_F_FUSED
@@ -44,6 +38,12 @@ struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
 					 unsigned int *left);
 void io_fused_defer_secondary(struct io_kiocb *req);
 void io_fused_queue_secondary(struct io_kiocb *req);
+
+/* A part of a leased buffer, in bytes */
+struct io_fused_range {
+	u64	offset;
+	u64	len;
+};
 
 /* rw.c and, with CONFIG_NET, net.c: what only the opcodes know */
 struct io_fused_range io_rw_fixed_range(struct io_kiocb *req);

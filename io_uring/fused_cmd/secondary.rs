@@ -115,7 +115,8 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
     if flags & LEASED != LEASED || u32::from(direction(opcode)) != bindings::IO_BUF_DEST {
         return count;
     }
-    // SAFETY: The secondary is completed and writes a leased buffer.
+    // SAFETY: By the safety requirement it is completed; that it writes a leased buffer was just
+    // checked.
     let range = unsafe { range_of(req, opcode) };
     let Some(rest) = range.len.checked_sub(count.into()) else {
         return range.len as u32;
@@ -134,10 +135,12 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
 /// `req` is a completed secondary of opcode `opcode` that writes a leased buffer.
 unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fused_range {
     if cfg!(CONFIG_NET) && u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
-        // SAFETY: This is a completed `IORING_OP_RECV` with a fixed buffer.
+        // SAFETY: By the safety requirement. A RECV that is leased a buffer is prepared as one with
+        // a fixed buffer.
         unsafe { bindings::io_recv_fixed_range(req) }
     } else {
-        // SAFETY: All others that write a leased buffer are executed as `IORING_OP_READ_FIXED`.
+        // SAFETY: By the safety requirement. All others that write a leased buffer are executed as
+        // `IORING_OP_READ_FIXED`, see `io_issue_def::fused_op`.
         unsafe { bindings::io_rw_fixed_range(req) }
     }
 }
@@ -153,8 +156,8 @@ unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fus
 unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) {
     let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
 
-    // SAFETY: The request has its buffer node. The import succeeded for all of its range, so it
-    // does for a part; if not, `iter` is not used.
+    // SAFETY: By the safety requirement the request has its buffer node, and the import succeeded
+    // for all of its range, so it does for a part; if not, `iter` is not used.
     unsafe {
         let ret = bindings::io_import_reg_buf(
             req,

@@ -165,7 +165,8 @@ impl RequestView {
             left: bio.bi_iter.bi_size,
         };
 
-        // SAFETY: The bio is that of a request that does not change; its table covers its data.
+        // SAFETY: By the type invariants the request is live and its bvecs do not change. The table
+        // of a bio that has data covers `bi_size` bytes from `bi_idx` and `bi_offset` on.
         (bio, unsafe { start.count(bio) })
     }
 

@@ -188,6 +188,18 @@ FIXTURE_TEARDOWN(fused)
 	ASSERT_EQ(NULL, wrong_) TH_LOG("%s", wrong_);			\
 })
 
+/* Each secondary has the same result alone and in the group, which has @res. */
+#define LIKE_ALONE(res, ...) ({						\
+	const int alone_[] = { __VA_ARGS__ };				\
+	int i_;								\
+									\
+	for (i_ = 0; i_ < (int)ARRAY_SIZE(alone_); i_++)		\
+		ASSERT_EQ(alone_[i_],					\
+			  group_alone(&self->g, self->buf, i_))		\
+			TH_LOG("alone: %d", i_);			\
+	EXPECT_GROUP(res, __VA_ARGS__);					\
+})
+
 /* The whole buffer @index of the device */
 #define GET_BUFFER(index) \
 	ASSERT_EQ(BUFFER_LEN, pread(self->dev, self->buf, BUFFER_LEN,	\

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <sys/mount.h>
 #include "kselftest.h"
 #include "fused.h"
 
@@ -230,6 +233,22 @@ int group_alone(struct group *g, void *buf, int i)
 	if (log.cqe[log_index(&log, i)].flags & IORING_CQE_F_MORE)
 		log_until(&log, g->ring, UD_OTHER);
 	return log_res(&log, i);
+}
+
+int put_file(const char *path, const void *data, size_t len)
+{
+	int fd = open(path, O_WRONLY);
+	ssize_t ret = write(fd, data, len);
+
+	close(fd);
+	return ret == (ssize_t)len ? 0 : -1;
+}
+
+int private_dir(const char *dir)
+{
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return -1;
+	return mount("tmpfs", dir, "tmpfs", 0, NULL);
 }
 
 unsigned char pattern(unsigned int seed, size_t i)

@@ -107,6 +107,11 @@ const char *group_check(struct group *g, struct log *log, int primary_res, int n
  */
 int group_alone(struct group *g, void *buf, int i);
 
+/* Write to a file that exists. Returns 0, or -1 if not all was taken. */
+int put_file(const char *path, const void *data, size_t len);
+/* Cover @dir by a tmpfs that nobody else sees: 0 or -1 */
+int private_dir(const char *dir);
+
 /* what byte a buffer or file has at @i */
 unsigned char pattern(unsigned int seed, size_t i);
 void fill(void *buf, unsigned int seed, size_t from, size_t len);

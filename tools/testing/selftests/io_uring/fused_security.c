@@ -9,7 +9,6 @@
  * that may be secondaries, all but URING_CMD.
  */
 #include "fixture.h"
-#include <sched.h>
 #include <arpa/inet.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
@@ -179,16 +178,12 @@ like_alone(struct __test_metadata *_metadata, struct group *g, void *buf, int fd
 	like_alone(_metadata, &self->g, self->buf, fd, nr, res,		\
 		   sizeof(want_) / sizeof(int), want_);			\
 })
-#define LIKE_ALONE(res, ...)	RECORDED_ALONE(-1, 0, res, __VA_ARGS__)
 
 /* Smack --------------------------------------------------------------------*/
 
 static int put_text(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY), ret = write(fd, text, strlen(text));
-
-	close(fd);
-	return ret < 0 ? -1 : 0;
+	return put_file(path, text, strlen(text));
 }
 
 /* Who has CAP_MAC_OVERRIDE in effect may do everything. */
@@ -231,9 +226,7 @@ static int confine(struct __test_metadata *_metadata, struct ring *r,
 	if (put_text(LABEL, OURS))
 		SKIP(return -1, "Smack is not active: boot with lsm=smack");
 	ASSERT_EQ(0, fstat(*dev, &st));
-	ASSERT_EQ(0, unshare(CLONE_NEWNS));
-	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
-	ASSERT_EQ(0, mount("tmpfs", DIR, "tmpfs", 0, NULL));
+	ASSERT_EQ(0, private_dir(DIR));
 	close(*dev);
 	*dev = open_node(OURS, st.st_rdev);
 	ASSERT_LE(0, *dev);

@@ -8,7 +8,6 @@
  * fused_selinux.conf, and enforces it; that takes checkpolicy.
  */
 #include "fixture.h"
-#include <sched.h>
 #include <sys/mount.h>
 #include <sys/xattr.h>
 
@@ -22,15 +21,6 @@
 
 /* why SELinux can not be tested, or NULL */
 static const char *no_selinux;
-
-static int put(const char *path, const void *data, size_t len)
-{
-	int fd = open(path, O_WRONLY);
-	ssize_t ret = write(fd, data, len);
-
-	close(fd);
-	return ret == (ssize_t)len ? 0 : -1;
-}
 
 /* Has this task the label of our policy? Without one, it is "kernel". */
 static bool has_label(const char *label)
@@ -54,16 +44,13 @@ static const char *load_policy(void)
 	snprintf(command, sizeof(command),
 		 "checkpolicy -U allow -o %s fused_selinux.conf > /dev/null", path);
 	failed = fd < 0 || system(command);
-	/* it may be another file now */
-	close(fd);
-	fd = open(path, O_RDONLY);
 	len = read(fd, policy, sizeof(policy));
 	close(fd);
 	unlink(path);
 	if (failed || len <= 0)
 		return "no checkpolicy";
-	if (put(SELINUXFS "/load", policy, len) || !has_label(OURS) ||
-	    put(SELINUXFS "/enforce", "1", 1))
+	if (put_file(SELINUXFS "/load", policy, len) || !has_label(OURS) ||
+	    put_file(SELINUXFS "/enforce", "1", 1))
 		return "the policy is refused";
 	return NULL;
 }
@@ -81,18 +68,6 @@ static const char *have_policy(void)
 	return load_policy();
 }
 
-/* Each secondary has the same result alone and in the group, which has @res. */
-#define LIKE_ALONE(res, ...) ({						\
-	const int alone_[] = { __VA_ARGS__ };				\
-	int i_;								\
-									\
-	for (i_ = 0; i_ < (int)ARRAY_SIZE(alone_); i_++)		\
-		ASSERT_EQ(alone_[i_],					\
-			  group_alone(&self->g, self->buf, i_))		\
-			TH_LOG("alone: %d", i_);			\
-	EXPECT_GROUP(res, __VA_ARGS__);					\
-})
-
 /* A file that was opened by who may not read or write it any more, or -1 */
 static int secret_file(struct __test_metadata *_metadata)
 {
@@ -101,9 +76,7 @@ static int secret_file(struct __test_metadata *_metadata)
 
 	if (no_selinux)
 		SKIP(return -1, "%s", no_selinux);
-	ASSERT_EQ(0, unshare(CLONE_NEWNS));
-	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
-	ASSERT_EQ(0, mount("tmpfs", DIR, "tmpfs", 0, NULL));
+	ASSERT_EQ(0, private_dir(DIR));
 	fd = open(DIR "/secret", O_CREAT | O_RDWR, 0600);
 	fill(data, 1, 0, sizeof(data));
 	ASSERT_EQ(sizeof(data), write(fd, data, sizeof(data)));
@@ -162,14 +135,14 @@ TEST_F(fused, lsm_recv)
 
 	if (no_selinux)
 		SKIP(return, "%s", no_selinux);
-	ASSERT_EQ(0, put(SOCKET_LABEL, SECRET, strlen(SECRET)));
+	ASSERT_EQ(0, put_file(SOCKET_LABEL, SECRET, strlen(SECRET)));
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, sock));
 	ASSERT_EQ(512, send(sock[0], self->buf, 512, 0));
 	LEND_DEST(4096);
 	ADD(IORING_OP_RECV, sock[1], 0, 512, 0);
 	LIKE_ALONE(-EACCES, -EACCES);
 	/* it is not the socket that refuses: this one may be read */
-	ASSERT_EQ(0, put(SOCKET_LABEL, "\n", 1));
+	ASSERT_EQ(0, put_file(SOCKET_LABEL, "\n", 1));
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, sock));
 	ASSERT_EQ(512, send(sock[0], self->buf, 512, 0));
 	LEND_DEST(4096);
