@@ -5,6 +5,7 @@
 #include <linux/io_uring/fused.h>
 #include <linux/io_uring_types.h>
 
+#include "rsrc.h"
 #include "slist.h"
 
 /* ->prep() of a primary: its secondaries have to be gathered next */
@@ -28,9 +29,44 @@ void io_fused_cmd_issued(struct io_kiocb *req);
 void io_fused_cmd_sqe_copy(struct io_kiocb *req);
 void io_fused_cmd_fail(struct io_kiocb *req);
 
+/*
+ * A primary with its secondaries, from the preparation of the primary until
+ * that is completed or given back to the driver. Owned by fused_cmd.rs, under
+ * ->uring_lock.
+ */
+struct io_fused_group {
+	struct io_kiocb			*primary;
+	/* secondaries that wait for the primary, in SQE order */
+	struct io_wq_work_list		gathered;
+	/* in use if @leased */
+	struct io_lease			lease;
+	void				(*release)(void *priv);
+	void				*priv;
+	/* takes the command back when it would complete, may be NULL */
+	void				(*done)(struct io_uring_cmd *cmd, int res);
+	/* while ->uring_cmd() runs without ->uring_lock: was it accepted? */
+	bool				*accepted;
+	u64				bytes;
+	s32				error;
+	/* what the completion of the primary still waits for */
+	u16				pending;
+	/* secondaries that wait, and requests that these have: notifications */
+	u8				nr;
+	u8				nr_extra;
+	u8				error_index;
+	/* IO_BUF_* that the secondaries need */
+	u8				dirs;
+	u8				phase;
+	bool				leased;
+	/* a secondary came short, as breaks a link */
+	bool				is_short;
+	/* a secondary is a uring command */
+	bool				has_cmd;
+};
+
 /* fused_cmd.rs: events of the life of a group */
 void io_fused_secondary_done(struct io_kiocb *req);
-unsigned int io_fused_nr_secondaries(struct io_kiocb *req);
+unsigned int io_fused_nr_waiting(struct io_kiocb *req);
 
 /* io_uring.c: what only the submission path can do */
 struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
@@ -49,6 +85,7 @@ struct io_fused_range {
 struct io_fused_range io_rw_fixed_range(struct io_kiocb *req);
 struct io_fused_range io_recv_fixed_range(struct io_kiocb *req);
 void io_send_zc_lease(struct io_kiocb *req);
+unsigned int io_send_zc_nr_notifs(struct io_kiocb *req);
 
 /* Primaries that completed while requests were freed get their CQE now. */
 static inline bool io_fused_primaries_done(struct io_submit_state *state)
@@ -58,6 +95,26 @@ static inline bool io_fused_primaries_done(struct io_submit_state *state)
 	state->compl_reqs = state->fused_done;
 	INIT_WQ_LIST(&state->fused_done);
 	return true;
+}
+
+/* Does the data of @req come from a file that can end, or from a peer? */
+static inline bool io_fused_reads_file(const struct io_kiocb *req)
+{
+	umode_t mode = file_inode(req->file)->i_mode;
+
+	return S_ISREG(mode) || S_ISBLK(mode);
+}
+
+/*
+ * What was dropped inside of groups was not submitted, though it was counted.
+ */
+static inline unsigned int io_fused_take_dropped(struct io_submit_state *state)
+{
+	unsigned int nr = state->fused_dropped;
+
+	if (unlikely(nr))
+		state->fused_dropped = 0;
+	return nr;
 }
 
 #else
@@ -83,7 +140,7 @@ static inline void io_fused_secondary_done(struct io_kiocb *req)
 {
 }
 
-static inline unsigned int io_fused_nr_secondaries(struct io_kiocb *req)
+static inline unsigned int io_fused_nr_waiting(struct io_kiocb *req)
 {
 	return 0;
 }
@@ -91,6 +148,11 @@ static inline unsigned int io_fused_nr_secondaries(struct io_kiocb *req)
 static inline bool io_fused_primaries_done(struct io_submit_state *state)
 {
 	return false;
+}
+
+static inline unsigned int io_fused_take_dropped(struct io_submit_state *state)
+{
+	return 0;
 }
 
 #endif
@@ -101,11 +163,12 @@ static inline bool io_is_fused(const struct io_kiocb *req)
 		req->opcode == IORING_OP_FUSED_CMD;
 }
 
-static inline bool io_is_secondary(const struct io_kiocb *req)
-{
-	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
-		(req->flags & REQ_F_FUSED);
-}
+/*
+ * These are macros, so that the branches are gone before the optimizer sees
+ * them: the opcodes are compiled as before with the option off.
+ */
+#define io_is_secondary(req) \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_FUSED))
 
 static inline u32 io_fused_flags(struct io_kiocb *primary)
 {
@@ -118,13 +181,32 @@ static inline bool io_fused_leases(struct io_kiocb *primary)
 	return io_fused_flags(primary) & IORING_FUSED_CMD_BUF;
 }
 
-/*
- * Is the buffer of @req leased to it by its primary? A macro, so that the
- * branches are gone before the optimizer sees them: the opcodes are compiled
- * as before with the option off.
- */
+/* Is the buffer of @req leased to it by its primary? */
 #define io_is_leased(req) \
 	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_LEASE))
+
+/*
+ * What the fields of a secondary may say. Anything that lets pages be used after
+ * the lease, or bytes be counted that were not moved, must not be here: not
+ * MSG_ZEROCOPY of a plain SEND, not MSG_TRUNC.
+ */
+#define IO_FUSED_RW_FLAGS	(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | \
+				 RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND | \
+				 RWF_ATOMIC | RWF_DONTCACHE | RWF_NOSIGNAL)
+#define IO_FUSED_RECV_FLAGS	(IORING_RECVSEND_POLL_FIRST | \
+				 IORING_RECVSEND_FIXED_BUF)
+#define IO_FUSED_RECV_MSG_FLAGS	(MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | \
+				 MSG_PEEK)
+#define IO_FUSED_SEND_FLAGS	(IORING_RECVSEND_POLL_FIRST | \
+				 IORING_RECVSEND_FIXED_BUF)
+#define IO_FUSED_SEND_ZC_FLAGS	(IO_FUSED_SEND_FLAGS | \
+				 IORING_SEND_ZC_REPORT_USAGE)
+#define IO_FUSED_SEND_MSG_FLAGS	(MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | \
+				 MSG_MORE | MSG_EOR)
+
+/* Does the end of @req end other requests, or its group? */
+#define IO_REQ_GROUP_FLAGS \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) ? REQ_F_FUSED | REQ_F_LEASE : 0)
 
 /* What audit is told: a group that goes on is what any pending request is. */
 static inline int io_fused_audit_code(int ret)
@@ -151,7 +233,7 @@ static inline int io_fused_max_events(struct io_ring_ctx *ctx, int nr_wait)
 /* Requests that wait with @req for its issue */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
 {
-	return io_is_fused(req) ? io_fused_nr_secondaries(req) : 0;
+	return io_is_fused(req) ? io_fused_nr_waiting(req) : 0;
 }
 
 #endif

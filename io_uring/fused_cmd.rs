@@ -13,15 +13,13 @@
 //!    ([`io_fused_cmd_fail`] then cancels all of them).
 //! 3. Each secondary runs like any request of its opcode, until it is freed after its CQE was
 //!    posted ([`secondary`]).
-//! 4. The last put of the lease's node gives the buffer back to the driver ([`lease_ended`]).
-//! 5. When all of this happened, [`Group`] completes the primary, or gives it back to a driver that
-//!    wants to keep it: it is an ordinary uring command then.
-//!
-//! A lease is not needed for any of the other steps: the group only counts it as one more thing
-//! that the primary waits for.
+//! 4. The last put of the lease's node gives the buffer back to the driver ([`lease_ended`]), which
+//!    is the end of all secondaries. Without a lease the group counts them.
+//! 5. Then [`Group`] completes the primary, or gives it back to a driver that wants to keep it: it
+//!    is an ordinary uring command from then on.
 //!
 //! [`chain`] holds prepared secondaries, [`group`] the state that the steps share, [`secondary`]
-//! the steps of a secondary.
+//! the steps of a secondary, [`coverage`] what they leave out of a buffer.
 //!
 //! # Locking
 //!
@@ -30,14 +28,23 @@
 
 #[path = "fused_cmd/chain.rs"]
 mod chain;
+#[path = "fused_cmd/coverage.rs"]
+mod coverage;
 #[path = "fused_cmd/group.rs"]
 mod group;
 #[path = "fused_cmd/secondary.rs"]
 mod secondary;
 
 use chain::Chain;
-use core::ptr::{addr_of, addr_of_mut, null, NonNull};
+use core::ptr::{
+    addr_of,
+    addr_of_mut,
+    null,
+    null_mut,
+    NonNull, //
+};
 use group::{
+    lease_ended,
     Group,
     Issue,
     Phase, //
@@ -50,8 +57,7 @@ use kernel::{
     },
     ffi::{
         c_int,
-        c_uint,
-        c_void, //
+        c_uint, //
     },
     prelude::*, //
 };
@@ -60,6 +66,10 @@ use kernel::{
 const PRIMARY_FLAGS: u32 = bindings::IORING_FUSED_CMD_BUF | bindings::IORING_FUSED_CMD_INLINE;
 
 const EIOCBQUEUED: c_int = -(bindings::EIOCBQUEUED as c_int);
+const TRY_AGAIN: c_int = -(bindings::EAGAIN as c_int);
+/// The first and the last of the codes by which a system call says that it is to be restarted.
+const RESTART: c_int = -(bindings::ERESTARTSYS as c_int);
+const INTERRUPTED: c_int = -(bindings::ERESTART_RESTARTBLOCK as c_int);
 
 /// Prepare the primary. Called by `io_init_req()`, which calls [`io_fused_cmd_gather`] next.
 ///
@@ -87,25 +97,21 @@ unsafe extern "C" fn io_fused_cmd_prep(
         return EINVAL.to_errno();
     }
 
-    // SAFETY: By the contract of `prep` the request's ring is live and `uring_lock` is held, under
-    // which all bits of `int_flags` change.
-    unsafe {
-        let int_flags = addr_of_mut!((*(*req).ctx).__bindgen_anon_1.int_flags);
-        // Once: others read this cache line.
-        if *int_flags & bindings::IO_RING_F_FUSED == 0 {
-            *int_flags |= bindings::IO_RING_F_FUSED;
-        }
+    // SAFETY: By the contract of `prep` the request's ring is live and `uring_lock` is held.
+    let made = unsafe { prepare_ring((*req).ctx).and_then(|()| Group::create(req)) };
+    if let Err(e) = made {
+        return e.to_errno();
     }
 
     // SAFETY: `req` is being initialised under `uring_lock`, which protects the cache.
-    let data = unsafe { bindings::io_uring_alloc_async_cmd(req) }.cast::<bindings::io_async_cmd>();
-    if data.is_null() {
+    if unsafe { bindings::io_uring_alloc_async_cmd(req) }.is_null() {
+        // SAFETY: The group was just made, and has no secondaries.
+        unsafe { Group::prepared(req) }.cancel();
         return ENOMEM.to_errno();
     }
 
-    // SAFETY: `data` was just allocated and `cmd` is the command of `req`.
+    // SAFETY: `cmd` is the command of `req`.
     unsafe {
-        addr_of_mut!((*data).group).write(pin_init::zeroed());
         (*req).flags |= bindings::REQ_F_NEED_CLEANUP as u64;
 
         let cmd = req.cast::<bindings::io_uring_cmd>();
@@ -113,6 +119,32 @@ unsafe extern "C" fn io_fused_cmd_prep(
         (*cmd).sqe = sqe;
     }
     bindings::IOU_FUSED_GATHER as c_int
+}
+
+/// Makes a ring ready for groups, before its first one: it has no memory for them until then.
+///
+/// # Safety
+///
+/// `ctx` is a live ring whose `uring_lock` is held.
+unsafe fn prepare_ring(ctx: *mut bindings::io_ring_ctx) -> Result {
+    // SAFETY: By the safety requirement. All bits of `int_flags` change under `uring_lock`.
+    unsafe {
+        let int_flags = addr_of_mut!((*ctx).__bindgen_anon_1.int_flags);
+
+        if *int_flags & bindings::IO_RING_F_FUSED != 0 {
+            return Ok(());
+        }
+        if bindings::io_alloc_cache_init(
+            addr_of_mut!((*ctx).__bindgen_anon_2.group_cache),
+            bindings::IO_ALLOC_CACHE_MAX,
+            size_of::<bindings::io_fused_group>() as c_uint,
+            0,
+        ) {
+            return Err(ENOMEM);
+        }
+        *int_flags |= bindings::IO_RING_F_FUSED;
+    }
+    Ok(())
 }
 
 /// Take the secondaries of `req` from the ring and prepare them.
@@ -157,6 +189,7 @@ unsafe extern "C" fn io_fused_cmd_gather(
         chain: Chain::new(),
         taken: 0,
         dirs: 0,
+        nr_extra: 0,
         has_cmd: false,
     };
     let header = if ret < 0 {
@@ -185,9 +218,9 @@ unsafe extern "C" fn io_fused_cmd_gather(
 
     state.dirs = gathered.dirs;
     state.has_cmd = gathered.has_cmd;
-    // The secondaries, and the end of `Group::start()`.
-    state.pending = gathered.taken + 1;
-    group.set_gathered(gathered.chain, gathered.taken as u8);
+    state.nr = gathered.taken as u8;
+    state.nr_extra = gathered.nr_extra;
+    group.set_gathered(gathered.chain);
     0
 }
 
@@ -206,6 +239,8 @@ struct Gathered {
     taken: u16,
     /// Bits of `IO_BUF_*`: what they do to the buffer.
     dirs: u8,
+    /// Requests that the preparation of secondaries took for them.
+    nr_extra: u8,
     /// Whether one of them is a uring command.
     has_cmd: bool,
 }
@@ -233,6 +268,7 @@ impl Gathered {
                 }
                 secondary::check(secondary.as_ptr())?;
                 self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
+                self.nr_extra += secondary::nr_notifs(secondary.as_ptr());
                 self.has_cmd |= secondary::is_command(secondary.as_ptr());
             }
             // A group has separate secondaries, or an inline one.
@@ -298,15 +334,16 @@ impl Gathered {
     }
 }
 
-/// Number of secondaries that wait for the primary `req`.
+/// Number of requests that wait for the primary `req`: what a drain does not have to wait for if it
+/// does not wait for `req`.
 ///
 /// # Safety
 ///
-/// `req` is a live primary and `uring_lock` is held.
+/// `req` is a live primary that was not issued, and `uring_lock` is held.
 #[export]
-unsafe extern "C" fn io_fused_nr_secondaries(req: *mut bindings::io_kiocb) -> c_uint {
+unsafe extern "C" fn io_fused_nr_waiting(req: *mut bindings::io_kiocb) -> c_uint {
     // SAFETY: By the function's requirements.
-    unsafe { Group::of(req) }.map_or(0, |group| group.nr().into())
+    unsafe { Group::of(req) }.map_or(0, |group| group.nr_waiting())
 }
 
 /// Keep what the SQEs of the group say for an issue that happens after the submission.
@@ -322,7 +359,6 @@ unsafe extern "C" fn io_fused_cmd_sqe_copy(req: *mut bindings::io_kiocb) {
     let Some(mut group) = (unsafe { Group::of(req) }) else {
         return;
     };
-    let nr = group.nr();
     let mut chain = group.take_gathered();
     let mut kept = Chain::new();
 
@@ -333,7 +369,7 @@ unsafe extern "C" fn io_fused_cmd_sqe_copy(req: *mut bindings::io_kiocb) {
             kept.push(secondary);
         }
     }
-    group.set_gathered(kept, nr);
+    group.set_gathered(kept);
 }
 
 /// Issue the primary: hand it to the driver.
@@ -363,25 +399,54 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
     // SAFETY: The request is valid.
     let ring_flags = unsafe { bindings::io_uring_cmd_ring_flags(req) };
     let flags = issue_flags | ring_flags | bindings::io_uring_cmd_flags_IO_URING_F_FUSED as c_uint;
+    let unlocked = issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint != 0;
+    let mut accepted = false;
+
+    if unlocked {
+        // The task work of a command that is accepted may run, and free it, before the driver
+        // returns.
+        // SAFETY: The command was not started. The place is there until the driver has returned.
+        unsafe { Issue::of_cmd(cmd) }.state().accepted = &raw mut accepted;
+    }
     // SAFETY: A driver that sets `FOP_URING_CMD_FUSED` takes primaries in its `->uring_cmd()`.
     let mut ret = unsafe { uring_cmd(cmd, flags) };
 
-    if ret >= 0 {
+    if unlocked {
+        // SAFETY: This is a local variable. `io_fused_cmd_start()` may have written to it.
+        accepted = unsafe { (&raw const accepted).read_volatile() };
+    } else {
+        // SAFETY: Under `uring_lock` an accepted command waits for us to start it.
+        accepted = unsafe { Issue::of_cmd(cmd) }.phase() == Phase::Accepted;
+    }
+    if !accepted && ret >= 0 {
         // Nothing to lend, and nothing against the secondaries.
         // SAFETY: The driver did not take the command, so it is still ours.
         ret = unsafe { io_fused_cmd_start(cmd, None, issue_flags) };
+        accepted = ret == EIOCBQUEUED;
     }
-    if ret == EAGAIN.to_errno() {
-        // SAFETY: The driver did not take the command, so it is still ours.
-        unsafe { (*cmd).flags |= bindings::IORING_URING_CMD_REISSUE };
+    if accepted {
+        // What the driver returns does not matter any more, nor is the command ours any more,
+        // unless the lock is held.
+        return if unlocked {
+            EIOCBQUEUED
+        } else {
+            bindings::IOU_FUSED_START
+        };
     }
-    // An accepted group is not ours any more, unless the lock is held.
-    if ret == EIOCBQUEUED
-        && issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint == 0
-    {
-        return bindings::IOU_FUSED_START;
+    // The variable goes out of scope.
+    // SAFETY: The command is still ours, and there is no other reference to its group.
+    unsafe { Issue::of_cmd(cmd) }.state().accepted = null_mut();
+    match ret {
+        // The driver is wrong: it has not started anything, or such a code is not its own.
+        EIOCBQUEUED | bindings::IOU_REQUEUE | bindings::IOU_FUSED_START => EIO.to_errno(),
+        INTERRUPTED..=RESTART => EINTR.to_errno(),
+        TRY_AGAIN => {
+            // SAFETY: The driver did not take the command, so it is still ours.
+            unsafe { (*cmd).flags |= bindings::IORING_URING_CMD_REISSUE };
+            ret
+        }
+        _ => ret,
     }
-    ret
 }
 
 /// The issue of a primary that was accepted is over: issue its secondaries.
@@ -394,7 +459,7 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
 #[export]
 unsafe extern "C" fn io_fused_cmd_issued(req: *mut bindings::io_kiocb) {
     // SAFETY: By the function's requirements.
-    unsafe { Group::of_issued(req) }.start();
+    unsafe { Group::prepared(req) }.start();
 }
 
 /// Lease a buffer to the secondaries of `cmd`.
@@ -416,42 +481,15 @@ unsafe extern "C" fn io_fused_cmd_lease(
 
     if !issue.wants_buffer()
         || issue.phase() != Phase::Gathered
-        || !issue.state().node.is_null()
+        || issue.state().leased
         || issue.state().dirs & !dir != 0
         || lease.len == 0
     {
         return EINVAL.to_errno();
     }
 
-    let node = issue.set_up_lease(lease, dir, lease_ended);
-    let state = issue.state();
-    state.node = node;
-    state.release = lease.release;
-    state.priv_ = lease.priv_;
-    state.pending += 1;
+    issue.set_up_lease(lease, dir, lease_ended);
     0
-}
-
-/// The last reference on a leased buffer is gone.
-///
-/// # Safety
-///
-/// Called by `io_free_rsrc_node()` for what [`io_fused_cmd_lease`] set up, with `uring_lock`
-/// held.
-unsafe extern "C" fn lease_ended(primary: *mut c_void) {
-    // SAFETY: The lease is counted in `pending`, so the primary has not completed. If it is a
-    // `Group` that gives it up, that has no reference to the group meanwhile.
-    let mut group = unsafe { Group::of_issued(primary.cast()) };
-    let state = group.state();
-    let private = state.priv_;
-
-    if let Some(release) = state.release.take() {
-        // SAFETY: It is called once, for what the driver passed with it.
-        unsafe { release(private) };
-    }
-    if group.phase() == Phase::Started {
-        group.arrive_and_post();
-    }
 }
 
 /// Accept `cmd`: its secondaries are issued when the driver's `->uring_cmd()` is over, or if that
@@ -469,9 +507,16 @@ unsafe extern "C" fn io_fused_cmd_start(
 ) -> c_int {
     // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
     let mut issue = unsafe { Issue::of_cmd(cmd) };
-    let leased = !issue.state().node.is_null();
+    let leased = issue.state().leased;
+
+    let accepted = issue.state().accepted;
+    let unlocked = issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint != 0;
 
     if issue.wants_buffer() != leased || issue.phase() != Phase::Gathered {
+        return EINVAL.to_errno();
+    }
+    // These are not the flags that the driver was called with.
+    if unlocked == accepted.is_null() {
         return EINVAL.to_errno();
     }
     // A driver that wants to know how many bytes were moved can not be told.
@@ -479,14 +524,16 @@ unsafe extern "C" fn io_fused_cmd_start(
         return EINVAL.to_errno();
     }
     issue.state().done = done;
-    if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint == 0 {
+    if !unlocked {
         issue.set_phase(Phase::Accepted);
     } else {
         issue.set_phase(Phase::Queued);
-        let req = issue.req();
-        // SAFETY: The primary is issued and waits for nothing else. From here on it belongs to the
-        // task work.
+        let req = issue.primary();
+        // SAFETY: The place is a variable of `io_fused_cmd()`, which waits for the driver to return.
+        // The primary is issued and waits for nothing else. From here on it belongs to the task
+        // work.
         unsafe {
+            *accepted = true;
             (*req).__bindgen_anon_4.io_task_work.func = Some(start_in_task);
             bindings::io_req_task_work_add(req);
         }
@@ -504,7 +551,7 @@ unsafe extern "C" fn start_in_task(tw_req: bindings::io_tw_req, tw: bindings::io
         unsafe { bindings::io_req_defer_failed(tw_req.req, ECANCELED.to_errno()) };
     } else {
         // SAFETY: As above; the request is a primary.
-        unsafe { Group::of_issued(tw_req.req) }.start();
+        unsafe { Group::prepared(tw_req.req) }.start();
     }
 }
 
@@ -515,18 +562,11 @@ unsafe extern "C" fn start_in_task(tw_req: bindings::io_tw_req, tw: bindings::io
 /// Called with `uring_lock` held, before the primary's own completion is queued.
 #[export]
 unsafe extern "C" fn io_fused_cmd_fail(req: *mut bindings::io_kiocb) {
-    // SAFETY: By the function's requirements.
-    let Some(mut group) = (unsafe { Group::of(req) }) else {
-        return;
-    };
-
-    if group.phase() != Phase::Started {
-        // A link that fails without CQEs takes the CQEs of the group with it.
-        // SAFETY: `req` is live.
-        let post_cqes = unsafe { (*req).flags } & bindings::REQ_F_CQE_SKIP as u64 == 0;
-
-        // SAFETY: `uring_lock` is held.
-        unsafe { group.take_gathered().cancel(post_cqes) };
-        group.put_lease();
+    // SAFETY: By the function's requirements. A group that was started has ended, or its primary
+    // can not fail.
+    if let Some(group) = unsafe { Group::of(req) } {
+        if group.phase() != Phase::Started {
+            group.cancel();
+        }
     }
 }

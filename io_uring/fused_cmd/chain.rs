@@ -2,12 +2,21 @@
 
 //! Secondaries that are prepared and wait to be issued.
 
-use core::ptr::{addr_of_mut, null_mut, NonNull};
-use kernel::{bindings, container_of, prelude::*};
+use core::ptr::{
+    addr_of_mut,
+    null_mut,
+    NonNull, //
+};
+use kernel::{
+    bindings,
+    container_of,
+    prelude::*, //
+};
 
-/// Flags that make no sense on a secondary. They are taken off a malformed one before it is failed,
-/// as the completion path would act on them.
-const NOT_FOR_SECONDARIES: u64 = bindings::REQ_F_LINK as u64
+/// Flags that the completion path must not act on when it completes a secondary that was never
+/// issued: its group does not count it, and a malformed one may have flags that make no sense.
+const NOT_WHEN_CANCELED: u64 = bindings::REQ_F_FUSED as u64
+    | bindings::REQ_F_LINK as u64
     | bindings::REQ_F_HARDLINK as u64
     | bindings::REQ_F_IO_DRAIN as u64
     | bindings::REQ_F_BUFFER_SELECT as u64;
@@ -57,6 +66,10 @@ impl Chain {
         };
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.first.is_null()
+    }
+
     pub(crate) fn pop(&mut self) -> Option<NonNull<bindings::io_kiocb>> {
         let node = NonNull::new(self.0.first)?;
         // SAFETY: By the type invariant the node is part of a live request.
@@ -82,7 +95,7 @@ impl Chain {
             let req = req.as_ptr();
             // SAFETY: By the type invariant the request is ours. `uring_lock` is held.
             unsafe {
-                (*req).flags &= !NOT_FOR_SECONDARIES;
+                (*req).flags &= !NOT_WHEN_CANCELED;
                 bindings::io_req_defer_failed(req, ECANCELED.to_errno());
                 if !post_cqes {
                     (*req).flags |= bindings::REQ_F_CQE_SKIP as u64;

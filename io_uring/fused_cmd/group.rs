@@ -1,17 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state of a group, and the three ways to hold it.
+//! The state of a group, and the two ways to hold it.
 //!
-//! [`Primary`] is the pointer. [`Issue`] is a primary in the hands of whoever issues it, which
-//! needs no lock because nobody else looks at the group yet. [`Group`] is a primary under the
-//! ring's `uring_lock`, which is what everything that happens later needs.
+//! [`Issue`] is a group in the hands of whoever issues its primary, which needs no lock because
+//! nobody else looks at the group yet. [`Group`] is a group under the ring's `uring_lock`, which is
+//! what everything that happens later needs.
+//!
+//! A group is made by the preparation of its primary and ends in [`Group::end`], when the primary
+//! is completed or goes back to the driver.
 
-use super::chain::Chain;
-use core::{
-    ops::Deref,
-    ptr::{addr_of_mut, null_mut, NonNull}, //
+use super::{
+    chain::Chain,
+    coverage::Coverage, //
 };
-use kernel::{bindings, ffi::c_void};
+use core::ptr::{
+    addr_of_mut,
+    null_mut,
+    NonNull, //
+};
+use kernel::{
+    bindings,
+    ffi::c_void,
+    prelude::*, //
+};
 
 /// What has become of a group, stored in `io_fused_group::phase`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,129 +39,119 @@ pub(crate) enum Phase {
     Started = 3,
 }
 
-/// A primary whose group is initialised.
+/// A group that exists, and its primary.
 ///
 /// # Invariants
 ///
-/// The pointer is to a live request of opcode `IORING_OP_FUSED_CMD` whose async data is a `struct
-/// io_async_cmd` with an initialised group.
+/// Points to an initialised `struct io_fused_group` whose `primary` is a live request of opcode
+/// `IORING_OP_FUSED_CMD`.
 #[derive(Clone, Copy)]
-pub(crate) struct Primary(NonNull<bindings::io_kiocb>);
+struct Raw(NonNull<bindings::io_fused_group>);
 
-impl Primary {
-    /// Returns the primary `req`, if its preparation came as far as to have a group.
-    ///
-    /// # Safety
-    ///
-    /// `req` is a live request of opcode `IORING_OP_FUSED_CMD` as long as the value is used.
-    unsafe fn of(req: *mut bindings::io_kiocb) -> Option<Self> {
-        // SAFETY: By the safety requirement.
-        let flags = unsafe { (*req).flags };
+impl Raw {
+    fn primary(self) -> *mut bindings::io_kiocb {
+        // SAFETY: By the type invariant; nobody changes `primary`.
+        unsafe { (*self.0.as_ptr()).primary }
+    }
 
-        // INVARIANT: `io_fused_cmd_prep()` initialises the group right after it allocated the async
-        // data, and nothing else sets the flag on a request of this opcode.
-        if flags & bindings::REQ_F_ASYNC_DATA as u64 != 0 {
-            NonNull::new(req).map(Self)
-        } else {
-            None
+    fn cmd(self) -> *mut bindings::io_uring_cmd {
+        // The command is the first member of its request.
+        self.primary().cast()
+    }
+
+    fn ctx(self) -> *mut bindings::io_ring_ctx {
+        // SAFETY: By the type invariant; `ctx` never changes while the request is live.
+        unsafe { (*self.primary()).ctx }
+    }
+
+    fn phase(self) -> Phase {
+        // SAFETY: By the type invariant.
+        match unsafe { (*self.0.as_ptr()).phase } {
+            0 => Phase::Gathered,
+            1 => Phase::Accepted,
+            2 => Phase::Queued,
+            _ => Phase::Started,
         }
     }
 
+    /// The group of the command `cmd`.
+    ///
     /// # Safety
     ///
-    /// `cmd` is the `struct io_uring_cmd` of a primary that was passed to the driver and that is
-    /// not freed as long as the value is used.
+    /// `cmd` is the command of a primary that was passed to the driver and has its group yet.
     unsafe fn of_cmd(cmd: *mut bindings::io_uring_cmd) -> Self {
-        // INVARIANT: A driver only sees primaries that `io_fused_cmd_prep()` prepared.
-        // SAFETY: `cmd` is the first member of its `struct io_kiocb`, so not null.
-        Self(unsafe { NonNull::new_unchecked(cmd.cast()) })
-    }
-
-    pub(crate) fn req(self) -> *mut bindings::io_kiocb {
-        self.0.as_ptr()
-    }
-
-    pub(crate) fn cmd(self) -> *mut bindings::io_uring_cmd {
-        self.req().cast()
-    }
-
-    pub(crate) fn ctx(self) -> *mut bindings::io_ring_ctx {
-        // SAFETY: By the type invariant; `ctx` never changes while the request is live.
-        unsafe { (*self.req()).ctx }
-    }
-
-    pub(crate) fn wants_buffer(self) -> bool {
-        // SAFETY: By the type invariant the command is prepared; its flags do not change.
-        unsafe { (*self.cmd()).flags & bindings::IORING_FUSED_CMD_BUF != 0 }
-    }
-
-    fn state(self) -> *mut bindings::io_fused_group {
-        // SAFETY: By the type invariant the async data is a live `struct io_async_cmd`.
-        unsafe { addr_of_mut!((*(*self.req()).async_data.cast::<bindings::io_async_cmd>()).group) }
-    }
-
-    fn lease(self) -> *mut bindings::io_lease {
-        // SAFETY: As in `state()`.
-        unsafe { addr_of_mut!((*(*self.req()).async_data.cast::<bindings::io_async_cmd>()).lease) }
+        // INVARIANT: A driver only sees primaries that `io_fused_cmd_prep()` has prepared, and such
+        // a group exists until it ends.
+        // SAFETY: `cmd` is the first member of its request, whose group is not null then.
+        Self(unsafe { NonNull::new_unchecked((*cmd.cast::<bindings::io_kiocb>()).group) })
     }
 }
 
-/// A primary that is being issued.
+/// The group of a primary that is being issued.
 ///
 /// # Invariants
 ///
 /// The current context issues the primary, and nothing was started. So nobody else looks at the
 /// group, whether `uring_lock` is held or not.
-pub(crate) struct Issue(Primary);
-
-impl Deref for Issue {
-    type Target = Primary;
-
-    fn deref(&self) -> &Primary {
-        &self.0
-    }
-}
+pub(crate) struct Issue(Raw);
 
 impl Issue {
     /// # Safety
     ///
-    /// The type invariants must hold for the primary whose command is `cmd` as long as the value is
-    /// used, and there must be no other reference to its group meanwhile.
+    /// `cmd` is the command of a primary. As long as the value is used, the type invariants hold
+    /// for it, and there is no other reference to its group.
     pub(crate) unsafe fn of_cmd(cmd: *mut bindings::io_uring_cmd) -> Self {
         // INVARIANT: By the safety requirement.
-        // SAFETY: By the safety requirement.
-        Self(unsafe { Primary::of_cmd(cmd) })
+        // SAFETY: By the safety requirement; a group that was not started has not ended.
+        Self(unsafe { Raw::of_cmd(cmd) })
     }
 
     pub(crate) fn state(&mut self) -> &mut bindings::io_fused_group {
-        // SAFETY: By the invariants of `Primary` the group is initialised, and by those of `Self`
-        // it is ours.
-        unsafe { &mut *self.0.state() }
+        // SAFETY: By the invariants of `Raw` the group is initialised, and by those of `Self` it is
+        // ours.
+        unsafe { self.0 .0.as_mut() }
     }
 
-    /// Fills in the command's lease, which nobody uses yet, with one reference. The last put calls
-    /// `release` with the request.
-    // By itself the compiler does not, though there is one caller.
+    pub(crate) fn primary(&self) -> *mut bindings::io_kiocb {
+        self.0.primary()
+    }
+
+    pub(crate) fn wants_buffer(&self) -> bool {
+        // SAFETY: By the invariants of `Raw` the command is prepared; its flags do not change.
+        unsafe { (*self.0.cmd()).flags & bindings::IORING_FUSED_CMD_BUF != 0 }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.0.phase()
+    }
+
+    pub(crate) fn set_phase(&mut self, phase: Phase) {
+        self.state().phase = phase as u8;
+    }
+
+    /// Sets up the lease, which nobody uses yet, with one reference. The last put calls `release`
+    /// with the group.
+    // There is one caller, but the compiler does not inline it by itself.
     #[inline(always)]
     pub(crate) fn set_up_lease(
         &mut self,
         lease: &bindings::io_fused_lease,
         dir: u8,
         release: unsafe extern "C" fn(*mut c_void),
-    ) -> *mut bindings::io_rsrc_node {
+    ) {
         let flags = bindings::IO_REGBUF_F_KBUF | bindings::IO_REGBUF_F_LEASE;
-        let place = self.lease();
+        let group: *mut c_void = self.0 .0.as_ptr().cast();
+        let state = self.state();
+        let imu = addr_of_mut!(state.lease.imu);
 
-        // SAFETY: By the invariants of `Primary` this is a part of its async data, and by those of
-        // `Self` it is ours.
+        // SAFETY: The lease is a part of the group, which is ours by the type invariant. No value
+        // of its fields needs to be dropped.
         unsafe {
-            place.write(bindings::io_lease {
+            addr_of_mut!(state.lease).write(bindings::io_lease {
                 node: bindings::io_rsrc_node {
                     type_: bindings::IORING_RSRC_BUFFER as u8,
                     refs: 1,
-                    __bindgen_anon_1: bindings::io_rsrc_node__bindgen_ty_1 {
-                        buf: addr_of_mut!((*place).imu),
-                    },
+                    __bindgen_anon_1: bindings::io_rsrc_node__bindgen_ty_1 { buf: imu },
                     ..pin_init::zeroed()
                 },
                 bvec: lease.bvec,
@@ -165,181 +166,200 @@ impl Issue {
                     flags: flags as u8,
                     dir,
                     release: Some(release),
-                    priv_: self.req().cast(),
+                    priv_: group,
                     bvec: bindings::__IncompleteArrayField::new(),
                 },
-            });
-            addr_of_mut!((*place).node)
-        }
-    }
-
-    pub(crate) fn phase(&self) -> Phase {
-        // SAFETY: As in `state()`.
-        phase(unsafe { &*self.0.state() })
-    }
-
-    pub(crate) fn set_phase(&mut self, phase: Phase) {
-        self.state().phase = phase as u8;
+            })
+        };
+        state.release = lease.release;
+        state.priv_ = lease.priv_;
+        state.leased = true;
     }
 }
 
-fn phase(state: &bindings::io_fused_group) -> Phase {
-    match state.phase {
-        0 => Phase::Gathered,
-        1 => Phase::Accepted,
-        2 => Phase::Queued,
-        _ => Phase::Started,
-    }
-}
-
-/// A primary under the lock of its ring.
+/// A group under the lock of its ring.
 ///
 /// # Invariants
 ///
-/// The `uring_lock` of the primary's ring is held.
-pub(crate) struct Group(Primary);
-
-impl Deref for Group {
-    type Target = Primary;
-
-    fn deref(&self) -> &Primary {
-        &self.0
-    }
-}
+/// The `uring_lock` of the ring is held.
+pub(crate) struct Group(Raw);
 
 impl Group {
+    /// Makes the group of `req`. Returns [`ENOMEM`] if there is no memory.
+    ///
+    /// # Safety
+    ///
+    /// `req` is a request of opcode `IORING_OP_FUSED_CMD` that is being prepared and has no group
+    /// yet, `uring_lock` is held and the ring's `group_cache` is initialised.
+    pub(crate) unsafe fn create(req: *mut bindings::io_kiocb) -> Result {
+        // SAFETY: By the safety requirement.
+        let group = unsafe {
+            bindings::io_cache_alloc(addr_of_mut!((*(*req).ctx).__bindgen_anon_2.group_cache))
+        };
+        let group = group.cast::<bindings::io_fused_group>();
+        if group.is_null() {
+            return Err(ENOMEM);
+        }
+        // The lease is set up when there is one, see `Issue::set_up_lease()`: 96 bytes less to
+        // write for each command.
+        // SAFETY: The memory was just allocated and has this size.
+        unsafe {
+            (*group).primary = req;
+            (*group).gathered = Chain::new().into_raw();
+            (*group).release = None;
+            (*group).done = None;
+            (*group).accepted = null_mut();
+            (*group).bytes = 0;
+            (*group).error = 0;
+            (*group).pending = 0;
+            (*group).nr = 0;
+            (*group).nr_extra = 0;
+            (*group).error_index = 0;
+            (*group).dirs = 0;
+            (*group).phase = Phase::Gathered as u8;
+            (*group).leased = false;
+            (*group).is_short = false;
+            (*group).has_cmd = false;
+            (*req).group = group;
+        }
+        Ok(())
+    }
+
     /// Returns the group of `req`, if its preparation came as far as to have one.
     ///
     /// # Safety
     ///
-    /// `req` is a live request of opcode `IORING_OP_FUSED_CMD`, `uring_lock` is held as long as the
-    /// value is used, and there is no other reference to the group meanwhile.
+    /// `req` is a live request of opcode `IORING_OP_FUSED_CMD` that was not started, `uring_lock` is
+    /// held as long as the value is used, and there is no other reference to the group meanwhile.
     pub(crate) unsafe fn of(req: *mut bindings::io_kiocb) -> Option<Self> {
-        // INVARIANT: By the safety requirement.
         // SAFETY: By the safety requirement.
-        unsafe { Primary::of(req) }.map(Self)
+        let flags = unsafe { (*req).flags };
+
+        if flags & bindings::REQ_F_ASYNC_DATA as u64 == 0 {
+            return None;
+        }
+        // INVARIANT: `io_fused_cmd_prep()` makes the group before it allocates the async data, and
+        // nothing else sets the flag on a request of this opcode. A group that has ended is null.
+        // `uring_lock` is held by the safety requirement.
+        // SAFETY: By the safety requirement.
+        NonNull::new(unsafe { (*req).group }).map(|group| Self(Raw(group)))
     }
 
-    /// Returns the group of `req`, whose preparation succeeded.
+    /// Returns the group of `req`, which was prepared.
     ///
     /// # Safety
     ///
-    /// As for [`of`](Self::of), and `io_fused_cmd_prep()` succeeded for `req`.
+    /// `io_fused_cmd_prep()` succeeded for `req`, whose group has not ended; `uring_lock` is held as
+    /// long as the value is used, and there is no other reference to the group meanwhile.
     pub(crate) unsafe fn prepared(req: *mut bindings::io_kiocb) -> Self {
-        // INVARIANT: By the safety requirement; a preparation that succeeds initialises the group.
-        // SAFETY: A live request is not null.
-        Self(Primary(unsafe { NonNull::new_unchecked(req) }))
-    }
-
-    /// # Safety
-    ///
-    /// `req` is a primary that was passed to the driver and is not freed as long as the value is
-    /// used, and `uring_lock` is held for as long. There is no other reference to the group
-    /// meanwhile.
-    pub(crate) unsafe fn of_issued(req: *mut bindings::io_kiocb) -> Self {
         // INVARIANT: By the safety requirement.
         // SAFETY: By the safety requirement; the command is the first member of the request.
-        Self(unsafe { Primary::of_cmd(req.cast()) })
+        Self(unsafe { Raw::of_cmd(req.cast()) })
+    }
+
+    /// # Safety
+    ///
+    /// `group` is a group that has not ended; `uring_lock` is held as long as the value is used, and
+    /// there is no other reference to the group meanwhile.
+    pub(crate) unsafe fn from_raw(group: NonNull<bindings::io_fused_group>) -> Self {
+        // INVARIANT: By the safety requirement. The primary completes when its group ends, so it is
+        // live.
+        Self(Raw(group))
     }
 
     pub(crate) fn state(&mut self) -> &mut bindings::io_fused_group {
-        // SAFETY: By the invariants of `Primary` the group is initialised, and by those of `Self`
-        // it is protected by the lock.
-        unsafe { &mut *self.0.state() }
+        // SAFETY: By the invariants of `Raw` the group is initialised, and by those of `Self` it is
+        // protected by the lock.
+        unsafe { self.0 .0.as_mut() }
     }
 
     pub(crate) fn phase(&self) -> Phase {
+        self.0.phase()
+    }
+
+    /// Number of requests that wait for the primary: its secondaries, and what these need.
+    pub(crate) fn nr_waiting(&self) -> u32 {
         // SAFETY: As in `state()`.
-        phase(unsafe { &*self.0.state() })
+        let state = unsafe { self.0 .0.as_ref() };
+
+        u32::from(state.nr) + u32::from(state.nr_extra)
     }
 
-    /// Number of secondaries that wait for the primary.
-    pub(crate) fn nr(&self) -> u8 {
-        // SAFETY: As in `state()`.
-        unsafe { (*self.0.state()).nr }
+    /// Lets `chain` wait for the primary.
+    pub(crate) fn set_gathered(&mut self, chain: Chain) {
+        self.state().gathered = chain.into_raw();
     }
 
-    /// Let `chain` wait for the primary.
-    pub(crate) fn set_gathered(&mut self, chain: Chain, nr: u8) {
-        let state = self.state();
-
-        state.gathered = chain.into_raw();
-        state.nr = nr;
-    }
-
-    /// Take the secondaries that wait for the primary.
+    /// Takes the secondaries that wait for the primary.
     pub(crate) fn take_gathered(&mut self) -> Chain {
         let state = self.state();
         let list = core::mem::replace(&mut state.gathered, Chain::new().into_raw());
 
-        state.nr = 0;
         // SAFETY: The list was stored by `set_gathered()`, or by the initialisation as an empty
         // one, and was just replaced.
         unsafe { Chain::from_raw(list) }
     }
 
-    /// Give up the group's own reference on the leased buffer.
-    ///
-    /// If that was the last one, the driver has its buffer back when this returns.
-    pub(crate) fn put_lease(&mut self) {
-        let ctx = self.ctx();
-        let node = core::mem::replace(&mut self.state().node, null_mut());
-
-        if !node.is_null() {
-            // SAFETY: The reference was the group's; `uring_lock` is held by the type invariant.
-            unsafe { bindings::io_put_rsrc_node(ctx, node) };
-        }
-    }
-
-    /// Issue the secondaries, in SQE order.
+    /// Issues the secondaries, in SQE order.
     pub(crate) fn start(mut self) {
-        let req = self.req();
-        let mut flags = bindings::REQ_F_FUSED as u64;
-        let nr = self.nr();
+        let nr = self.state().nr;
         let mut chain = self.take_gathered();
         let state = self.state();
-        let node = core::mem::replace(&mut state.node, null_mut());
+        let mut flags = 0;
+        let mut node = null_mut();
+        let mut coverage = None;
 
         state.phase = Phase::Started as u8;
-        if !node.is_null() {
-            flags |= bindings::REQ_F_BUF_NODE as u64;
+        if state.leased {
+            flags = bindings::REQ_F_BUF_NODE as u64;
+            node = addr_of_mut!(state.lease.node);
             // A reference for each secondary; that of the group is the last one's. A group that is
             // started has at least one, and all of them are in the chain.
-            // SAFETY: The node is live as the group holds a reference, and `uring_lock` is held.
-            unsafe { (*node).refs += i32::from(nr) - 1 };
+            state.lease.node.refs += i32::from(nr) - 1;
+            // The end of the lease is that of all secondaries.
+            state.pending = 1;
+            // A driver that keeps the command takes all of the buffer for good data.
+            if state.done.is_some() {
+                coverage = Coverage::of(&state.lease.imu);
+            }
+        } else {
+            state.pending = nr.into();
         }
+        // From here on no reference to the group is held. It can not end before its last secondary
+        // was queued, and completed requests are freed later than that: when `uring_lock` is about
+        // to be dropped.
         while let Some(secondary) = chain.pop() {
             let secondary = secondary.as_ptr();
 
             // SAFETY: The secondary is prepared and was not issued, so all of it is ours, and
             // `io_fused_queue_secondary()` may be called for it once, under `uring_lock`. If there
-            // is a node, one of its references is for this secondary. No reference to the group is
-            // held here.
+            // is a node, one of its references is for this secondary.
             unsafe {
                 if !node.is_null() {
                     (*secondary).__bindgen_anon_2.buf_node = node;
+                    (*secondary).flags |= flags;
+                    if let Some(coverage) = &mut coverage {
+                        coverage.add(secondary, chain.is_empty());
+                    }
                 }
-                (*secondary).flags |= flags;
-                (*secondary).fused = req;
                 bindings::io_fused_queue_secondary(secondary);
             }
         }
-        if self.arrive() {
-            // SAFETY: The primary is complete, and nobody else completes it.
-            unsafe { bindings::io_req_complete_defer(req) };
-        }
     }
 
-    /// One of the things that the primary waits for has happened. Returns `true` for the last of
-    /// them, with the result of the primary set: the caller has to complete it, unless the driver
-    /// got it back.
-    fn arrive(&mut self) -> bool {
-        let req = self.req();
+    /// One of the things that the primary waits for has happened: the end of the lease, or of a
+    /// secondary without one. The last of them completes the primary, or gives it back to the
+    /// driver.
+    ///
+    /// This happens while completed requests are freed: the loop that frees them posts what is put
+    /// on `fused_done` next.
+    pub(crate) fn arrive(mut self) {
+        let primary = self.0.primary();
         let state = self.state();
 
         state.pending -= 1;
         if state.pending != 0 {
-            return false;
+            return;
         }
 
         let res = if state.error != 0 {
@@ -349,37 +369,84 @@ impl Group {
         };
         // What breaks a link behind it alone, such as a short read, breaks that of the group.
         let fails = state.error != 0 || state.is_short;
+        let done = state.done;
 
-        if let Some(done) = state.done.take() {
+        self.end();
+        if let Some(done) = done {
             // SAFETY: The driver passed it for this, and nothing of the group is left: the command
-            // belongs to the driver. `uring_lock` is held by the type invariant.
-            unsafe { done(self.cmd(), res) };
-            return false;
+            // belongs to the driver. `uring_lock` is held, as it was for the group.
+            unsafe { done(primary.cast(), res) };
+            return;
         }
-        // SAFETY: The primary is live and only we touch it.
+        // SAFETY: The primary is live, complete and in no list, and only we touch it; `uring_lock`
+        // is held.
         unsafe {
             if fails {
-                bindings::req_set_fail(req);
+                bindings::req_set_fail(primary);
             }
-            (*req).cqe.res = res;
-            (*req).cqe.__bindgen_anon_1.flags = 0;
+            (*primary).cqe.res = res;
+            (*primary).cqe.__bindgen_anon_1.flags = 0;
+            bindings::wq_list_add_tail(
+                addr_of_mut!((*primary).__bindgen_anon_3.comp_list),
+                addr_of_mut!((*(*primary).ctx).__bindgen_anon_2.submit_state.fused_done),
+            );
         }
-        true
     }
 
-    /// As [`Self::arrive`], for events that happen while completed requests are freed: the loop
-    /// that frees them posts what is put on `fused_done` next.
-    pub(crate) fn arrive_and_post(mut self) {
-        if self.arrive() {
-            let req = self.req();
+    /// The primary fails before its secondaries were issued: cancels them, ends the lease and the
+    /// group.
+    pub(crate) fn cancel(mut self) {
+        let (ctx, primary) = (self.0.ctx(), self.0.primary());
+        // A link that fails without CQEs takes the CQEs of the group with it.
+        // SAFETY: The primary is live.
+        let post_cqes = unsafe { (*primary).flags } & bindings::REQ_F_CQE_SKIP as u64 == 0;
 
-            // SAFETY: The primary is complete and in no list; `uring_lock` is held.
-            unsafe {
-                bindings::wq_list_add_tail(
-                    addr_of_mut!((*req).__bindgen_anon_3.comp_list),
-                    addr_of_mut!((*(*req).ctx).__bindgen_anon_2.submit_state.fused_done),
-                )
-            };
+        // SAFETY: `uring_lock` is held by the type invariant.
+        unsafe { self.take_gathered().cancel(post_cqes) };
+        let state = self.state();
+        if state.leased {
+            let node = addr_of_mut!(state.lease.node);
+            // SAFETY: The reference was the group's. This calls `lease_ended()`, which makes a
+            // reference of its own to the group, while none is held here.
+            unsafe { bindings::io_put_rsrc_node(ctx, node) };
         }
+        self.end();
+    }
+
+    /// Frees the group; its primary is an ordinary command now, or about to be completed.
+    fn end(self) {
+        let (group, primary, ctx) = (self.0 .0, self.0.primary(), self.0.ctx());
+
+        // SAFETY: The group came from this cache, and nobody refers to it any more: its secondaries
+        // and its lease are over, and the primary forgets it here. `uring_lock` protects the cache.
+        unsafe {
+            (*primary).group = null_mut();
+            bindings::io_cache_free(
+                addr_of_mut!((*ctx).__bindgen_anon_2.group_cache),
+                group.as_ptr().cast(),
+            );
+        }
+    }
+}
+
+/// The last reference on a leased buffer is gone.
+///
+/// # Safety
+///
+/// Called by `io_free_rsrc_node()` for what [`Issue::set_up_lease`] set up, with `uring_lock` held.
+pub(crate) unsafe extern "C" fn lease_ended(group: *mut c_void) {
+    // SAFETY: The group is live: it has not ended before its lease did. It has no other reference
+    // now, see `Group::cancel()` and the callers of `io_put_rsrc_node()` elsewhere, which know
+    // nothing of groups.
+    let mut group = unsafe { Group::from_raw(NonNull::new_unchecked(group.cast())) };
+    let state = group.state();
+    let private = state.priv_;
+
+    if let Some(release) = state.release.take() {
+        // SAFETY: It is called once, for what the driver passed with it.
+        unsafe { release(private) };
+    }
+    if group.phase() == Phase::Started {
+        group.arrive();
     }
 }

@@ -5,9 +5,16 @@
 use super::group::Group;
 use core::{
     mem::MaybeUninit,
-    ptr::addr_of, //
+    ptr::{
+        addr_of,
+        NonNull, //
+    }, //
 };
-use kernel::{bindings, ffi::c_int, prelude::*};
+use kernel::{
+    bindings,
+    ffi::c_int,
+    prelude::*, //
+};
 
 /// A secondary may do both: what it does is only known to the file that it is sent to.
 const EITHER: u8 = (bindings::IO_BUF_DEST | bindings::IO_BUF_SOURCE) as u8;
@@ -38,7 +45,7 @@ pub(crate) fn needed_direction(opcode: u8) -> u8 {
 /// `req` is a live secondary.
 pub(crate) unsafe fn is_command(req: *mut bindings::io_kiocb) -> bool {
     // SAFETY: By the safety requirement.
-    u32::from(unsafe { (*req).opcode }) == bindings::io_uring_op_IORING_OP_URING_CMD
+    unsafe { opcode_is(req, bindings::io_uring_op_IORING_OP_URING_CMD) }
 }
 
 /// Check what only the preparation of a secondary told.
@@ -60,6 +67,29 @@ pub(crate) unsafe fn check(req: *mut bindings::io_kiocb) -> Result {
     Ok(())
 }
 
+/// How many requests the preparation took for this one: the notification of a SEND_ZC.
+///
+/// # Safety
+///
+/// `req` is a prepared secondary.
+pub(crate) unsafe fn nr_notifs(req: *mut bindings::io_kiocb) -> u8 {
+    // SAFETY: By the safety requirement.
+    if cfg!(CONFIG_NET) && unsafe { opcode_is(req, bindings::io_uring_op_IORING_OP_SEND_ZC) } {
+        // SAFETY: By the safety requirement, and it is a SEND_ZC.
+        unsafe { bindings::io_send_zc_nr_notifs(req) as u8 }
+    } else {
+        0
+    }
+}
+
+/// # Safety
+///
+/// `req` is a live secondary.
+unsafe fn opcode_is(req: *mut bindings::io_kiocb, opcode: bindings::io_uring_op) -> bool {
+    // SAFETY: By the safety requirement.
+    u32::from(unsafe { (*req).opcode }) == opcode
+}
+
 /// A secondary is done: its CQE was posted or skipped, and it is about to be freed.
 ///
 /// # Safety
@@ -68,46 +98,57 @@ pub(crate) unsafe fn check(req: *mut bindings::io_kiocb) -> Result {
 /// released.
 #[export]
 unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
-    // SAFETY: The primary waits for this secondary, so it is live.
-    let (mut group, res, index) = unsafe {
+    // SAFETY: The group waits for this secondary, so it has not ended. `uring_lock` is held, and
+    // nobody else has a reference to the group.
+    let (mut group, res, index, flags) = unsafe {
         (
-            Group::of_issued((*req).fused),
+            Group::from_raw(NonNull::new_unchecked((*req).group)),
             (*req).cqe.res,
             (*req).fused_index,
+            (*req).flags,
         )
     };
+    let state = group.state();
 
     match u32::try_from(res) {
         Ok(count) => {
             // SAFETY: By the safety requirement, the secondary still holds the lease.
-            let moved = unsafe { zero_rest(req, count) };
-
-            // SAFETY: The secondary is live, and completed.
-            let breaks_links = unsafe { (*req).flags } & bindings::REQ_F_FAIL as u64 != 0;
-            let state = group.state();
+            let moved = unsafe { zero_rest(req, count, state) };
 
             state.bytes += u64::from(moved);
-            state.is_short |= breaks_links;
+            state.is_short |= flags & bindings::REQ_F_FAIL as u64 != 0;
         }
-        Err(_) => {
-            let state = group.state();
-
-            if state.error == 0 || index < state.error_index {
-                state.error = res;
-                state.error_index = index;
-            }
-        }
+        Err(_) => fail(state, res, index),
     }
-    group.arrive_and_post();
+    // Else the end of the lease is that of the group: the secondary is about to put its reference.
+    if flags & bindings::REQ_F_LEASE as u64 == 0 {
+        group.arrive();
+    }
 }
 
-/// Zero what a short read left unwritten of its range, so that no stale memory gets out. Returns
-/// how many bytes were moved: a datagram may have been longer than its place (`MSG_TRUNC`).
+/// Notes the error of the secondary at `index`; the first one in SQE order counts.
+fn fail(state: &mut bindings::io_fused_group, error: i32, index: u8) {
+    if state.error == 0 || index < state.error_index {
+        state.error = error;
+        state.error_index = index;
+    }
+}
+
+/// Zeroes what a short read left unwritten of its range, so that no stale memory gets out. Returns
+/// how many bytes were moved.
+///
+/// Behind the end of a file there are zeroes. But a peer that went away in the middle, or a device
+/// that had no more, must not become good data of a driver that keeps the command: it is told of an
+/// error.
 ///
 /// # Safety
 ///
 /// `req` is a completed secondary that still holds its reference on the leased buffer, if any.
-unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
+unsafe fn zero_rest(
+    req: *mut bindings::io_kiocb,
+    count: u32,
+    state: &mut bindings::io_fused_group,
+) -> u32 {
     const LEASED: u64 = bindings::REQ_F_LEASE as u64 | bindings::REQ_F_BUF_NODE as u64;
     // SAFETY: By the safety requirement.
     let (flags, opcode) = unsafe { ((*req).flags, (*req).opcode) };
@@ -118,12 +159,18 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
     // SAFETY: By the safety requirement it is completed; that it writes a leased buffer was just
     // checked.
     let range = unsafe { range_of(req, opcode) };
+    // It can not have moved more than that.
     let Some(rest) = range.len.checked_sub(count.into()) else {
         return range.len as u32;
     };
     if rest > 0 {
         // SAFETY: By the safety requirement. This is a part of the request's range.
         unsafe { zero(req, range.offset + u64::from(count), rest as usize) };
+        // SAFETY: A completed request has its file until it is freed.
+        if state.done.is_some() && !unsafe { bindings::io_fused_reads_file(req) } {
+            // SAFETY: By the safety requirement.
+            fail(state, EIO.to_errno(), unsafe { (*req).fused_index });
+        }
     }
     count
 }
@@ -132,8 +179,11 @@ unsafe fn zero_rest(req: *mut bindings::io_kiocb, count: u32) -> u32 {
 ///
 /// # Safety
 ///
-/// `req` is a completed secondary of opcode `opcode` that writes a leased buffer.
-unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fused_range {
+/// `req` is a prepared or completed secondary of opcode `opcode` that writes a leased buffer.
+pub(super) unsafe fn range_of(
+    req: *mut bindings::io_kiocb,
+    opcode: u8,
+) -> bindings::io_fused_range {
     if cfg!(CONFIG_NET) && u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
         // SAFETY: By the safety requirement. A RECV that is leased a buffer is prepared as one with
         // a fixed buffer.
@@ -145,19 +195,19 @@ unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fus
     }
 }
 
-/// Zero a part of the range of a secondary that writes a leased buffer.
+/// Zeroes a part of the buffer that is leased to a secondary, which writes it.
 ///
 /// # Safety
 ///
-/// `req` is a completed secondary that still holds its reference on the leased buffer, and was
-/// executed with a range that the given one is a part of.
+/// `req` is a secondary that is not being executed and has a reference on the leased buffer. The part
+/// belongs to the buffer, and nobody else was given it.
 #[cold]
 #[inline(never)]
-unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) {
+pub(super) unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) {
     let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
 
-    // SAFETY: By the safety requirement the request has its buffer node, and the import succeeded
-    // for all of its range, so it does for a part; if not, `iter` is not used.
+    // SAFETY: By the safety requirement the request has its buffer node, and the import of a part of
+    // the buffer succeeds; if not, `iter` is not used.
     unsafe {
         let ret = bindings::io_import_reg_buf(
             req,

@@ -2,6 +2,7 @@
 
 #include <linux/security.h>
 
+#include "../../io_uring/alloc_cache.h"
 #include "../../io_uring/io_uring.h"
 #include "../../io_uring/rsrc.h"
 #include "../../io_uring/slist.h"
@@ -13,14 +14,25 @@ __rust_helper void *rust_helper_io_uring_alloc_async_cmd(struct io_kiocb *req)
 	return io_uring_alloc_async_data(&req->ctx->cmd_cache, req);
 }
 
+__rust_helper void *rust_helper_io_cache_alloc(struct io_alloc_cache *cache)
+{
+	return io_cache_alloc(cache, GFP_KERNEL);
+}
+
+__rust_helper void rust_helper_io_cache_free(struct io_alloc_cache *cache,
+					     void *obj)
+{
+	io_cache_free(cache, obj);
+}
+
+__rust_helper bool rust_helper_io_fused_reads_file(const struct io_kiocb *req)
+{
+	return io_fused_reads_file(req);
+}
+
 __rust_helper void rust_helper_io_req_task_work_add(struct io_kiocb *req)
 {
 	io_req_task_work_add(req);
-}
-
-__rust_helper void rust_helper_io_req_complete_defer(struct io_kiocb *req)
-{
-	io_req_complete_defer(req);
 }
 
 __rust_helper void rust_helper_req_set_fail(struct io_kiocb *req)

@@ -276,12 +276,13 @@ impl CommandHandler for Commands {
     }
 }
 
-/// The errors that `OP_REFUSE` can be asked for.
+/// The error with this number; [`EINVAL`] if it is none.
 fn error(number: u32) -> Error {
-    [EPERM, ENOENT, EIO, EAGAIN, ENOMEM, EBUSY, ENODEV, ENOSPC]
-        .into_iter()
-        .find(|e| i64::from(e.to_errno()) == -i64::from(number))
-        .unwrap_or(EINVAL)
+    match i32::try_from(number) {
+        // Among them are codes that only the kernel itself uses, as a driver might by mistake.
+        Ok(number @ 1..=4095) => Error::from_errno(-number),
+        _ => EINVAL,
+    }
 }
 
 /// The device.

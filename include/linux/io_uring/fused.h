@@ -41,6 +41,10 @@ struct io_fused_lease {
  * handler returns: the command is not its own any more. With @done it gets the
  * command back: that is called once, when the primary would complete, with the
  * result that it would have, in task context with the ring's uring_lock held.
+ * If that is no error then each byte of a buffer that was lent to be written is
+ * good: what no secondary was given was zeroed, as was what is behind the end of
+ * a file. A secondary that reads anything else, a socket above all, and comes
+ * short is an error (-EIO) of such a command.
  * From then on it is an ordinary uring command of the driver; during @done the
  * issue_flags for it are 0. @done is not called for a command that is canceled
  * before its secondaries are issued, nor may they be uring commands then

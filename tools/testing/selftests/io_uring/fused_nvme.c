@@ -222,7 +222,16 @@ TEST(iopoll)
 	struct mode mode = { .ring_flags = IORING_SETUP_IOPOLL };
 	int disk = open(DISK, O_RDWR | O_DIRECT), dev = open(DEVICE, O_RDWR);
 	int file = memfd_create("x", 0);
-	unsigned char *buf = aligned_alloc(4096, LEN);
+	unsigned char *buf = aligned_alloc(4096, LEN), *more = aligned_alloc(4096, 4096);
+	off_t size = lseek(disk, 0, SEEK_END);
+	struct io_uring_sqe linked[2] = { {
+		.opcode = IORING_OP_READ,
+		.fd = disk,
+		.addr = (uintptr_t)more,
+		.len = 4096,
+		.user_data = UD_OTHER,
+	} };
+	struct log log = { };
 	struct ring ring;
 	struct group g;
 
@@ -243,6 +252,18 @@ TEST(iopoll)
 	ASSERT_EQ(LEN, pread(dev, buf, LEN, 0));
 	EXPECT_TRUE(is_pattern(buf, 3, 4096, 8192));
 	EXPECT_TRUE(is_pattern(buf + 8192, 3, 0, 4096));
+	/* at the end of the disk: short, so it posts its CQE and breaks a link */
+	group_init(&g, &ring, &mode, dev, OP_LEND, 0, LEN);
+	g.primary->flags = IOSQE_IO_LINK;
+	group_add(&g, IORING_OP_READ, disk, 0, 8192, size - 4096)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	group_add(&g, IORING_OP_READ, disk, 8192, 4096, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	group_push(&g);
+	push_sqe(&ring, linked);
+	ASSERT_LT(0, ring_submit(&ring));
+	EXPECT_EQ(8192, log_until(&log, &ring, UD_PRIMARY));
+	EXPECT_EQ(4096, log_res(&log, 0));
+	EXPECT_EQ(NO_CQE, log_res(&log, 1));
+	EXPECT_EQ(-ECANCELED, log_until(&log, &ring, UD_OTHER));
 	/* a file that is not polled for, and an opcode that is not */
 	group_init(&g, &ring, &mode, dev, OP_LEND, 0, LEN);
 	group_add(&g, IORING_OP_READ, file, 0, 512, 0);

@@ -398,6 +398,26 @@ TEST_F(fused, driver_refuses)
 	GET_BUFFER(0);
 }
 
+/* codes by which the parts of io_uring talk to each other are not a driver's to use */
+TEST_F(fused, driver_forges)
+{
+	/* IOU_REQUEUE, IOU_FUSED_START, EIOCBQUEUED; ERESTARTSYS, ERESTART_RESTARTBLOCK */
+	const int codes[][2] = {
+		{ 3072, -EIO }, { 3074, -EIO }, { 529, -EIO }, { 512, -EINTR }, { 516, -EINTR },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(codes); i++) {
+		INIT(OP_REFUSE, 0, 0);
+		group_cmd(&self->g)->arg = codes[i][0];
+		ADD_READ(0, 512, 0);
+		EXPECT_GROUP(codes[i][1], -ECANCELED);
+	}
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	EXPECT_GROUP(512, 512);
+}
+
 /* a driver that answers EAGAIN again where it may sleep */
 TEST_F(fused, driver_always_eagain)
 {

@@ -21,7 +21,7 @@ static int enter(struct ring *r, unsigned int submit, unsigned int wait,
 		 unsigned int flags, int ms)
 {
 	struct __kernel_timespec ts = { ms / 1000, ms % 1000 * 1000000LL };
-	struct io_uring_getevents_arg arg = { .ts = (uintptr_t)&ts };
+	struct io_uring_getevents_arg arg = { .ts = ms < 0 ? 0 : (uintptr_t)&ts };
 	int ret;
 
 	ret = syscall(__NR_io_uring_enter, r->fd, submit, wait,
@@ -168,9 +168,26 @@ bool ring_wait(struct ring *r, struct cqe *cqe, int ms)
 		left = end - now_ms();
 		if (left < 0)
 			return false;
-		enter(r, 0, 1, IORING_ENTER_GETEVENTS, left > 100 ? 100 : left + 1);
+		/* in one go: a task that is not woken is to be noticed */
+		enter(r, 0, 1, IORING_ENTER_GETEVENTS, left + 1);
 	}
 	return true;
+}
+
+int ring_submit_and_wait(struct ring *r, unsigned int nr)
+{
+	unsigned int submit = ring_publish(r), flags = IORING_ENTER_GETEVENTS;
+
+	if (r->p.flags & IORING_SETUP_SQPOLL) {
+		flags |= IORING_ENTER_SQ_WAKEUP;
+		submit = 0;
+	}
+	return enter(r, submit, nr, flags, -1);
+}
+
+unsigned int ring_nr_cqes(struct ring *r)
+{
+	return __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE) - *r->cq_head;
 }
 
 int ring_register(struct ring *r, unsigned int op, void *arg, unsigned int nr)

@@ -45,6 +45,10 @@ int ring_submit(struct ring *r);
 
 /* The next CQE within @ms milliseconds, false if there is none */
 bool ring_wait(struct ring *r, struct cqe *cqe, int ms);
+/* Submit what was pushed and sleep until there are @nr CQEs, for ever if need be */
+int ring_submit_and_wait(struct ring *r, unsigned int nr);
+/* CQEs, or entries of the CQ ring where they have two sizes, that can be read */
+unsigned int ring_nr_cqes(struct ring *r);
 
 int ring_register(struct ring *r, unsigned int op, void *arg, unsigned int nr);
 /* Cancel what has this @user_data, or @fd, as @flags say; wait until it ended. */

@@ -11,6 +11,10 @@
 #include <unistd.h>
 #include "sockets.h"
 
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
 static void lo_up(void)
 {
 	struct ifreq ifr = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING };
@@ -20,7 +24,7 @@ static void lo_up(void)
 	close(fd);
 }
 
-int tcp_pair(int sock[2])
+static int stream_pair(int protocol, int sock[2])
 {
 	struct sockaddr_in addr = { .sin_family = AF_INET };
 	socklen_t len = sizeof(addr);
@@ -28,8 +32,10 @@ int tcp_pair(int sock[2])
 
 	lo_up();
 	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	fd = socket(AF_INET, SOCK_STREAM, 0);
-	sock[0] = socket(AF_INET, SOCK_STREAM, 0);
+	fd = socket(AF_INET, SOCK_STREAM, protocol);
+	if (fd < 0)
+		return -1;
+	sock[0] = socket(AF_INET, SOCK_STREAM, protocol);
 	if (bind(fd, (void *)&addr, sizeof(addr)) || listen(fd, 1) ||
 	    getsockname(fd, (void *)&addr, &len) ||
 	    connect(sock[0], (void *)&addr, len))
@@ -41,6 +47,33 @@ int tcp_pair(int sock[2])
 	return sock[1] < 0 ? -1 : 0;
 }
 
+int tcp_pair(int sock[2])
+{
+	return stream_pair(0, sock);
+}
+
+/* Each is connected to the other. */
+static int udp_pair(int sock[2])
+{
+	struct sockaddr_in addr[2];
+	socklen_t len = sizeof(addr[0]);
+	int i;
+
+	lo_up();
+	for (i = 0; i < 2; i++) {
+		addr[i] = (struct sockaddr_in) {
+			.sin_family = AF_INET,
+			.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+		};
+		sock[i] = socket(AF_INET, SOCK_DGRAM, 0);
+		if (bind(sock[i], (void *)&addr[i], len) ||
+		    getsockname(sock[i], (void *)&addr[i], &len))
+			return -1;
+	}
+	return connect(sock[0], (void *)&addr[1], len) ||
+		connect(sock[1], (void *)&addr[0], len) ? -1 : 0;
+}
+
 int sockets(enum kind kind, int sock[2])
 {
 	switch (kind) {
@@ -48,9 +81,18 @@ int sockets(enum kind kind, int sock[2])
 		return socketpair(AF_UNIX, SOCK_STREAM, 0, sock);
 	case UNIX_DGRAM:
 		return socketpair(AF_UNIX, SOCK_DGRAM, 0, sock);
+	case UDP:
+		return udp_pair(sock);
+	case MPTCP:
+		return stream_pair(IPPROTO_MPTCP, sock);
 	default:
 		return tcp_pair(sock);
 	}
+}
+
+bool is_stream(enum kind kind)
+{
+	return kind != UNIX_DGRAM && kind != UDP;
 }
 
 void close2(int sock[2])

@@ -5,10 +5,13 @@
 #ifndef SELFTESTS_IO_URING_SOCKETS_H
 #define SELFTESTS_IO_URING_SOCKETS_H
 
-enum kind { UNIX_STREAM, UNIX_DGRAM, TCP, NR_KINDS };
+#include <stdbool.h>
 
-/* 0, or -1 */
+enum kind { UNIX_STREAM, UNIX_DGRAM, TCP, UDP, MPTCP, NR_KINDS };
+
+/* 0, or -1 if the kernel has no such sockets */
 int sockets(enum kind kind, int sock[2]);
+bool is_stream(enum kind kind);
 int tcp_pair(int sock[2]);
 void close2(int sock[2]);
 

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the secondaries of a group leave out of a buffer that they are to fill.
+//!
+//! A driver that keeps a command takes all of the buffer for good data, so a part that no secondary
+//! was given must not show what the memory held before. It is zeroed when the secondaries start. A
+//! part that a secondary was given and did not fill is not seen here: see
+//! [`secondary`](super::secondary).
+
+use super::secondary;
+use kernel::bindings;
+
+/// How far a buffer is covered by the secondaries so far.
+///
+/// Only one place is kept, so ranges that are not in ascending order have bytes zeroed that are
+/// written again later. In the usual case, ranges in order and without gaps, there is nothing to
+/// do.
+pub(crate) struct Coverage {
+    /// All bytes before this one were given to a secondary, or zeroed.
+    end: u64,
+    /// Length of the buffer.
+    len: u64,
+}
+
+impl Coverage {
+    /// Nothing of `buffer` is covered; [`None`] if the secondaries do not write it.
+    pub(crate) fn of(buffer: &bindings::io_mapped_ubuf) -> Option<Self> {
+        (u32::from(buffer.dir) == bindings::IO_BUF_DEST).then_some(Self {
+            end: 0,
+            len: buffer.len as u64,
+        })
+    }
+
+    /// Adds the range of `req`, and zeroes what there is between it and those before; behind the
+    /// last one, also the rest.
+    ///
+    /// # Safety
+    ///
+    /// `req` is a secondary of the group that is prepared, but not issued, and has a reference on
+    /// its buffer. No secondary that was issued was added with less than what `self` covers, and
+    /// none that is not issued was added.
+    pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) {
+        // SAFETY: By the safety requirement; its opcode never changes from here on.
+        let range = unsafe { secondary::range_of(req, (*req).opcode) };
+        // One that is out of the buffer fails, and with it the group.
+        let start = range.offset.min(self.len);
+
+        if start > self.end {
+            // SAFETY: By the safety requirement, nobody has been given this part yet.
+            unsafe { secondary::zero(req, self.end, (start - self.end) as usize) };
+        }
+        self.end = self.end.max(start.saturating_add(range.len).min(self.len));
+        if is_last && self.end < self.len {
+            // SAFETY: As above. This one is given no byte behind `self.end`.
+            unsafe { secondary::zero(req, self.end, (self.len - self.end) as usize) };
+        }
+    }
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * IORING_OP_FUSED_CMD whose driver keeps the primary when the group is over, and
+ * takes all of the buffer that it lent for good data: what no secondary was given
+ * is zeroed, and what a peer did not send is an error.
+ */
+#include "fixture.h"
+#include "sockets.h"
+
+/* An ordinary command that completes the kept one with @arg */
+static void push_release(struct ring *r, int dev, __u32 arg)
+{
+	struct io_uring_sqe sqe[2] = { };
+
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = dev;
+	sqe->cmd_op = OP_RELEASE;
+	sqe->user_data = UD_OTHER;
+	((struct device_cmd *)sqe->cmd)->arg = arg;
+	push_sqe(r, sqe);
+}
+
+/* the driver may keep the primary when the group is over: no CQE before it says so */
+TEST_F(fused, kept)
+{
+	struct log log = { };
+
+	INIT(OP_KEEP, 0, 4096);
+	ADD_READ(0, 512, 100);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(512, log_until(&log, &self->ring, 0));
+	log_rest(&log, &self->ring, 50);
+	EXPECT_EQ(1, log.nr);
+	/* but the buffer is back */
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 100, 512));
+
+	push_release(&self->ring, self->dev, 77);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(77, log_until(&log, &self->ring, UD_PRIMARY));
+	/* the driver was told what the primary's result would have been */
+	if (log_res(&log, UD_OTHER) == NO_CQE)
+		log_until(&log, &self->ring, UD_OTHER);
+	EXPECT_EQ(512, log_res(&log, UD_OTHER));
+	log_rest(&log, &self->ring, 20);
+	EXPECT_EQ(3, log.nr);
+}
+
+/* also after a failure, which is no failure of the primary then */
+TEST_F(fused, kept_secondary_fails)
+{
+	struct log log = { };
+
+	INIT(OP_KEEP, 0, 4096);
+	ADD_READ(0, 512, 0);
+	ADD_READ(4096, 512, 0);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(-EFAULT, log_until(&log, &self->ring, 1));
+	log_rest(&log, &self->ring, 50);
+	EXPECT_EQ(NO_CQE, log_res(&log, UD_PRIMARY));
+	push_release(&self->ring, self->dev, 0);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY));
+	if (log_res(&log, UD_OTHER) == NO_CQE)
+		log_until(&log, &self->ring, UD_OTHER);
+	EXPECT_EQ(-EFAULT, log_res(&log, UD_OTHER));
+}
+
+/* a group that is refused is not kept */
+TEST_F(fused, kept_refused)
+{
+	INIT(OP_KEEP, LEND_SOURCE, 4096);
+	ADD_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	INIT(OP_KEEP, 0, BUFFER_LEN + 1);
+	ADD_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	/* one whose result is no number of bytes */
+	INIT(OP_KEEP, 0, 4096);
+	group_add_cmd(&self->g, self->dev, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	/* and the buffer is back */
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	EXPECT_GROUP(512, 512);
+}
+
+/* a kept primary goes with its ring: the fixture closes it, and must find the buffer */
+TEST_F(fused, kept_ring_closed)
+{
+	struct log log = { };
+
+	INIT(OP_KEEP, 0, 4096);
+	ADD_READ(0, 512, 100);
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_EQ(512, log_until(&log, &self->ring, 0));
+	log_rest(&log, &self->ring, 20);
+	EXPECT_EQ(NO_CQE, log_res(&log, UD_PRIMARY));
+}
+
+/* What the driver is told of the group that it keeps */
+static int kept_result(struct ring *r, int dev, struct log *log, int nr)
+{
+	int i;
+
+	for (i = 0; i < nr; i++)
+		if (log_until(log, r, i) == NO_CQE)
+			return NO_CQE;
+	do {
+		/* until the last secondary is freed, too, there is none */
+		log->nr = 0;
+		push_release(r, dev, 0);
+		if (ring_submit(r) < 0)
+			return NO_CQE;
+		i = log_until(log, r, UD_OTHER);
+	} while (i == -ENOENT);
+	log_until(log, r, UD_PRIMARY);
+	return i;
+}
+
+/* Run a group that is kept, and read the buffer; the driver is told @res_ */
+#define EXPECT_KEPT(res_) ({						\
+	struct log log_ = { };						\
+									\
+	group_push(&self->g);						\
+	ASSERT_LT(0, ring_submit(&self->ring));				\
+	EXPECT_EQ(res_, kept_result(&self->ring, self->dev, &log_, self->g.nr)); \
+	GET_BUFFER(0);							\
+})
+
+/* What @nr ranges, which are in the order of the file, leave out of @buf is zero */
+struct range { unsigned int addr, len, off; };
+
+static bool only_ranges(const unsigned char *buf, const struct range *range, int nr)
+{
+	unsigned char *want = calloc(1, BUFFER_LEN);
+	bool same;
+	int i;
+
+	for (i = 0; i < nr; i++)
+		fill(want + range[i].addr, 0, range[i].off, range[i].len);
+	same = !memcmp(buf, want, BUFFER_LEN);
+	free(want);
+	return same;
+}
+
+/* uapi: what the secondaries' ranges do not cover is zeroed */
+TEST_F(fused, gaps)
+{
+	static const struct range cases[][4] = {
+		/* none at all but at the end, at the start, in the middle */
+		{ { 0, 512, 100 } },
+		{ { BUFFER_LEN - 512, 512, 100 } },
+		{ { 10000, 3, 7 } },
+		/* between them, odd ones */
+		{ { 1, 511, 0 }, { 4095, 2, 600 }, { 30000, 20000, 1000 } },
+		/* in another order, and over each other with the same data */
+		{ { 8192, 4096, 8192 }, { 0, 4096, 0 }, { 20000, 1, 20000 } },
+		{ { 4096, 4096, 4096 }, { 6000, 6000, 6000 }, { 5000, 10, 5000 } },
+		{ { 60000, 5536, 0 }, { 30000, 100, 0 }, { 0, 1, 0 }, { 29000, 1000, 0 } },
+	};
+	int i, nr;
+
+	for (i = 0; i < (int)ARRAY_SIZE(cases); i++) {
+		SET_BUFFER(0, 7);
+		INIT(OP_KEEP, 0, BUFFER_LEN);
+		for (nr = 0; nr < 4 && cases[i][nr].len; nr++)
+			ADD_READ(cases[i][nr].addr, cases[i][nr].len, cases[i][nr].off);
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		{
+			struct log log = { };
+
+			EXPECT_LT(0, kept_result(&self->ring, self->dev, &log, nr));
+		}
+		GET_BUFFER(0);
+		/* secondaries in workers may write what overlaps in any order: the same data */
+		EXPECT_TRUE(only_ranges(self->buf, cases[i], nr)) TH_LOG("case %d", i);
+	}
+}
+
+/* all of it is covered, in order: nothing else is written */
+TEST_F(fused, covered)
+{
+	SET_BUFFER(0, 7);
+	INIT(OP_KEEP, 0, BUFFER_LEN);
+	ADD_READ(0, BUFFER_LEN, 0);
+	EXPECT_KEPT(BUFFER_LEN);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 0, BUFFER_LEN));
+	/* a part of the buffer: nor what is beside it */
+	SET_BUFFER(0, 7);
+	INIT(OP_KEEP, 0, 8192);
+	group_cmd(&self->g)->offset = 4000;
+	ADD_READ(100, 512, 0);
+	EXPECT_KEPT(512);
+	EXPECT_TRUE(is_pattern(self->buf, 7, 0, 4000));
+	EXPECT_TRUE(all_are(self->buf + 4000, 0, 100));
+	EXPECT_TRUE(is_pattern(self->buf + 4100, 0, 0, 512));
+	EXPECT_TRUE(all_are(self->buf + 4612, 0, 8192 - 612));
+	EXPECT_TRUE(is_pattern(self->buf + 12192, 7, 12192, BUFFER_LEN - 12192));
+	/* a buffer that is read stays as it is */
+	SET_BUFFER(0, 7);
+	INIT(OP_KEEP, LEND_SOURCE, BUFFER_LEN);
+	ADD(IORING_OP_WRITE, self->file, 4096, 512, 0);
+	EXPECT_KEPT(512);
+	EXPECT_TRUE(is_pattern(self->buf, 7, 0, BUFFER_LEN));
+}
+
+/* a driver that does not keep the primary gets the sum, and the rest is its own affair */
+TEST_F(fused, not_kept)
+{
+	SET_BUFFER(0, 7);
+	LEND_DEST(BUFFER_LEN);
+	ADD_READ(4096, 512, 0);
+	EXPECT_GROUP(512, 512);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 7, 0, 4096));
+	EXPECT_TRUE(is_pattern(self->buf + 4608, 7, 4608, BUFFER_LEN - 4608));
+}
+
+/* uapi: behind the end of a file there are zeroes */
+TEST_F(fused, end_of_file)
+{
+	SET_BUFFER(0, 7);
+	INIT(OP_KEEP, 0, 8192);
+	ADD_READ(0, 8192, FILE_LEN - 100);
+	EXPECT_KEPT(100);
+	EXPECT_TRUE(is_pattern(self->buf, 0, FILE_LEN - 100, 100));
+	EXPECT_TRUE(all_are(self->buf + 100, 0, 8092));
+}
+
+/* uapi: a peer that goes away in the middle is an error, whatever reads from it */
+TEST_F(fused, cut)
+{
+	const __u8 op[] = { IORING_OP_RECV, IORING_OP_READ, IORING_OP_READ_FIXED };
+	int kind, i, fd[2];
+
+	for (kind = 0; kind < 2 * NR_KINDS; kind++) {
+		for (i = 0; i < 3; i++) {
+			struct io_uring_sqe *sqe;
+			int sent = kind & 1 ? 1000 : 0;
+
+			if (!is_stream(kind / 2) || sockets(kind / 2, fd))
+				continue;
+			ASSERT_EQ(sent, send(fd[1], self->buf, sent, 0));
+			close(fd[1]);
+			SET_BUFFER(0, 7);
+			INIT(OP_KEEP, 0, 4096);
+			sqe = ADD(op[i], fd[0], 0, 4096, i ? -1 : 0);
+			if (!i)
+				sqe->msg_flags = MSG_WAITALL;
+			EXPECT_KEPT(-EIO);
+			EXPECT_TRUE(all_are(self->buf + sent, 0, 4096 - sent))
+				TH_LOG("kind %d, %d", kind, i);
+			close(fd[0]);
+		}
+	}
+	/* a pipe */
+	ASSERT_EQ(0, pipe(fd));
+	ASSERT_EQ(10, write(fd[1], self->buf, 10));
+	INIT(OP_KEEP, 0, 4096);
+	ADD(IORING_OP_READ, fd[0], 0, 4096, -1);
+	EXPECT_KEPT(-EIO);
+	close(fd[0]);
+	close(fd[1]);
+	/* the first error in SQE order counts */
+	ASSERT_EQ(0, sockets(UNIX_STREAM, fd));
+	close(fd[1]);
+	INIT(OP_KEEP, 0, 4096);
+	ADD_READ(4000, 4096, 0);
+	ADD(IORING_OP_RECV, fd[0], 0, 4096, 0);
+	EXPECT_KEPT(-EFAULT);
+	close(fd[0]);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * IORING_OP_FUSED_CMD with each kind of secondary: drain, links, cancellation.
+ */
+#include "fixture.h"
+#include "ways.h"
+
+/* A group of the kind @p_, if there are such files */
+#define PUSH_WAY(p_, primary_flags) ({					\
+	INIT(OP_LEND, (p_).way->writes ? 0 : LEND_SOURCE, BUFFER_LEN);	\
+	self->g.primary->flags = primary_flags;				\
+	way_add(&(p_), &self->g, self->dev, false);			\
+	group_push(&self->g);						\
+})
+
+/* Wait for all CQEs, with one system call: these many, no others */
+#define WAIT_WAY(p_, log, nr_) ({					\
+	ASSERT_LE(0, way_wait(&(p_), &self->ring, nr_))			\
+		TH_LOG("%s x %d", (p_).way->name, (p_).nr);		\
+	(log)->nr = 0;							\
+	log_rest(log, &self->ring, 0);					\
+	ASSERT_EQ(nr_, (log)->nr) TH_LOG("%s x %d", (p_).way->name, (p_).nr); \
+})
+
+/* A read that keeps what comes behind it waiting until @fd is written to */
+static void push_gate(struct ring *r, int fd, void *buf)
+{
+	struct io_uring_sqe sqe[2] = { {
+		.opcode = IORING_OP_READ,
+		.fd = fd,
+		.addr = (uintptr_t)buf,
+		.len = 1,
+		.off = -1,
+		.user_data = UD_OTHER,
+	} };
+
+	push_sqe(r, sqe);
+}
+
+/* uapi: IO_DRAIN on the primary works with every kind of secondary */
+TEST_F(fused, drain)
+{
+	struct pending p = { .nr = WAY_MOST };
+	struct log log;
+	int fd[2], nr, i;
+
+	signal(SIGPIPE, SIG_IGN);
+	ASSERT_EQ(0, pipe(fd));
+	p.gate = fd[1];
+	for (p.way = ways; p.way->name; p.way++) {
+		nr = p.nr * p.way->nr_cqes + 1;
+		if (way_open(&p, self->buf)) {
+			push_gate(&self->ring, fd[0], self->buf);
+			PUSH_WAY(p, IOSQE_IO_DRAIN);
+			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
+			WAIT_WAY(p, &log, nr + 2);
+			EXPECT_EQ(0, log_index(&log, UD_OTHER));
+			EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+			EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
+			for (i = 0; i < log.nr; i++)
+				EXPECT_LE(0, log.cqe[i].res) TH_LOG("%s", p.way->name);
+		}
+		way_close(&p);
+	}
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* a group that comes behind a request that drains waits with it */
+TEST_F(fused, behind_a_drain)
+{
+	struct pending p = { .nr = WAY_MOST };
+	struct log log;
+	int fd[2], nr;
+
+	signal(SIGPIPE, SIG_IGN);
+	ASSERT_EQ(0, pipe(fd));
+	p.gate = fd[1];
+	for (p.way = ways; p.way->name; p.way++) {
+		nr = p.nr * p.way->nr_cqes + 1;
+		if (way_open(&p, self->buf)) {
+			push_gate(&self->ring, fd[0], self->buf);
+			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
+			PUSH_WAY(p, 0);
+			push_nop(&self->ring, UD_OTHER + 2, 0);
+			WAIT_WAY(p, &log, nr + 3);
+			EXPECT_EQ(0, log_index(&log, UD_OTHER));
+			EXPECT_EQ(1, log_index(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
+			EXPECT_LE(0, log_res(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+		}
+		way_close(&p);
+	}
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* what is linked behind the group comes after the primary, what is before it first */
+TEST_F(fused, linked)
+{
+	struct pending p = { .nr = WAY_MOST };
+	struct log log;
+	int fd[2], nr;
+
+	signal(SIGPIPE, SIG_IGN);
+	ASSERT_EQ(0, pipe(fd));
+	p.gate = fd[1];
+	for (p.way = ways; p.way->name; p.way++) {
+		nr = p.nr * p.way->nr_cqes + 1;
+		if (way_open(&p, self->buf)) {
+			struct io_uring_sqe gate[2] = { {
+				.opcode = IORING_OP_READ,
+				.flags = IOSQE_IO_LINK,
+				.fd = fd[0],
+				.addr = (uintptr_t)self->buf,
+				.len = 1,
+				.off = -1,
+				.user_data = UD_OTHER,
+			} };
+
+			push_sqe(&self->ring, gate);
+			PUSH_WAY(p, IOSQE_IO_LINK);
+			push_nop(&self->ring, UD_OTHER + 1, 0);
+			WAIT_WAY(p, &log, nr + 2);
+			EXPECT_EQ(0, log_index(&log, UD_OTHER));
+			EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+			EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
+			EXPECT_EQ(0, log_res(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
+		}
+		way_close(&p);
+	}
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* a secondary that waits is canceled, or all of them are; the ring goes on */
+TEST_F(fused, canceled)
+{
+	const __u32 flags[] = { 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL };
+	struct pending p = { .gate = -1, .nr = WAY_MOST };
+	struct log log;
+	int i, j;
+
+	signal(SIGPIPE, SIG_IGN);
+	for (p.way = ways; p.way->name; p.way++) {
+		/* a notification is the network's to give */
+		if (!p.way->later || p.way->opcode == IORING_OP_SEND_ZC)
+			continue;
+		for (i = 0; i < 2; i++) {
+			log.nr = 0;
+			ASSERT_TRUE(way_open(&p, self->buf));
+			PUSH_WAY(p, 0);
+			ASSERT_LT(0, ring_submit(&self->ring));
+			log_rest(&log, &self->ring, 5);
+			ASSERT_EQ(0, log.nr) TH_LOG("%s", p.way->name);
+			for (j = 0; j < (i ? 1 : p.nr); j++)
+				EXPECT_LE(0, ring_cancel(&self->ring, j, 0, flags[i]))
+					TH_LOG("%s", p.way->name);
+			EXPECT_TRUE(canceled(log_until(&log, &self->ring, UD_PRIMARY)))
+				TH_LOG("%s", p.way->name);
+			for (j = 0; j < p.nr; j++)
+				EXPECT_TRUE(canceled(log_res(&log, j)));
+			EXPECT_EQ(p.nr + 1, log.nr);
+			GET_BUFFER(0);
+			way_close(&p);
+		}
+	}
+}
+
+TEST_HARNESS_MAIN
