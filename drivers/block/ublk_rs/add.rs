@@ -3,9 +3,9 @@
 //! Adding a device: what the server asks for, and what it gets.
 
 use crate::{
-    char_dev::CharDev,
-    control::Control,
     device::Device,
+    driver::Driver,
+    stop,
     uapi::*, //
 };
 use kernel::{
@@ -17,7 +17,6 @@ use kernel::{
     cred,
     page::PAGE_SIZE,
     prelude::*,
-    types::ScopeGuard,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -56,7 +55,7 @@ const ALWAYS: u64 = UBLK_F_CMD_IOCTL_ENCODE
 /// Sleeps. Fails with [`EINVAL`] if the command or the request makes no sense, [`EFAULT`],
 /// [`EPERM`] without `CAP_SYS_ADMIN` unless for an unprivileged device, [`EACCES`] if there are too
 /// many of these, and [`EEXIST`] if the number is taken.
-pub(crate) fn add(control: &Control, cmd: &CtrlCmd) -> Result {
+pub(crate) fn add(driver: &Driver, cmd: &CtrlCmd) -> Result {
     if usize::from(cmd.len) < size_of::<DevInfo>() || cmd.addr == 0 || cmd.queue_id != u16::MAX {
         return Err(EINVAL);
     }
@@ -70,33 +69,22 @@ pub(crate) fn add(control: &Control, cmd: &CtrlCmd) -> Result {
             capable(Capability::SYS_ADMIN)
         })?
     };
-    let share = if info.flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
-        control.take_unprivileged()?;
-        Some(ScopeGuard::new(|| control.give_unprivileged()))
+    let place = if info.flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
+        Some(driver.places().take()?)
     } else {
         None
     };
     let wanted = (cmd.dev_id != u32::MAX).then_some(cmd.dev_id);
-    let number = control.ids().take_number(wanted)?;
-    let dev = Device::new(info, number)?;
+    let number = driver.numbers().take(wanted)?;
+    let dev = Device::new(info, number, driver.workers().clone())?;
 
     let got: [u64; 8] = zerocopy::transmute!(*dev.info());
     user().writer().write(&got)?;
 
-    let node = CharDev::new(
-        control.region(),
-        control.class(),
-        dev.id(),
-        Some(control.parent()),
-        fmt!("ublkc{}", dev.id()),
-        dev.clone(),
-    )?;
-    control.ids().publish(dev, node);
-    // From here on it goes with the deletion of the device.
-    if let Some(share) = share {
-        share.dismiss();
-    }
-    Ok(())
+    driver.publish(&dev, place).inspect_err(|_| {
+        // Somebody may have found it already.
+        stop::delete(driver, &dev);
+    })
 }
 
 /// Decides what a server gets of what it asks for. The rules and their order are those of the C

@@ -4,16 +4,16 @@
 //! sends its commands to it. Only one server at a time can have it open.
 
 use crate::{
+    descs::descs_len,
     device::{
         Device,
-        Server, //
+        Server,
+        Trust, //
     },
-    io_cmd::IoCommands,
     phase::Event,
-    queue::descs_len,
+    types::IoCommands,
     uapi::*,
-    user_copy,
-    CONTROL, //
+    user_copy, //
 };
 use kernel::{
     chrdev::{
@@ -54,6 +54,7 @@ impl CharDevice for ServerDevice {
         let server = Server {
             leader: ARef::from(current!().group_leader()),
             mm: 0,
+            trust: Trust::Trusted,
         };
         let mut state = dev.state.lock();
         if state.deleted {
@@ -66,11 +67,9 @@ impl CharDevice for ServerDevice {
 
     fn release(dev: Arc<Device>, _file: &File) {
         // In a work item, as this may run while io_uring tears down the server's ring.
-        let control = CONTROL.get();
-        if let Some(control) = control {
-            // It is not queued already: it runs before the device can be opened again.
-            let _ = control.queue().enqueue::<_, { Device::RELEASE }>(dev);
-        }
+        // It is not queued already: it runs before the device can be opened again.
+        let workers = dev.workers().clone();
+        let _ = workers.release.enqueue::<_, { Device::RELEASE }>(dev);
     }
 
     fn mmap(dev: ArcBorrow<'_, Device>, _file: &File, vma: &VmaNew) -> Result {
@@ -97,7 +96,7 @@ impl CharDevice for ServerDevice {
             .checked_sub(UBLKSRV_CMD_BUF_OFFSET as usize)
             .ok_or(EINVAL)?;
         let q_id = u32::try_from(at.checked_div(distance).ok_or(EINVAL)?)?;
-        dev.queue(q_id).ok_or(EINVAL)?.map(vma)
+        dev.queue(q_id).ok_or(EINVAL)?.descs().map(vma)
     }
 
     fn read_iter(kiocb: Kiocb<'_, Self::Ptr>, iter: &mut IovIterDest<'_>) -> Result<usize> {

@@ -3,32 +3,33 @@
 //! A device: what it is made of, and what is known of its server.
 
 use crate::{
-    buffer::DataMode,
-    ids::Number,
-    io::Slot,
+    data_mode::DataMode,
+    numbers::Number,
     phase::{
-        Event,
-        Phase, //
+        DevicePhase,
+        Event, //
     },
-    queue::{
-        Disk,
-        Queue, //
-    },
-    recovery::{
+    policy::{
         Gate,
         Recovery, //
     },
-    uapi::*, //
+    queue::Queue,
+    slot::Slot,
+    types::Disk,
+    uapi::*,
+    workers::Workers, //
 };
 use kernel::{
     block::mq::{
         gen_disk::GenDisk,
+        DiskRef,
         TagSet, //
     },
     capability::{
         capable,
         Capability, //
     },
+    io_uring::IssueFlags,
     prelude::*,
     sync::{
         aref::ARef,
@@ -52,22 +53,56 @@ use kernel::{
     }, //
 };
 
+/// Whether all tasks that serve a disk may be relied on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Trust {
+    Trusted,
+    /// One has no privileges: it may never answer.
+    Unprivileged,
+}
+
 /// What is known of the process that has the character device open.
 pub(crate) struct Server {
     /// The leader of its thread group.
     pub(crate) leader: ARef<Task>,
     /// Address of the only address space that may map the descriptors; 0 before the first did.
     pub(crate) mm: usize,
+    pub(crate) trust: Trust,
 }
 
+/// Who may open the disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Opening {
+    /// Whoever owns it.
+    Allowed,
+    /// It is being stopped because nobody has it open: the administrator only.
+    Refused,
+}
+
+/// The phases of a device with its real server and disk.
+pub(crate) type Phase = DevicePhase<Server, GenDisk<Disk>, ARef<DiskRef>>;
+
 /// What the device's mutex guards.
-pub(crate) struct State {
+pub(crate) struct DeviceState {
     /// What the device is doing.
-    pub(crate) phase: Phase<Server, GenDisk<Disk>>,
+    pub(crate) phase: Phase,
     /// What the server has set.
     pub(crate) params: Params,
+    /// The disk whose partitions are still to be looked for.
+    pub(crate) to_scan: Option<ARef<DiskRef>>,
+    /// Changed with the disk's `open_mutex` held as well, or before the disk is added.
+    pub(crate) opening: Opening,
     /// Whether the device was deleted; it lives on until its last user is gone.
     pub(crate) deleted: bool,
+}
+
+impl DeviceState {
+    /// A reference to the disk, if there is one that is not about to go.
+    ///
+    /// To be dropped when the state is not locked any more: the last reference frees the disk.
+    pub(crate) fn disk_ref(&self) -> Option<ARef<DiskRef>> {
+        self.phase.disk().map(|disk| disk.disk_ref())
+    }
 }
 
 /// A device, from `ADD_DEV` until its last user is gone.
@@ -77,32 +112,26 @@ pub(crate) struct Device {
     info: DevInfo,
     queues: KVVec<Queue>,
     pub(crate) tag_set: Arc<TagSet<Disk>>,
+    workers: Arc<Workers>,
     /// Held while the disk is added or deleted and while commands are canceled.
     #[pin]
     pub(crate) lifecycle: Mutex<()>,
     #[pin]
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<DeviceState>,
     /// Notified when `START_DEV` may go on.
     #[pin]
     pub(crate) ready: CondVar,
-    /// Whether the disk can have requests; what user space knows as the state.
-    live: Atomic<bool>,
-    /// Whether anybody has a reference to the disk.
-    disk_exists: Atomic<bool>,
-    /// What is done with requests, a [`Gate`].
+    /// What is done with requests, a [`Gate`]. Atomic, as each request and each commit looks at it.
     gate: Atomic<u32>,
-    /// Whether the server was sent away: it gets no further request.
-    leaving: Atomic<bool>,
-    /// Whether the disk is being stopped because nobody has it open.
-    closing: Atomic<bool>,
-    /// Whether a task without privileges serves the disk.
-    distrusted: Atomic<bool>,
+    /// Whether anybody has a reference to the disk. Atomic, as the last one may be dropped by
+    /// anybody, with whatever lock.
+    disk_exists: Atomic<bool>,
     /// Cleans up after the server.
     #[pin]
-    pub(crate) release_work: Work<Device, { Device::RELEASE }>,
+    release_work: Work<Device, { Device::RELEASE }>,
     /// Looks for partitions.
     #[pin]
-    pub(crate) scan_work: Work<Device, { Device::SCAN }>,
+    scan_work: Work<Device, { Device::SCAN }>,
     /// The last field to be dropped: the number is free when all else is gone.
     number: Number,
 }
@@ -113,13 +142,13 @@ impl_has_work! {
 }
 
 impl Device {
-    /// Identifies [`Device::release_work`].
+    /// Identifies the work item that cleans up after a server: in `stop.rs`.
     pub(crate) const RELEASE: u64 = 1;
-    /// Identifies [`Device::scan_work`].
+    /// Identifies the work item that looks for partitions: in `start.rs`.
     pub(crate) const SCAN: u64 = 2;
 
     /// Creates a device without a server.
-    pub(crate) fn new(info: DevInfo, number: Number) -> Result<Arc<Self>> {
+    pub(crate) fn new(info: DevInfo, number: Number, workers: Arc<Workers>) -> Result<Arc<Self>> {
         let data = DataMode::new(info.flags);
         let recovery = Recovery::new(info.flags);
         let mut queues = KVVec::with_capacity(info.nr_hw_queues.into(), GFP_KERNEL)?;
@@ -135,9 +164,11 @@ impl Device {
             dev_id: number.get(),
             ..info
         };
-        let state = State {
+        let state = DeviceState {
             phase: Phase::Closed,
             params: Params::default(),
+            to_scan: None,
+            opening: Opening::Allowed,
             deleted: false,
         };
         Arc::pin_init(
@@ -145,15 +176,12 @@ impl Device {
                 info,
                 queues,
                 tag_set,
+                workers,
                 lifecycle <- new_mutex!((), "ublk_rs::Device::lifecycle"),
                 state <- new_mutex!(state, "ublk_rs::Device::state"),
                 ready <- new_condvar!("ublk_rs::Device::ready"),
-                live: Atomic::new(false),
-                disk_exists: Atomic::new(false),
                 gate: Atomic::new(Gate::Open as u32),
-                leaving: Atomic::new(false),
-                closing: Atomic::new(false),
-                distrusted: Atomic::new(false),
+                disk_exists: Atomic::new(false),
                 release_work <- new_work!("ublk_rs::Device::release_work"),
                 scan_work <- new_work!("ublk_rs::Device::scan_work"),
                 number,
@@ -163,6 +191,11 @@ impl Device {
     }
 
     /// The number of the device.
+    pub(crate) fn number(&self) -> &Number {
+        &self.number
+    }
+
+    /// The number of the device, as a number.
     pub(crate) fn id(&self) -> u32 {
         self.number.get()
     }
@@ -177,6 +210,11 @@ impl Device {
         self.info.flags & features != 0
     }
 
+    /// The work queues.
+    pub(crate) fn workers(&self) -> &Arc<Workers> {
+        &self.workers
+    }
+
     /// The queue with this number.
     pub(crate) fn queue(&self, q_id: u32) -> Option<&Queue> {
         self.queues.get(q_id as usize)
@@ -187,19 +225,14 @@ impl Device {
         self.queue(q_id.into())?.slot(tag.into())
     }
 
+    /// All queues.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter()
+    }
+
     /// All slots of all queues.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.queues.iter().flat_map(|queue| queue.slots())
-    }
-
-    /// Whether the disk can have requests.
-    pub(crate) fn is_live(&self) -> bool {
-        self.live.load(Acquire)
-    }
-
-    /// Sets whether the disk can have requests. The caller holds [`Device::lifecycle`].
-    pub(crate) fn set_live(&self, live: bool) {
-        self.live.store(live, Release);
     }
 
     /// Whether anybody has a reference to the disk.
@@ -218,54 +251,54 @@ impl Device {
     }
 
     /// What is done with requests.
+    #[inline]
     pub(crate) fn gate(&self) -> Gate {
-        // Who sets it quiesces the queue if the order matters.
+        // See `change_gate()` for the order.
         Gate::from_number(self.gate.load(Relaxed))
     }
 
-    /// Sets what is done with requests from now on.
+    /// Sets what is done with requests from now on. Requests that are being queued at this moment
+    /// may still be treated in the old way.
     pub(crate) fn set_gate(&self, gate: Gate) {
         self.gate.store(gate as u32, Relaxed);
     }
 
-    /// Whether the server was sent away.
+    /// Sets what is done with requests, and sees to it that no request is still treated in the old
+    /// way.
+    ///
+    /// Sleeps. The caller holds [`Device::lifecycle`].
+    pub(crate) fn change_gate(&self, disk: &DiskRef, gate: Gate) {
+        // Before the queue is quiesced: that waits for an RCU grace period. A request that is being
+        // queued when it begins is waited for; one that is queued later sees the store. The other
+        // way round, nothing would order the load of the gate after the one that found that the
+        // queue runs again, and a weakly ordered CPU could still see the old gate.
+        self.set_gate(gate);
+        disk.quiesce().unquiesce();
+    }
+
+    /// Completes all commands that wait, to tell the server that it is not needed any more. The
+    /// caller holds [`Device::lifecycle`], and there is a server that was stopped or sent away.
+    pub(crate) fn cancel_commands(&self) {
+        // The server can not be replaced by another one before the lifecycle lock is dropped, so
+        // these are its commands. Completing them takes the lock of their ring, and nothing that is
+        // held here is taken under that.
+        for slot in self.slots() {
+            if let Some(cmd) = slot.cancel() {
+                cmd.done(UBLK_IO_RES_ABORT, IssueFlags::UNLOCKED);
+            }
+        }
+    }
+
+    /// Whether the server was sent away, and gets no further request.
+    ///
+    /// To be asked after a command came to wait in a slot. Whoever sends the server away takes the
+    /// lock of each slot afterwards, and whoever asks has just had the lock of one; so one of them
+    /// finds the command that waits there.
+    #[inline]
     pub(crate) fn is_leaving(&self) -> bool {
-        // Whoever sets it takes the lock of each slot afterwards, and whoever looks has just had
-        // the lock of one; so one of them finds the command that waits there.
-        self.leaving.load(Relaxed)
-    }
-
-    /// Sets whether the server was sent away. The caller holds [`Device::lifecycle`].
-    pub(crate) fn set_leaving(&self, leaving: bool) {
-        self.leaving.store(leaving, Relaxed);
-    }
-
-    /// Whether the disk is being stopped because nobody has it open.
-    pub(crate) fn is_closing(&self) -> bool {
-        // Set and read under the disk's `open_mutex`, or while there is no disk.
-        self.closing.load(Relaxed)
-    }
-
-    /// Sets whether the disk is being stopped because nobody has it open.
-    pub(crate) fn set_closing(&self, closing: bool) {
-        self.closing.store(closing, Relaxed);
-    }
-
-    /// Whether a task without privileges serves the disk: it may never answer.
-    pub(crate) fn is_distrusted(&self) -> bool {
-        // Set under the lock of the state, which is taken for the last fetch before the disk is
-        // added.
-        self.distrusted.load(Relaxed)
-    }
-
-    /// Sets whether a task without privileges serves the disk.
-    pub(crate) fn set_distrusted(&self, distrusted: bool) {
-        self.distrusted.store(distrusted, Relaxed);
-    }
-
-    /// All queues.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
-        self.queues.iter()
+        // Each commit asks, so the state is locked only if it may be so: the gate is closed before
+        // a server is sent away, and opened only for the next one.
+        self.gate() != Gate::Open && self.state.lock().phase.is_leaving()
     }
 
     /// Calls `take` with whether a slot may be fetched. It returns its result and whether a slot
@@ -274,8 +307,10 @@ impl Device {
         let mut state = self.state.lock();
         let (result, taken) = take(state.phase.may_fetch());
         if taken {
-            if !self.is_distrusted() && !capable(Capability::SYS_ADMIN) {
-                self.set_distrusted(true);
+            if let Some(server) = state.phase.server_mut() {
+                if server.trust == Trust::Trusted && !capable(Capability::SYS_ADMIN) {
+                    server.trust = Trust::Unprivileged;
+                }
             }
             let total = u32::from(self.info.nr_hw_queues) * u32::from(self.info.queue_depth);
             // It may be fetched, and this never gives up a disk.

@@ -10,16 +10,14 @@
 
 use crate::{
     device::Device,
-    io::{
-        self,
-        Rq,
-        Slot, //
-    },
-    io_cmd::{
+    ending,
+    slot::Slot,
+    types::{
         CmdData,
-        IoCommands, //
+        Disk,
+        IoCommands,
+        RequestRef, //
     },
-    queue::Disk,
     uapi::{
         check_command_type,
         command_nr,
@@ -64,8 +62,15 @@ pub(crate) fn submit<'a>(
     };
     if commits {
         let owned = slot.owned_to_commit();
-        match owned.and_then(|(rq, turn)| Ok((lease(rq)?, turn))) {
-            Ok((lease, turn)) => cmd.lease_and_keep(lease, CmdData::of_turn(&payload, turn)),
+        match owned.and_then(|(rq, generation)| Ok((lease(rq)?, generation))) {
+            Ok((lease, generation)) => {
+                let data = CmdData {
+                    q_id: payload.q_id,
+                    tag: payload.tag,
+                    generation,
+                };
+                cmd.lease_and_keep(lease, data)
+            }
             Err(e) => cmd.refuse(e),
         }
     } else {
@@ -98,10 +103,10 @@ fn check<'a>(
 }
 
 /// Makes a lease of a request that the server works on.
-fn lease(rq: Rq) -> Result<RequestLease<Disk>> {
+fn lease(rq: RequestRef) -> Result<RequestLease<Disk>> {
     RequestLease::new(rq).map_err(|(e, rq)| {
         // The server may have committed the request meanwhile, so this may be its end.
-        io::finish(rq);
+        ending::finish(rq);
         e
     })
 }

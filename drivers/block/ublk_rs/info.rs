@@ -3,8 +3,9 @@
 //! Control commands that ask about a device, or set its parameters.
 
 use crate::{
-    control::Control,
+    add,
     device::Device,
+    phase::Report,
     uapi::*, //
 };
 use kernel::{
@@ -29,7 +30,7 @@ pub(crate) fn get_features(cmd: &CtrlCmd) -> Result {
     if cmd.len != UBLK_FEATURES_LEN || cmd.addr == 0 {
         return Err(EINVAL);
     }
-    let features = crate::add::FEATURES;
+    let features = add::FEATURES;
     buffer(cmd, size_of_val(&features))
         .writer()
         .write(&features)
@@ -41,37 +42,22 @@ pub(crate) fn get_dev_info(dev: &Device, cmd: &CtrlCmd) -> Result {
         return Err(EINVAL);
     }
     let mut info = *dev.info();
-    if dev.is_live() {
-        info.state = state_of_disk(dev) as u16;
-        info.ublksrv_pid = server_pid(dev).unwrap_or(-1);
-    }
+    let (state, server) = {
+        let state = dev.state.lock();
+        match state.phase.report() {
+            Report::Dead => (UBLK_S_DEV_DEAD, None),
+            Report::Live(server) => (UBLK_S_DEV_LIVE, Some(server.leader.clone())),
+            Report::Orphan => (dev.recovery().state_without_server(), None),
+        }
+    };
+    info.state = state as u16;
+    // As the current task knows it, if it does.
+    info.ublksrv_pid = match server.map(|task| task.tgid_nr_ns(current!().active_pid_ns())) {
+        None | Some(0) => -1,
+        Some(pid) => pid,
+    };
     let bytes: [u64; 8] = zerocopy::transmute!(info);
     buffer(cmd, size_of_val(&bytes)).writer().write(&bytes)
-}
-
-/// What user space is told about a device that has a disk.
-fn state_of_disk(dev: &Device) -> u32 {
-    let state = dev.state.lock();
-    if state.phase.disk().is_some() && !state.phase.is_live() {
-        dev.recovery().state_without_server()
-    } else {
-        UBLK_S_DEV_LIVE
-    }
-}
-
-/// The process id of the server, as the current task knows it.
-fn server_pid(dev: &Device) -> Option<i32> {
-    let state = dev.state.lock();
-    // One that is recovering the disk is not its server yet.
-    if !state.phase.is_live() {
-        return None;
-    }
-    let leader = state.phase.server()?.leader.clone();
-    drop(state);
-    match leader.tgid_nr_ns(current!().active_pid_ns()) {
-        0 => None,
-        pid => Some(pid),
-    }
 }
 
 /// `GET_QUEUE_AFFINITY`: which CPUs use a queue.
@@ -138,16 +124,17 @@ pub(crate) fn set_params(dev: &Device, cmd: &CtrlCmd) -> Result {
 }
 
 /// `GET_PARAMS`: what was set, and the device numbers.
-pub(crate) fn get_params(control: &Control, dev: &Device, cmd: &CtrlCmd) -> Result {
+pub(crate) fn get_params(dev: &Device, char_major: u32, cmd: &CtrlCmd) -> Result {
     let (len, _) = params_len(cmd)?;
     let params = {
         let mut state = dev.state.lock();
-        let (disk_major, disk_minor) = match state.phase.disk() {
-            Some(disk) => disk.disk_ref().devt(),
-            None => (0, 0),
+        let (disk_major, disk_minor) = match (state.phase.disk(), state.phase.new_disk()) {
+            (Some(disk), _) => disk.disk_ref().devt(),
+            (None, Some(disk)) => disk.devt(),
+            (None, None) => (0, 0),
         };
         state.params.devt = ParamDevt {
-            char_major: control.region().major(),
+            char_major,
             char_minor: dev.id(),
             disk_major,
             disk_minor,
@@ -165,7 +152,7 @@ pub(crate) fn update_size(dev: &Device, sectors: u64) -> Result {
     let _lifecycle = dev.lifecycle.lock();
     let disk = {
         let mut state = dev.state.lock();
-        let disk = state.phase.disk().ok_or(ENODEV)?.disk_ref();
+        let disk = state.disk_ref().ok_or(ENODEV)?;
         state.params.basic.dev_sectors = sectors;
         disk
     };

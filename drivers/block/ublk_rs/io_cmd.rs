@@ -5,8 +5,13 @@
 use crate::{
     device::Device,
     fused,
-    io::Slot,
     register,
+    slot::Slot,
+    types::{
+        CmdData,
+        Generation,
+        IoCommands, //
+    },
     uapi::{
         check_command_type,
         command_nr,
@@ -36,32 +41,6 @@ use kernel::{
 const REGISTER_IO_BUF: u32 = 0x23;
 /// `_IOC_NR(UBLK_U_IO_UNREGISTER_IO_BUF)`, likewise.
 const UNREGISTER_IO_BUF: u32 = 0x24;
-
-/// What a queued command carries: which slot it is for.
-#[derive(Clone, Copy)]
-pub(crate) struct CmdData {
-    q_id: u16,
-    tag: u16,
-    /// Which of the slot's requests it commits, if it is a primary that does.
-    turn: u32,
-}
-
-impl CmdData {
-    fn of(io: &IoCmd) -> Self {
-        Self::of_turn(io, 0)
-    }
-
-    pub(crate) fn of_turn(io: &IoCmd, turn: u32) -> Self {
-        Self {
-            q_id: io.q_id,
-            tag: io.tag,
-            turn,
-        }
-    }
-}
-
-/// The I/O commands of `/dev/ublkcN`.
-pub(crate) struct IoCommands;
 
 impl CommandHandler for IoCommands {
     type Ptr = Arc<Device>;
@@ -107,7 +86,7 @@ impl CommandHandler for IoCommands {
         let CmdData { q_id, tag, .. } = *cmd.data();
         match (dev.queue(q_id.into()), dev.slot(q_id, tag)) {
             (Some(queue), Some(slot)) => {
-                slot.start(cmd, cx, queue);
+                slot.start(cmd, cx, queue.descs());
                 // It waits again if it was put back.
                 cancel_if_leaving(&dev, slot, cx.flags());
             }
@@ -132,18 +111,31 @@ impl CommandHandler for IoCommands {
         result: i32,
         flags: IssueFlags<'_>,
     ) {
-        let CmdData { q_id, tag, turn } = *cmd.data();
+        let CmdData {
+            q_id,
+            tag,
+            generation,
+        } = *cmd.data();
         match dev.slot(q_id, tag) {
             Some(slot) => {
                 // Only the command that was just put there: another one may be on another ring,
                 // whose lock must not be taken under that of this one.
-                if slot.commit_moved(cmd, turn, result, flags) {
+                if slot.commit_moved(cmd, generation, result, flags) {
                     cancel_if_leaving(&dev, slot, flags);
                 }
             }
             // The command was for a slot, so there is one.
             None => drop(cmd),
         }
+    }
+}
+
+/// What a command carries that commits no request by what secondaries move.
+fn data_of(io: &IoCmd) -> CmdData {
+    CmdData {
+        q_id: io.q_id,
+        tag: io.tag,
+        generation: Generation::default(),
     }
 }
 
@@ -178,7 +170,7 @@ fn fetch<'a>(dev: &Device, cmd: IssuedCmd<'a, IoCommands>, io: IoCmd) -> Outcome
         if let Err(e) = may_fetch {
             return (cmd.complete(Err(e)), false);
         }
-        slot.fetch(cmd, CmdData::of(&io), io.addr, auto_reg)
+        slot.fetch(cmd, data_of(&io), io.addr, auto_reg)
     })
 }
 
@@ -192,7 +184,7 @@ fn commit<'a>(
     let Some(slot) = dev.slot(io.q_id, io.tag) else {
         return cmd.complete(Err(EINVAL));
     };
-    let (outcome, taken) = slot.commit(cmd, CmdData::of(&io), io.addr, io.result, flags);
+    let (outcome, taken) = slot.commit(cmd, data_of(&io), io.addr, io.result, flags);
     // As in `group_ended()`.
     if taken {
         cancel_if_leaving(dev, slot, flags);
@@ -210,7 +202,7 @@ fn get_data<'a>(
     let (Some(queue), Some(slot)) = (dev.queue(io.q_id.into()), dev.slot(io.q_id, io.tag)) else {
         return cmd.complete(Err(EINVAL));
     };
-    let (outcome, waits) = slot.get_data(cmd, CmdData::of(&io), io.addr, queue);
+    let (outcome, waits) = slot.get_data(cmd, data_of(&io), io.addr, queue.descs());
     if waits {
         cancel_if_leaving(dev, slot, flags);
     }

@@ -9,12 +9,11 @@
 use crate::{
     device::Device,
     phase::Event,
+    policy::Gate,
     start,
-    stop,
-    uapi::*, //
+    uapi::UBLK_F_QUIESCE, //
 };
 use kernel::{
-    block::mq::DiskRef,
     prelude::*,
     time::{
         delay::fsleep,
@@ -24,83 +23,6 @@ use kernel::{
 
 /// How often `QUIESCE_DEV` looks whether the server is idle.
 const QUIESCE_POLL_MSECS: u32 = 3;
-
-/// What the recovery features of a device say about requests without a server.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Recovery {
-    /// The disk survives its server.
-    pub(crate) possible: bool,
-    /// Requests wait for the next server; else they fail.
-    pub(crate) holds: bool,
-    /// So do those that the dead server had; else they fail.
-    pub(crate) reissues: bool,
-}
-
-impl Recovery {
-    /// What the features `flags` say.
-    pub(crate) fn new(flags: u64) -> Self {
-        let possible = flags & UBLK_F_USER_RECOVERY != 0;
-
-        Self {
-            possible,
-            holds: possible && flags & UBLK_F_USER_RECOVERY_FAIL_IO == 0,
-            reissues: possible && flags & UBLK_F_USER_RECOVERY_REISSUE != 0,
-        }
-    }
-
-    /// What is done with requests while there is no server.
-    pub(crate) fn gate_without_server(self) -> Gate {
-        if self.holds {
-            Gate::Held
-        } else {
-            Gate::Failing
-        }
-    }
-
-    /// The state that user space is told then.
-    pub(crate) fn state_without_server(self) -> u32 {
-        if self.holds {
-            UBLK_S_DEV_QUIESCED
-        } else {
-            UBLK_S_DEV_FAIL_IO
-        }
-    }
-}
-
-/// What is done with a request of the block layer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(u32)]
-pub(crate) enum Gate {
-    /// It goes to the slot.
-    Open = 0,
-    /// It waits until somebody kicks the block layer's list.
-    Held = 1,
-    /// It fails with `BLK_STS_TARGET`: there is no server.
-    Failing = 2,
-    /// It fails: the disk is about to go, or the server is being sent away.
-    Aborting = 3,
-}
-
-impl Gate {
-    /// The gate with this number.
-    pub(crate) fn from_number(number: u32) -> Self {
-        match number {
-            0 => Self::Open,
-            1 => Self::Held,
-            2 => Self::Failing,
-            _ => Self::Aborting,
-        }
-    }
-}
-
-/// Sets what is done with requests, and sees to it that no request is still treated in the old way.
-///
-/// Sleeps. The caller holds [`Device::lifecycle`].
-pub(crate) fn set_gate(dev: &Device, disk: &DiskRef, gate: Gate) {
-    let quiesced = disk.quiesce();
-    dev.set_gate(gate);
-    quiesced.unquiesce();
-}
 
 /// `START_USER_RECOVERY`: asks whether a new server may come. Fails with [`EINVAL`] if the device
 /// can not be recovered, and with [`EBUSY`] if it needs not be, or another one is at it.
@@ -129,7 +51,7 @@ pub(crate) fn end(dev: &Device, pid: i32) -> Result {
             return Err(EINVAL);
         }
         state.phase.change(Event::Recover)?;
-        state.phase.disk().ok_or(EINVAL)?.disk_ref()
+        state.disk_ref().ok_or(EINVAL)?
     };
     // The last fetch has opened the gate. What came before that is in the list when this is over.
     disk.quiesce().unquiesce();
@@ -149,7 +71,7 @@ pub(crate) fn quiesce(dev: &Device, timeout_ms: u64) -> Result {
     let _lifecycle = dev.lifecycle.lock();
     let disk = {
         let state = dev.state.lock();
-        let disk = state.phase.disk().ok_or(ENODEV)?.disk_ref();
+        let disk = state.disk_ref().ok_or(ENODEV)?;
         if !state.phase.is_live() {
             return Ok(());
         }
@@ -160,14 +82,15 @@ pub(crate) fn quiesce(dev: &Device, timeout_ms: u64) -> Result {
     } else {
         Gate::Aborting
     };
-    set_gate(dev, &disk, gate);
+    dev.change_gate(&disk, gate);
     if let Err(e) = wait_idle(dev, timeout_ms) {
-        set_gate(dev, &disk, Gate::Open);
+        dev.change_gate(&disk, Gate::Open);
         disk.kick_requeue_list();
         return Err(e);
     }
-    dev.set_leaving(true);
-    stop::cancel_commands(dev);
+    // It was Live, and nobody else changes that while we hold the lifecycle lock.
+    dev.state.lock().phase.change(Event::Leave)?;
+    dev.cancel_commands();
     Ok(())
 }
 
@@ -192,32 +115,4 @@ fn wait_idle(dev: &Device, timeout_ms: u64) -> Result {
         left = left.saturating_sub(QUIESCE_POLL_MSECS);
     }
     Ok(())
-}
-
-#[kunit_tests(ublk_rs_recovery)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn policies() {
-        let none = Recovery::new(UBLK_F_USER_RECOVERY_REISSUE);
-        assert!(!none.possible && !none.holds && !none.reissues);
-        let hold = Recovery::new(UBLK_F_USER_RECOVERY);
-        assert!(hold.possible && hold.holds && !hold.reissues);
-        assert_eq!(hold.gate_without_server(), Gate::Held);
-        assert_eq!(hold.state_without_server(), UBLK_S_DEV_QUIESCED);
-        let reissue = Recovery::new(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE);
-        assert!(reissue.holds && reissue.reissues);
-        let fail = Recovery::new(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_FAIL_IO);
-        assert!(fail.possible && !fail.holds && !fail.reissues);
-        assert_eq!(fail.gate_without_server(), Gate::Failing);
-        assert_eq!(fail.state_without_server(), UBLK_S_DEV_FAIL_IO);
-    }
-
-    #[test]
-    fn gates() {
-        for gate in [Gate::Open, Gate::Held, Gate::Failing, Gate::Aborting] {
-            assert_eq!(Gate::from_number(gate as u32), gate);
-        }
-    }
 }

@@ -3,12 +3,12 @@
 //! Zero copy through the table of registered buffers: `UBLK_IO_REGISTER_IO_BUF` and
 //! `UBLK_IO_UNREGISTER_IO_BUF`. The registration holds a reference to the request, as a lease does.
 //!
-//! What `UBLK_F_AUTO_BUF_REG` registers is part of a slot's life: see [`io`].
+//! What `UBLK_F_AUTO_BUF_REG` registers is part of a slot's life: see `slot/handover.rs`.
 
 use crate::{
     device::Device,
-    io,
-    io_cmd::IoCommands,
+    ending,
+    types::IoCommands,
     uapi::{
         IoCmd,
         UBLK_F_SUPPORT_ZERO_COPY, //
@@ -50,7 +50,7 @@ fn try_register(
     // As in the C driver, only the lower half of the address is looked at.
     Request::register_buffer(slot.owned_data()?, cmd.as_cmd(), io.addr as u32, flags).map_err(
         |(e, rq)| {
-            io::finish(rq);
+            ending::finish(rq);
             e
         },
     )

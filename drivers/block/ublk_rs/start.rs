@@ -3,26 +3,28 @@
 //! Starting a device: the disk appears.
 
 use crate::{
-    control::Control,
-    device::Device,
-    phase::Event,
-    queue::{
-        Disk,
-        DiskData, //
+    device::{
+        Device,
+        Opening,
+        Trust, //
     },
-    recovery::Gate,
+    disk::DiskData,
+    phase::Event,
+    policy::Gate,
+    types::Disk,
     uapi::*, //
 };
 use kernel::{
     block::mq::gen_disk::{
-        GenDisk,
-        GenDiskBuilder, //
+        GenDiskBuilder,
+        UnaddedDisk, //
     },
     prelude::*,
     sync::{
         Arc,
         MutexGuard, //
     },
+    task::Task,
     workqueue::WorkItem, //
 };
 
@@ -34,7 +36,7 @@ use kernel::{
 /// - [`EEXIST`] if there is a disk, or somebody still has the last one open;
 /// - [`EBUSY`] if the server was told to stop and has not closed the character device yet;
 /// - what the block layer says about the parameters.
-pub(crate) fn start(control: &Control, dev: &Arc<Device>, pid: i32) -> Result {
+pub(crate) fn start(dev: &Arc<Device>, pid: i32) -> Result {
     if pid <= 0 || !dev.state.lock().params.has(UBLK_PARAM_TYPE_BASIC) {
         return Err(EINVAL);
     }
@@ -52,21 +54,43 @@ pub(crate) fn start(control: &Control, dev: &Arc<Device>, pid: i32) -> Result {
         (state.params, KBox::write(data, DiskData::new(dev.clone())))
     };
 
-    let disk = add_disk(dev, &params, data)?;
+    let disk = alloc_disk(dev, &params, data)?;
+    // Dropped last, and without a lock.
     let disk_ref = disk.disk_ref();
-    // Nobody else changes the phase from Ready to anything while we hold the lifecycle lock.
-    dev.state.lock().phase.change(Event::Start(disk))?;
-
-    // A scan by a server that need not answer would keep everybody else from opening the disk.
-    if dev.is_distrusted() {
-        return Ok(());
+    {
+        let mut state = dev.state.lock();
+        state.opening = Opening::Allowed;
+        // Nobody else changes the phase from Ready to anything while we hold the lifecycle lock.
+        state.phase.change(Event::Start(disk_ref.clone()))?;
     }
-    if dev.has(UBLK_F_NO_AUTO_PART_SCAN) {
-        disk_ref.allow_partition_scan();
-    } else {
-        // Reading the disk needs the server, so it is not done here. If a scan of the last disk is
-        // still queued, it will find this one.
-        let _ = control.queue().enqueue::<_, { Device::SCAN }>(dev.clone());
+    // The first requests may come before it is completely added.
+    dev.set_gate(Gate::Open);
+    let disk = match disk.add() {
+        Ok(disk) => disk,
+        Err(e) => {
+            let _ = dev.state.lock().phase.change(Event::StartFailed);
+            return Err(e);
+        }
+    };
+    let scan = {
+        let mut state = dev.state.lock();
+        let trust = state.phase.server().map(|server| server.trust);
+        state.phase.change(Event::Started(disk))?;
+        // A scan by a server that need not answer would keep everybody else from opening the disk.
+        let scan = trust == Some(Trust::Trusted) && !dev.has(UBLK_F_NO_AUTO_PART_SCAN);
+        state.to_scan = scan.then(|| disk_ref.clone());
+        if trust == Some(Trust::Trusted) && !scan {
+            disk_ref.allow_partition_scan();
+        }
+        scan
+    };
+    if scan {
+        // Reading the disk needs the server, so it is not done here. If the item is still queued
+        // for the last disk, it will find this one.
+        let _ = dev
+            .workers()
+            .scan
+            .enqueue::<_, { Device::SCAN }>(dev.clone());
     }
     Ok(())
 }
@@ -94,28 +118,23 @@ pub(crate) fn wait_ready(dev: &Device) -> Result<MutexGuard<'_, ()>> {
 }
 
 /// Whether `pid` means the server in the current task's pid namespace.
-pub(crate) fn check_pid(leader: &kernel::task::Task, pid: i32) -> Result {
-    if leader.tgid_nr_ns(current!().active_pid_ns()) == pid {
-        Ok(())
-    } else {
-        Err(EINVAL)
+pub(crate) fn check_pid(leader: &Task, pid: i32) -> Result {
+    match leader.tgid_nr_ns(current!().active_pid_ns()) {
+        // It has none there.
+        0 => Err(EINVAL),
+        server if server == pid => Ok(()),
+        _ => Err(EINVAL),
     }
 }
 
-/// Adds the disk. Its partitions are not looked for.
-fn add_disk(dev: &Device, params: &Params, data: KBox<DiskData>) -> Result<GenDisk<Disk>> {
-    let disk = GenDiskBuilder::new()
+/// Makes the disk. Its partitions are not looked for when it is added.
+fn alloc_disk(dev: &Device, params: &Params, data: KBox<DiskData>) -> Result<UnaddedDisk<Disk>> {
+    GenDiskBuilder::new()
         .limits(params.limits())
         .capacity_sectors(params.basic.dev_sectors)
         .read_only(params.basic.attrs & UBLK_ATTR_READ_ONLY != 0)
         .suppress_partition_scan(true)
-        .alloc::<Disk>(fmt!("ublkb{}", dev.id()), dev.tag_set.clone(), data)?;
-
-    dev.set_closing(false);
-    // The first requests may come before it is completely added.
-    dev.set_gate(Gate::Open);
-    dev.set_live(true);
-    disk.add().inspect_err(|_| dev.set_live(false))
+        .alloc::<Disk>(fmt!("ublkb{}", dev.id()), dev.tag_set.clone(), data)
 }
 
 /// Looks for partitions.
@@ -123,7 +142,8 @@ impl WorkItem<{ Device::SCAN }> for Device {
     type Pointer = Arc<Device>;
 
     fn run(dev: Arc<Device>) {
-        let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
+        // A stop takes it out.
+        let disk = dev.state.lock().to_scan.take();
         if let Some(disk) = disk {
             // A server that fails its reads has no partitions, that is no error here.
             let _ = disk.scan_partitions();

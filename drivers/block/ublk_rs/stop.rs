@@ -7,24 +7,15 @@
 //! block layer can let go of the disk.
 
 use crate::{
-    control::Control,
-    device::Device,
-    phase::Event,
-    recovery::{
-        set_gate,
-        Gate, //
+    device::{
+        Device,
+        Opening, //
     },
-    uapi::{
-        UBLK_F_UNPRIVILEGED_DEV,
-        UBLK_IO_RES_ABORT, //
-    }, //
+    driver::Driver,
+    phase::Event,
+    policy::Gate, //
 };
 use kernel::{
-    block::mq::{
-        gen_disk::GenDisk,
-        DiskRef, //
-    },
-    io_uring::IssueFlags,
     prelude::*,
     sync::Arc,
     workqueue::WorkItem, //
@@ -32,21 +23,46 @@ use kernel::{
 
 /// `STOP_DEV`: deletes the disk and cancels the server's commands.
 ///
-/// Waits until the server has served, or has died with, all requests. Without a server, the disk
-/// that may have survived it is deleted.
+/// Waits until the server has served, or has died with, all requests: what is dirty is written
+/// back. Without a server, the disk that may have survived it is deleted, and its requests fail.
 pub(crate) fn stop(dev: &Device) {
     let _lifecycle = dev.lifecycle.lock();
-    let disk = {
-        let mut state = dev.state.lock();
-        let disk = state.phase.change(Event::Stop);
-        dev.ready.notify_all();
-        disk
-    };
-    if let Ok(Some(disk)) = &disk {
-        release_held(dev, &disk.disk_ref());
+    if stop_disk(dev) {
+        dev.cancel_commands();
     }
-    delete_disk(dev, disk);
-    cancel_commands(dev);
+}
+
+/// Stops a device that may have a disk or a server or both. Returns whether there is a server, which
+/// the disk is gone for. The caller holds [`Device::lifecycle`].
+fn stop_disk(dev: &Device) -> bool {
+    let (served, disk, to_scan) = {
+        let mut state = dev.state.lock();
+        let served = state.phase.is_live();
+        // It is neither Starting nor Deleting while we hold the lifecycle lock.
+        let disk = state.phase.change(Event::Stop).unwrap_or(None);
+        dev.ready.notify_all();
+        (served, disk, state.to_scan.take())
+    };
+    drop(to_scan);
+    if let Some(disk) = disk {
+        if dev.recovery().holds {
+            // The block layer waits for all requests before it lets go of the disk, so none may
+            // wait for a server that does not come. One that is there serves them. Nobody opens the
+            // gate meanwhile: that takes a fetch.
+            let gate = if served {
+                Gate::Draining
+            } else {
+                Gate::Aborting
+            };
+            let disk = disk.disk_ref();
+            dev.change_gate(&disk, gate);
+            disk.kick_requeue_list();
+        }
+        drop(disk);
+        // There was a disk, so this does not fail.
+        let _ = dev.state.lock().phase.change(Event::Deleted);
+    }
+    dev.state.lock().phase.server().is_some()
 }
 
 /// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], and with
@@ -54,60 +70,30 @@ pub(crate) fn stop(dev: &Device) {
 ///
 /// From the check on nobody can open it, but for the administrator.
 pub(crate) fn try_stop(dev: &Device) -> Result {
-    let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
     // There can be no other disk while somebody has a reference to this one.
-    let disk = disk.ok_or(ENODEV)?;
-    disk.while_closed(|| dev.set_closing(true))?;
+    let disk = dev.state.lock().disk_ref().ok_or(ENODEV)?;
+    disk.while_closed(|| dev.state.lock().opening = Opening::Refused)?;
     stop(dev);
-    drop(disk);
     Ok(())
 }
 
-/// Completes all commands that wait, to tell the server that it is not needed any more. The caller
-/// holds [`Device::lifecycle`].
-pub(crate) fn cancel_commands(dev: &Device) {
-    // The server can not be replaced by another one before we drop the lifecycle lock, so these are
-    // its commands. Completing them takes the lock of their ring, and nothing that is held here is
-    // taken under that.
-    for slot in dev.slots() {
-        if let Some(cmd) = slot.cancel() {
-            cmd.done(UBLK_IO_RES_ABORT, IssueFlags::UNLOCKED);
-        }
-    }
-}
-
-/// Fails the requests that wait for a server, which none will come for: the block layer would wait
-/// for them before it lets go of the disk.
-///
-/// The device must be Stopping, so that no fetch opens the gate again.
-fn release_held(dev: &Device, disk: &DiskRef) {
-    if dev.recovery().holds {
-        set_gate(dev, disk, Gate::Aborting);
-        disk.kick_requeue_list();
-    }
-}
-
 /// `DEL_DEV`, without waiting for other users: stops the device for good and removes its nodes.
-pub(crate) fn delete(control: &Control, dev: &Device) {
-    let deleted_before = {
+pub(crate) fn delete(driver: &Driver, dev: &Device) {
+    {
         let mut state = dev.state.lock();
+        state.deleted = true;
         dev.ready.notify_all();
-        core::mem::replace(&mut state.deleted, true)
-    };
-    if !deleted_before && dev.has(UBLK_F_UNPRIVILEGED_DEV) {
-        control.give_unprivileged();
     }
     stop(dev);
-    control.ids().remove(dev.id());
+    driver.remove(dev);
 }
 
-/// Deletes the disk that a change of the phase has returned. The lifecycle lock is held, the state
-/// is not locked.
-fn delete_disk(dev: &Device, disk: Result<Option<GenDisk<crate::queue::Disk>>>) {
-    if let Ok(Some(disk)) = disk {
-        drop(disk);
-        dev.set_live(false);
+/// Deletes all devices, when the module goes away, and waits until they are gone.
+pub(crate) fn delete_all(driver: &Driver) {
+    while let Some(dev) = driver.find_any() {
+        delete(driver, &dev);
     }
+    driver.numbers().wait_empty();
 }
 
 /// Cleans up after a server that has closed its character device.
@@ -123,28 +109,25 @@ impl WorkItem<{ Device::RELEASE }> for Device {
         }
 
         let _lifecycle = dev.lifecycle.lock();
-        dev.set_leaving(false);
-        dev.set_distrusted(false);
         if dev.recovery().possible && orphan(&dev) {
             return;
         }
-        let disk = dev.state.lock().phase.change(Event::ServerDied);
-        delete_disk(&dev, disk);
+        stop_disk(&dev);
         for slot in dev.slots() {
             slot.reset();
         }
-        let closed = dev.state.lock().phase.change(Event::Close);
-        delete_disk(&dev, closed);
+        // It is Stopping, as there was a server.
+        let _ = dev.state.lock().phase.change(Event::Close);
     }
 }
 
 /// Keeps the disk, if there is one, for the next server. The caller holds [`Device::lifecycle`].
 fn orphan(dev: &Device) -> bool {
-    let disk = dev.state.lock().phase.disk().map(|disk| disk.disk_ref());
+    let disk = dev.state.lock().disk_ref();
     let Some(disk) = disk else {
         return false;
     };
-    set_gate(dev, &disk, dev.recovery().gate_without_server());
+    dev.change_gate(&disk, dev.recovery().gate_without_server());
     // No request comes any more, so the slots can be made ready for the next server.
     for slot in dev.slots() {
         slot.reset();

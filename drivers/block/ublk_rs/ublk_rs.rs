@@ -7,19 +7,20 @@
 //! answers such a command when the block device `/dev/ublkbN` has a *request* with that tag. The
 //! server does the work and commits the result with its next command for the same tag.
 //!
-//! The life of one request, in the order in which it happens:
+//! The files are floors of a house: each uses only what lies below it, so that they can be read
+//! from the ground up. The life of one request, in the order in which it happens:
 //!
-//! 1. [`queue`]: the block layer queues the request; the waiting command is sent to its task.
-//! 2. [`io`]: the task describes the request to the server, copies the data of a write and answers
+//! 1. [`disk`]: the block layer queues the request; the waiting command is sent to its task.
+//! 2. [`slot`]: the task describes the request to the server, copies the data of a write and answers
 //!    the command. From here the server owns the request.
 //! 3. [`user_copy`], [`register`], [`fused`]: the server reaches the request's data.
 //! 4. [`io_cmd`]: the server commits the result and queues its next command.
-//! 5. [`io`]: the request ends when nobody uses its data any more.
+//! 5. [`ending`]: the request ends when nobody uses its data any more.
 //!
-//! [`state`] has the states of a slot, and who may change them.
+//! [`stage`] has the stages of an I/O, and who may change them.
 //!
 //! The life of a device: [`add`], [`params`], [`char_dev`], [`start`], [`recovery`], [`stop`], with
-//! its states in [`phase`] and its number in [`ids`].
+//! its phases in [`phase`] and its number in [`numbers`].
 //!
 //! # Locks
 //!
@@ -27,35 +28,49 @@
 //!
 //! 1. [`Device::lifecycle`](device::Device), a mutex: starting and stopping. Held while disks are
 //!    added and deleted and while commands are canceled. Never taken under a ring's lock.
-//! 2. The ring's lock of io_uring, and the `mmap_lock` of a process.
+//! 2. The ring's lock of io_uring, the `mmap_lock` of a process, and the `open_mutex` of a disk.
 //! 3. [`Device::state`](device::Device), a mutex: the phase and the parameters. Nothing sleeps
 //!    under it, no user memory is touched and no command is completed.
-//! 4. The lock of an I/O slot, a spin lock: see [`io`].
+//! 4. The lock of an I/O slot, a spin lock: see [`slot`].
 //!
-//! The table of devices in [`ids`] has a mutex of its own, held for a look-up only.
+//! The devices in [`driver`] and their [`numbers`] have a mutex each, held for a look-up only.
 
 mod add;
-mod buffer;
 mod char_dev;
 mod control;
+mod data_mode;
+mod descs;
 mod device;
+mod disk;
+mod driver;
+mod ending;
 mod fused;
-mod ids;
 mod info;
-mod io;
 mod io_cmd;
+mod numbers;
 mod params;
 mod phase;
+mod places;
+mod policy;
 mod queue;
 mod recovery;
 mod register;
+mod slot;
+mod stage;
 mod start;
-mod state;
 mod stop;
+mod types;
 mod uapi;
 mod user_copy;
+mod workers;
 
-use crate::control::Control;
+use crate::{
+    control::ControlDevice,
+    driver::{
+        Driver,
+        DRIVER, //
+    }, //
+};
 use kernel::{
     miscdevice::{
         MiscDeviceOptions,
@@ -64,7 +79,6 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        ArcSlot,
         ArcSlotGuard, //
     }, //
 };
@@ -83,18 +97,13 @@ module! {
     },
 }
 
-/// What the control device and the character devices find the driver by.
-///
-/// Filled while the module is loaded. An open file of the driver keeps the module loaded.
-pub(crate) static CONTROL: ArcSlot<Control> = ArcSlot::new();
-
 /// The loaded module.
 #[pin_data(PinnedDrop)]
 struct UblkModule {
-    control: Arc<Control>,
-    published: ArcSlotGuard<Control>,
+    driver: Arc<Driver>,
+    published: ArcSlotGuard<Driver>,
     #[pin]
-    misc: MiscDeviceRegistration<control::ControlDevice>,
+    misc: MiscDeviceRegistration<ControlDevice>,
 }
 
 impl kernel::InPlaceModule for UblkModule {
@@ -104,8 +113,8 @@ impl kernel::InPlaceModule for UblkModule {
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"ublk-control",
             }),
-            control: Control::new(misc.device())?,
-            published: CONTROL.fill(control.clone())?,
+            driver: Driver::new(misc.device(), module_parameters::ublks_max.value())?,
+            published: DRIVER.fill(driver.clone())?,
         })
     }
 }
@@ -114,6 +123,6 @@ impl kernel::InPlaceModule for UblkModule {
 impl PinnedDrop for UblkModule {
     fn drop(self: Pin<&mut Self>) {
         // No file of the driver is open and no disk is in use: each of them holds the module.
-        self.control.shut_down();
+        stop::delete_all(&self.driver);
     }
 }

@@ -7,10 +7,9 @@
 
 use crate::{
     device::Device,
-    io::{
-        self,
-        Rq, //
-    },
+    ending,
+    phase::Report,
+    types::RequestRef,
     uapi::*, //
 };
 use kernel::{
@@ -80,11 +79,28 @@ fn with_request(
     dev: &Device,
     pos: i64,
     op: Op,
-    copy: impl FnOnce(&Rq, u32) -> usize,
+    copy: impl FnOnce(&RequestRef, u32) -> usize,
 ) -> Result<usize> {
-    if !dev.is_live() {
-        return Err(EACCES);
-    }
+    let (rq, offset) = find(dev, pos).map_err(|e| {
+        // No request has been found without a disk, so its state is looked at here only.
+        match dev.state.lock().phase.report() {
+            Report::Dead => EACCES,
+            Report::Live(_) | Report::Orphan => e,
+        }
+    })?;
+    let copied = if offset > rq.bytes() {
+        Err(EINVAL)
+    } else if rq.op() != op {
+        Err(EACCES)
+    } else {
+        Ok(copy(&rq, offset))
+    };
+    ending::finish(rq);
+    copied
+}
+
+/// The request at a position, to be given up with [`ending::finish`], and the offset in its data.
+fn find(dev: &Device, pos: i64) -> Result<(RequestRef, u32)> {
     let pos = Position::new(pos);
     if pos.integrity || pos.q_id >= dev.info().nr_hw_queues {
         return Err(EINVAL);
@@ -93,15 +109,7 @@ fn with_request(
         return Err(EACCES);
     }
     let rq = dev.slot(pos.q_id, pos.tag).ok_or(EINVAL)?.owned_data()?;
-    let copied = if pos.offset > rq.bytes() {
-        Err(EINVAL)
-    } else if rq.op() != op {
-        Err(EACCES)
-    } else {
-        Ok(copy(&rq, pos.offset))
-    };
-    io::finish(rq);
-    copied
+    Ok((rq, pos.offset))
 }
 
 #[kunit_tests(ublk_rs_user_copy)]

@@ -57,12 +57,25 @@ impl OwnedQueue {
     ///
     /// Wraps C's `alloc_workqueue()`.
     pub fn new(name: &CStr) -> Result<Self> {
+        Self::with_flags(name, 0)
+    }
+
+    /// Makes an unbound work queue whose items also run when there is no memory for more worker
+    /// threads, one at a time then. For what write-back or a reclaim of memory may wait for; so the
+    /// items must not allocate in such a way that they wait for these.
+    ///
+    /// Otherwise as [`Self::new`]. Sets the C flag `WQ_MEM_RECLAIM`.
+    pub fn for_reclaim(name: &CStr) -> Result<Self> {
+        Self::with_flags(name, bindings::wq_flags_WQ_MEM_RECLAIM)
+    }
+
+    fn with_flags(name: &CStr, flags: bindings::wq_flags) -> Result<Self> {
         // SAFETY: Both strings are nul-terminated, and the format takes one string, which is
         // copied.
         let queue = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND,
+                bindings::wq_flags_WQ_UNBOUND | flags,
                 0,
                 name.as_char_ptr(),
             )

@@ -91,7 +91,7 @@ impl AutoReg {
     }
 }
 
-#[kunit_tests(ublk_rs_buffer)]
+#[kunit_tests(ublk_rs_data_mode)]
 mod tests {
     use super::*;
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The states of a slot, and the changes between them that are possible.
+//! The stages of one I/O in a slot, and the changes between them that are possible.
 //!
 //! A slot holds either the server's command, which waits for a request, or the request that the
 //! server works on:
 //!
 //! ```text
-//!            fetch             dispatch                start             own
+//!           fetch             dispatch                start          hand_to_server
 //!      Idle -------> Active -------------> Dispatching ------> Starting -----> Owned
 //!                    ^  ^ | cancel                            ^ |  | |          | |
 //!                    |  | +---> Canceled <--------- give_up --|-+  | | ask      | | abort
@@ -24,9 +24,9 @@
 use core::mem;
 use kernel::prelude::*;
 
-/// The states of a slot, with what each of them owns: `C` is a command, `R` is a reference to a
+/// The stages of an I/O, with what each of them owns: `C` is a command, `R` is a reference to a
 /// request.
-pub(crate) enum State<C, R> {
+pub(crate) enum Stage<C, R> {
     /// The server has not given a command.
     Idle,
     /// The command waits for a request.
@@ -43,7 +43,7 @@ pub(crate) enum State<C, R> {
     Canceled,
 }
 
-impl<C, R> State<C, R> {
+impl<C, R> Stage<C, R> {
     /// Idle to Active. Only for a slot that [`Self::is_idle`].
     pub(crate) fn fetch(&mut self, cmd: C) {
         debug_assert!(self.is_idle());
@@ -76,16 +76,24 @@ impl<C, R> State<C, R> {
         }
     }
 
-    /// Starting to any other state. As it owns nothing, nothing is dropped.
+    /// Starting to any other stage. As it owns nothing, nothing is dropped.
     fn leave_starting(&mut self, next: Self) {
-        let before = mem::replace(self, next);
-        debug_assert!(matches!(before, Self::Starting));
-        // Spares the code that would find that out.
-        mem::forget(before);
+        match mem::replace(self, next) {
+            Self::Starting => {}
+            other => other.misplaced(),
+        }
+    }
+
+    /// A change was asked for in a stage in which it makes no sense: what that stage owned is
+    /// dropped, which completes a command and ends a request with an error.
+    #[cold]
+    #[inline(never)]
+    fn misplaced(self) {
+        debug_assert!(false);
     }
 
     /// Starting to Owned: the server gets the request.
-    pub(crate) fn own(&mut self, rq: R) {
+    pub(crate) fn hand_to_server(&mut self, rq: R) {
         self.leave_starting(Self::Owned(rq));
     }
 
@@ -146,7 +154,7 @@ impl<C, R> State<C, R> {
         }
     }
 
-    /// Any state to Idle, for the next server. Returns what the slot still owned, which is nothing
+    /// Any stage to Idle, for the next server. Returns what the slot still owned, which is nothing
     /// once the server's file is closed and its requests are aborted.
     pub(crate) fn reset(&mut self) -> Self {
         mem::replace(self, Self::Idle)
@@ -182,81 +190,81 @@ impl<C, R> State<C, R> {
     }
 }
 
-#[kunit_tests(ublk_rs_state)]
+#[kunit_tests(ublk_rs_stage)]
 mod tests {
     use super::*;
 
-    type Test = State<&'static str, u32>;
+    type Test = Stage<&'static str, u32>;
 
     #[test]
     fn one_request() {
-        let mut state = Test::Idle;
-        assert_eq!(state.dispatch(1), Err(1));
-        state.fetch("fetch");
-        assert_eq!(state.dispatch(1), Ok("fetch"));
-        assert_eq!(state.dispatch(2), Err(2));
-        assert!(state.owned().is_none());
-        assert_eq!(state.start(), Some(1));
-        assert_eq!(state.start(), None);
-        state.own(1);
-        assert_eq!(state.owned(), Some(&1));
-        assert_eq!(state.commit("commit"), Some(1));
-        assert_eq!(state.dispatch(3), Ok("commit"));
+        let mut stage = Test::Idle;
+        assert_eq!(stage.dispatch(1), Err(1));
+        stage.fetch("fetch");
+        assert_eq!(stage.dispatch(1), Ok("fetch"));
+        assert_eq!(stage.dispatch(2), Err(2));
+        assert!(stage.owned().is_none());
+        assert_eq!(stage.start(), Some(1));
+        assert_eq!(stage.start(), None);
+        stage.hand_to_server(1);
+        assert_eq!(stage.owned(), Some(&1));
+        assert_eq!(stage.commit("commit"), Some(1));
+        assert_eq!(stage.dispatch(3), Ok("commit"));
     }
 
     #[test]
     fn cancel_takes_waiting_command_only() {
-        let mut state = Test::Active("fetch");
-        assert_eq!(state.cancel(), Some("fetch"));
-        assert_eq!(state.cancel(), None);
-        assert_eq!(state.dispatch(1), Err(1));
-        assert!(!state.is_idle());
-        for mut state in [
+        let mut stage = Test::Active("fetch");
+        assert_eq!(stage.cancel(), Some("fetch"));
+        assert_eq!(stage.cancel(), None);
+        assert_eq!(stage.dispatch(1), Err(1));
+        assert!(!stage.is_idle());
+        for mut stage in [
             Test::Dispatching(1),
             Test::Starting,
             Test::Owned(1),
             Test::Idle,
         ] {
-            assert_eq!(state.cancel(), None);
-            assert!(!matches!(state, Test::Canceled));
+            assert_eq!(stage.cancel(), None);
+            assert!(!matches!(stage, Test::Canceled));
         }
     }
 
     #[test]
     fn abort_takes_owned_request_only() {
-        let mut state = Test::Owned(4);
-        assert_eq!(state.abort(), Some(4));
-        assert_eq!(state.abort(), None);
-        let mut state = Test::Active("cmd");
-        assert_eq!(state.abort(), None);
-        assert_eq!(state.cancel(), Some("cmd"));
-        state.reset();
-        assert!(state.is_idle());
+        let mut stage = Test::Owned(4);
+        assert_eq!(stage.abort(), Some(4));
+        assert_eq!(stage.abort(), None);
+        let mut stage = Test::Active("cmd");
+        assert_eq!(stage.abort(), None);
+        assert_eq!(stage.cancel(), Some("cmd"));
+        stage.reset();
+        assert!(stage.is_idle());
     }
 
     #[test]
     fn start_can_fail() {
-        let mut state = Test::Dispatching(1);
-        assert_eq!(state.start(), Some(1));
-        state.put_back("cmd");
-        assert_eq!(state.dispatch(1), Ok("cmd"));
-        assert_eq!(state.start(), Some(1));
-        state.give_up();
-        assert_eq!(state.dispatch(2), Err(2));
+        let mut stage = Test::Dispatching(1);
+        assert_eq!(stage.start(), Some(1));
+        stage.put_back("cmd");
+        assert_eq!(stage.dispatch(1), Ok("cmd"));
+        assert_eq!(stage.start(), Some(1));
+        stage.give_up();
+        assert_eq!(stage.dispatch(2), Err(2));
     }
 
     #[test]
     fn server_is_asked() {
-        let mut state = Test::Dispatching(1);
-        assert_eq!(state.start(), Some(1));
-        state.ask(1);
-        assert!(state.is_asked() && state.owned().is_none());
-        assert_eq!(state.cancel(), None);
-        assert_eq!(state.answer(), Some(1));
-        assert_eq!(state.answer(), None);
-        state.own(1);
-        assert_eq!(state.answer(), None);
-        let mut state = Test::Asked(2);
-        assert_eq!(state.abort(), Some(2));
+        let mut stage = Test::Dispatching(1);
+        assert_eq!(stage.start(), Some(1));
+        stage.ask(1);
+        assert!(stage.is_asked() && stage.owned().is_none());
+        assert_eq!(stage.cancel(), None);
+        assert_eq!(stage.answer(), Some(1));
+        assert_eq!(stage.answer(), None);
+        stage.hand_to_server(1);
+        assert_eq!(stage.answer(), None);
+        let mut stage = Test::Asked(2);
+        assert_eq!(stage.abort(), Some(2));
     }
 }

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The buffer in which the requests of a queue are described to the server.
+
+use crate::{
+    types::Disk,
+    uapi::*, //
+};
+use kernel::{
+    block::mq::{
+        Op,
+        Request,
+        RequestFlags, //
+    },
+    mm::{
+        shared_buf::SharedBuf,
+        virt::VmaNew, //
+    },
+    page::page_align,
+    prelude::*, //
+};
+
+/// One descriptor per tag, `size` bytes each. The server maps it.
+pub(crate) struct Descs {
+    buf: SharedBuf,
+    size: usize,
+}
+
+impl Descs {
+    /// `depth` descriptors of `size` bytes each.
+    pub(crate) fn new(depth: u16, size: u16) -> Result<Self> {
+        Ok(Self {
+            buf: SharedBuf::new(descs_len(depth.into(), size).ok_or(EOVERFLOW)?)?,
+            size: size.into(),
+        })
+    }
+
+    /// Describes a request to the server. `addr` is the server's buffer, `bytes` the size of the
+    /// request, or how much of the data of a write the server has got, `flags` are more
+    /// `UBLK_IO_F_*`.
+    pub(crate) fn describe(&self, rq: &Request<Disk>, addr: u64, bytes: u32, flags: u32) {
+        let op = match rq.op() {
+            Op::Read => UBLK_IO_OP_READ,
+            Op::Write => UBLK_IO_OP_WRITE,
+            Op::Flush => UBLK_IO_OP_FLUSH,
+            Op::Discard => UBLK_IO_OP_DISCARD,
+            Op::WriteZeroes => UBLK_IO_OP_WRITE_ZEROES,
+            // It was refused.
+            Op::Other(_) => return,
+        };
+        let desc = IoDesc {
+            op_flags: op | desc_flags(rq.flags()) | flags,
+            nr_sectors: bytes >> 9,
+            start_sector: rq.sector(),
+            addr,
+        };
+        let words: [u64; 3] = zerocopy::transmute!(desc);
+        // The buffer has room for a descriptor per tag.
+        let _ = self.buf.write(rq.tag() as usize * self.size, &words);
+    }
+
+    /// Maps the descriptors into a server. `vma` must have exactly their size, in whole pages.
+    pub(crate) fn map(&self, vma: &VmaNew) -> Result {
+        if vma.end() - vma.start() != self.buf.len() {
+            return Err(EINVAL);
+        }
+        self.buf.map(vma)
+    }
+}
+
+/// Bytes of `depth` descriptors, in whole pages.
+pub(crate) fn descs_len(depth: usize, size: u16) -> Option<usize> {
+    page_align(depth * usize::from(size))
+}
+
+/// The flags of a request as the server knows them.
+fn desc_flags(flags: RequestFlags) -> u32 {
+    [
+        (flags.failfast_dev(), UBLK_IO_F_FAILFAST_DEV),
+        (flags.failfast_transport(), UBLK_IO_F_FAILFAST_TRANSPORT),
+        (flags.failfast_driver(), UBLK_IO_F_FAILFAST_DRIVER),
+        (flags.meta(), UBLK_IO_F_META),
+        (flags.fua(), UBLK_IO_F_FUA),
+        (flags.nounmap(), UBLK_IO_F_NOUNMAP),
+        (flags.swap(), UBLK_IO_F_SWAP),
+    ]
+    .into_iter()
+    .filter_map(|(set, bit)| set.then_some(bit))
+    .fold(0, |all, bit| all | bit)
+}
+
+#[kunit_tests(ublk_rs_descs)]
+mod tests {
+    use super::*;
+    use kernel::page::PAGE_SIZE;
+
+    #[test]
+    fn descriptor_pages() {
+        assert_eq!(descs_len(1, 24), Some(PAGE_SIZE));
+        assert_eq!(descs_len(PAGE_SIZE / 32, 32), Some(PAGE_SIZE));
+        assert_eq!(descs_len(PAGE_SIZE / 32 + 1, 32), Some(2 * PAGE_SIZE));
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The block device `/dev/ublkbN`: what the block layer calls.
+
+use crate::{
+    device::{
+        Device,
+        Opening, //
+    },
+    ending::{
+        self,
+        Endings,
+        FindEndings, //
+    },
+    policy::Gate,
+    slot::Slot,
+    types::{
+        Command,
+        Disk,
+        RequestRef, //
+    },
+    uapi::UBLK_F_UNPRIVILEGED_DEV, //
+};
+use kernel::{
+    block::mq::{
+        Op,
+        Operations,
+        RequestList,
+        Timeout, //
+    },
+    capability::{
+        capable,
+        Capability, //
+    },
+    cred,
+    io_uring::TaskBatch,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// What the block layer knows of a device; exists as long as anybody has a reference to the disk.
+pub(crate) struct DiskData {
+    dev: Arc<Device>,
+}
+
+impl DiskData {
+    /// Notes that the device has a disk.
+    pub(crate) fn new(dev: Arc<Device>) -> Self {
+        dev.set_disk_exists(true);
+        Self { dev }
+    }
+
+    /// The slot of a request.
+    fn slot(&self, hw_queue: u32, tag: u32) -> Option<&Slot> {
+        self.dev.queue(hw_queue)?.slot(tag)
+    }
+
+    /// Gives a request, which passed the gate, to its slot; the command that is returned has to be
+    /// sent to its task.
+    #[inline]
+    fn dispatch(&self, rq: RequestRef, gate: Gate) -> Option<Command> {
+        let slot = match rq.op() {
+            Op::Other(_) => None,
+            _ => self.slot(rq.hw_queue(), rq.tag()),
+        };
+        match slot {
+            Some(slot) => slot.dispatch(rq, gate),
+            None => {
+                ending::refuse(rq);
+                None
+            }
+        }
+    }
+}
+
+impl FindEndings for DiskData {
+    #[inline]
+    fn endings(&self, hw_queue: u32, tag: u32) -> Option<&Endings> {
+        self.slot(hw_queue, tag).map(Slot::endings)
+    }
+}
+
+impl Drop for DiskData {
+    fn drop(&mut self) {
+        self.dev.set_disk_exists(false);
+    }
+}
+
+#[vtable]
+impl Operations for Disk {
+    type QueueData = KBox<DiskData>;
+
+    fn queue_rq(data: &DiskData, rq: RequestRef, _is_last: bool) -> Result {
+        let gate = data.dev.gate();
+        match gate {
+            Gate::Open | Gate::Draining => {}
+            Gate::Held => {
+                ending::hold(rq);
+                return Ok(());
+            }
+            Gate::Failing => return Err(EREMOTEIO),
+            Gate::Aborting => return Err(EIO),
+        }
+        if let Some(cmd) = data.dispatch(rq, gate) {
+            cmd.complete_in_task();
+        }
+        Ok(())
+    }
+
+    fn queue_rqs(data: &DiskData, requests: RequestList<'_, Self>) {
+        // `queue_rq()` knows what else can be done with them.
+        if data.dev.gate() != Gate::Open {
+            return;
+        }
+        let mut batch = TaskBatch::default();
+        for cmd in requests.filter_map(|rq| data.dispatch(rq, Gate::Open)) {
+            batch.push(cmd);
+        }
+    }
+
+    fn commit_rqs(_data: &DiskData) {}
+
+    /// Only the owner opens an unprivileged device, or else users could be lured to it.
+    fn open(data: &DiskData) -> Result {
+        let (dev, info) = (&data.dev, data.dev.info());
+
+        if capable(Capability::SYS_ADMIN) {
+            return Ok(());
+        }
+        if dev.has(UBLK_F_UNPRIVILEGED_DEV)
+            && (info.owner_uid, info.owner_gid)
+                != (
+                    cred::current_uid_in_init_ns(),
+                    cred::current_gid_in_init_ns(),
+                )
+        {
+            return Err(EPERM);
+        }
+        match dev.state.lock().opening {
+            Opening::Allowed => Ok(()),
+            Opening::Refused => Err(ENXIO),
+        }
+    }
+
+    /// A trusted server may take its time, another one is killed.
+    fn timeout(data: &DiskData, hw_queue: u32, tag: u32) -> Timeout {
+        if !data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
+            return Timeout::Again;
+        }
+        match data.slot(hw_queue, tag).and_then(Slot::server) {
+            Some(server) if server.kill_group().is_ok() => Timeout::Done,
+            // It is gone, or about to be: its requests will be aborted.
+            _ => Timeout::Again,
+        }
+    }
+
+    // Requests are ended where their result is known, this is not used.
+    fn complete(rq: RequestRef) {
+        ending::finish(rq);
+    }
+
+    fn lease_ended(rq: RequestRef) {
+        ending::finish(rq);
+    }
+}

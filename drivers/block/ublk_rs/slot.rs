@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The place of one tag of one queue, which has one I/O at a time, from the first command to the
+//! last request.
+//!
+//! It holds either the server's command, which waits for a request, or the request that the server
+//! works on: see [`Stage`]. [`handover`] is how the server gets a request, [`commit`] how it gives
+//! it back.
+//!
+//! The slot's lock guards that; it is a leaf, nothing is called under it but `queue_cancelable()`
+//! of io_uring, which takes no lock in that context, and what writes the description of a request.
+//! A request in any other stage than Active is refused, so a canceled command needs no flags
+//! elsewhere and nobody has to stop the queue.
+
+mod commit;
+mod handover;
+
+use crate::{
+    data_mode::{
+        AutoReg,
+        DataMode, //
+    },
+    ending::{
+        self,
+        Endings,
+        Verdict, //
+    },
+    policy::{
+        Gate,
+        Recovery, //
+    },
+    stage::Stage,
+    types::{
+        CmdData,
+        Command,
+        Generation,
+        IoCommands,
+        RequestRef, //
+    }, //
+};
+use kernel::{
+    io_uring::{
+        IssuedCmd,
+        Outcome,
+        RingId, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        new_spinlock,
+        SpinLock, //
+    },
+    task::Task, //
+};
+
+/// What the lock of a slot guards.
+struct SlotState {
+    stage: Stage<Command, RequestRef>,
+    /// The task that fetched the slot, and the only one that may commit.
+    task: Option<ARef<Task>>,
+    /// The server's buffer in copy mode, else 0.
+    addr: u64,
+    /// Where to register the data of the next request.
+    auto_reg: Option<AutoReg>,
+    /// The ring on which the data of the server's request was registered.
+    registered_on: Option<RingId>,
+    /// That of the request that the server has, or had last.
+    generation: Generation,
+}
+
+impl SlotState {
+    /// The server gets the request, whose data is registered on that ring, if on any.
+    fn hand_to_server(&mut self, rq: RequestRef, registered_on: Option<RingId>) {
+        self.registered_on = registered_on;
+        self.generation = self.generation.next();
+        self.stage.hand_to_server(rq);
+    }
+
+    fn current_is_owner(&self) -> bool {
+        self.task
+            .as_ref()
+            .is_some_and(|task| task.as_ptr() == Task::current_raw())
+    }
+
+    /// Whether secondaries that moved `result` bytes of `bytes`, or failed so, were interrupted: by
+    /// the server, or because it dies.
+    fn broke_off(&self, result: i32, bytes: u32) -> bool {
+        result == ECANCELED.to_errno()
+            || result == EINTR.to_errno()
+            || (result < bytes as i32 && self.task.as_ref().is_some_and(|task| task.is_dying()))
+    }
+
+    /// Whether the current task may send a command about the request of this slot, or else why
+    /// not: [`EINVAL`] if it did not fetch the slot, [`EBUSY`] if the server has no request.
+    fn check_server(&self) -> Result {
+        if !self.current_is_owner() {
+            return Err(EINVAL);
+        }
+        if self.stage.owned().is_none() && !self.stage.is_asked() {
+            return Err(EBUSY);
+        }
+        Ok(())
+    }
+}
+
+/// The place of one tag of one queue. Slots do not share a cache line.
+#[pin_data]
+#[repr(align(64))]
+pub(crate) struct Slot {
+    #[pin]
+    state: SpinLock<SlotState>,
+    /// How its requests end.
+    endings: Endings,
+    /// How data moves.
+    data: DataMode,
+    /// What becomes of a request when the server dies.
+    recovery: Recovery,
+}
+
+impl Slot {
+    /// Creates an idle slot.
+    pub(crate) fn new(data: DataMode, recovery: Recovery) -> impl PinInit<Self> {
+        pin_init!(Self {
+            state <- new_spinlock!(
+                SlotState {
+                    stage: Stage::Idle,
+                    task: None,
+                    addr: 0,
+                    auto_reg: None,
+                    registered_on: None,
+                    generation: Generation::default(),
+                },
+                "ublk_rs::Slot::state"
+            ),
+            endings: Endings::new(data.copies),
+            data,
+            recovery,
+        })
+    }
+
+    /// Gives the slot its first command, which makes the current task its owner.
+    ///
+    /// The ring of the command must be locked. Returns whether the command was taken; if it was
+    /// not, it completes with [`EINVAL`] because the slot has seen one already.
+    pub(crate) fn fetch<'a>(
+        &self,
+        cmd: IssuedCmd<'a, IoCommands>,
+        data: CmdData,
+        addr: u64,
+        auto_reg: Option<AutoReg>,
+    ) -> (Outcome<'a>, bool) {
+        let mut state = self.state.lock();
+        if !state.stage.is_idle() {
+            return (cmd.complete(Err(EINVAL)), false);
+        }
+        let (queued, outcome) = cmd.queue_cancelable(data);
+        state.task = Some(ARef::from(&**current!()));
+        state.addr = auto_reg.map_or(addr, AutoReg::addr);
+        state.auto_reg = auto_reg;
+        state.stage.fetch(queued);
+        (outcome, true)
+    }
+
+    /// Gives a request of the block layer to the waiting command, which is returned: it has to be
+    /// sent to its task. If there is none then the request waits for the next server, or, without
+    /// one to come, ends with an error. `gate` is what let it pass.
+    pub(crate) fn dispatch(&self, rq: RequestRef, gate: Gate) -> Option<Command> {
+        let dispatched = self.state.lock().stage.dispatch(rq);
+        match dispatched {
+            Ok(cmd) => return Some(cmd),
+            Err(rq) if self.recovery.holds && gate == Gate::Open => ending::hold(rq),
+            Err(rq) => ending::refuse(rq),
+        }
+        None
+    }
+
+    /// Why a command with an unknown number is refused.
+    pub(crate) fn refusal(&self) -> Error {
+        self.state.lock().check_server().err().unwrap_or(EINVAL)
+    }
+
+    /// Whether the current task may register the data of the server's request: any task may, but
+    /// the one that fetched the slot is told if there is none, by [`EBUSY`].
+    pub(crate) fn check_registrant(&self) -> Result {
+        let state = self.state.lock();
+        if state.current_is_owner() {
+            state.check_server()?;
+        }
+        Ok(())
+    }
+
+    /// How the server of this slot moves data.
+    pub(crate) fn data(&self) -> DataMode {
+        self.data
+    }
+
+    /// How the requests of this slot end.
+    pub(crate) fn endings(&self) -> &Endings {
+        &self.endings
+    }
+
+    /// Another reference to the request that the server works on, to be given up with
+    /// [`ending::finish`].
+    ///
+    /// Fails with [`EINVAL`] if the server does not have one, or if it carries no data.
+    pub(crate) fn owned_data(&self) -> Result<RequestRef> {
+        let state = self.state.lock();
+        match state.stage.owned() {
+            Some(rq) if rq.has_data() => Ok(rq.clone()),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// Takes the command out if it is waiting. No further request is accepted.
+    pub(crate) fn cancel(&self) -> Option<Command> {
+        self.state.lock().stage.cancel()
+    }
+
+    /// Ends the request that the server will not work on any more, with an error, or has it sent
+    /// to the next server.
+    pub(crate) fn abort(&self) {
+        let rq = self.state.lock().stage.abort();
+        if let Some(rq) = rq {
+            self.requeue_or_fail(rq, self.recovery.reissues);
+        }
+    }
+
+    /// Gives a request back to the block layer, to be queued again or with an error.
+    fn requeue_or_fail(&self, rq: RequestRef, requeue: bool) {
+        let verdict = if requeue {
+            Verdict::Requeue
+        } else {
+            Verdict::error(EIO)
+        };
+        self.endings.finish(rq, verdict);
+    }
+
+    /// The task that serves the slot.
+    pub(crate) fn server(&self) -> Option<ARef<Task>> {
+        self.state.lock().task.clone()
+    }
+
+    /// Whether a command waits for a request.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.state.lock().stage.is_active()
+    }
+
+    /// Whether the server has neither a request nor a command here.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let state = self.state.lock();
+        state.stage.is_idle() || state.stage.is_canceled()
+    }
+
+    /// Makes the slot ready for the next server. The last one must have closed its file and its
+    /// requests must be aborted.
+    pub(crate) fn reset(&self) {
+        let (stage, task) = {
+            let mut state = self.state.lock();
+            state.addr = 0;
+            state.auto_reg = None;
+            state.registered_on = None;
+            (state.stage.reset(), state.task.take())
+        };
+        // Outside of the lock. There is no command: each of them holds the file.
+        drop((stage, task));
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How the server gives a request back: with its result, or with what secondaries moved.
+
+use super::{
+    Slot,
+    SlotState, //
+};
+use crate::{
+    data_mode::AutoReg,
+    ending::Verdict,
+    types::{
+        CmdData,
+        Command,
+        Disk,
+        Generation,
+        IoCommands,
+        RequestRef, //
+    },
+    uapi::UBLK_IO_RES_ABORT, //
+};
+use kernel::{
+    block::mq::{
+        Op,
+        Request, //
+    },
+    io_uring::{
+        IssueFlags,
+        IssuedCmd,
+        Outcome, //
+    },
+    prelude::*,
+    uaccess::UserPtr, //
+};
+
+impl Slot {
+    /// Takes back the request that the server worked on, with its result, and the next command.
+    ///
+    /// The ring of the command must be locked. Nothing changes when the command is refused:
+    /// - [`EINVAL`]: the current task did not fetch this slot, `addr` or `auto_reg` is wrong, or
+    ///   the server was asked something else.
+    /// - [`EBUSY`]: the server does not have a request from this slot.
+    pub(crate) fn commit<'a>(
+        &self,
+        cmd: IssuedCmd<'a, IoCommands>,
+        data: CmdData,
+        addr: u64,
+        result: i32,
+        flags: IssueFlags<'_>,
+    ) -> (Outcome<'a>, bool) {
+        let mut state = self.state.lock();
+        let checked = self
+            .check_commit(&state, addr)
+            .and_then(|()| self.data.auto_reg(|| cmd.sqe_addr()));
+        let next = match checked {
+            Ok(next) => next,
+            Err(e) => {
+                drop(state);
+                return (cmd.complete(Err(e)), false);
+            }
+        };
+        if let (Some(auto_reg), Some(ring)) = (state.auto_reg, state.registered_on.take()) {
+            // On another ring it is the server that has to unregister it.
+            if ring == cmd.as_cmd().ring() {
+                drop(state);
+                // If it is not there any more, the server was faster.
+                let _ = cmd.as_cmd().unregister_buffer(auto_reg.index.into(), flags);
+                state = self.state.lock();
+            }
+        }
+
+        let (queued, outcome) = cmd.queue_cancelable(data);
+        state.addr = next.map_or(addr, AutoReg::addr);
+        state.auto_reg = next;
+        // From here on the command may be canceled, but the tag is in use until the request ends.
+        // Nobody has taken the request meanwhile: that takes this task, or the end of its file.
+        let rq = state.stage.commit(queued);
+        drop(state);
+
+        if let Some(rq) = rq {
+            let verdict = self.take_data(&rq, addr, result);
+            self.endings.finish(rq, verdict);
+        }
+        (outcome, true)
+    }
+
+    fn check_commit(&self, state: &SlotState, addr: u64) -> Result {
+        state.check_server()?;
+        let rq = state.stage.owned().ok_or(EINVAL)?;
+        self.data.check_commit(addr, rq.op())
+    }
+
+    /// In copy mode, takes the data of a read from the server. Returns the verdict on the request,
+    /// which is less than `result` if not all of the data could be had.
+    fn take_data(&self, rq: &Request<Disk>, addr: u64, result: i32) -> Verdict {
+        if !self.data.copies || result <= 0 || rq.op() != Op::Read || !rq.has_data() {
+            return Verdict::of_server(result);
+        }
+        let user = UserPtr::from_addr(addr as usize);
+        match rq.copy_from_user(0, user, result as usize) {
+            0 => Verdict::error(EIO),
+            copied => Verdict::of_server(result.min(copied as i32)),
+        }
+    }
+
+    /// Another reference to the request, for a command that is going to commit it, which
+    /// [`Self::commit_moved`] then does if told the generation that is returned as well. The
+    /// request may carry no data.
+    ///
+    /// Fails as a commit does.
+    #[inline]
+    pub(crate) fn owned_to_commit(&self) -> Result<(RequestRef, Generation)> {
+        let state = self.state.lock();
+        self.check_commit(&state, 0)?;
+        match state.stage.owned() {
+            Some(rq) if !self.data.registers => Ok((rq.clone(), state.generation)),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// Commits the request of `generation`, whose data secondaries moved: `result` is the number of
+    /// bytes or an error. The command waits for the next request.
+    ///
+    /// Returns whether it does. Else the command fails:
+    /// - with [`EINVAL`] if the server has committed the request otherwise meanwhile;
+    /// - with `UBLK_IO_RES_ABORT` if the slot is lost;
+    /// - with [`ECANCELED`] if the secondaries were canceled, or broke off because the server dies.
+    ///   The request still belongs to the server, and is dealt with as all others when it is gone.
+    #[inline]
+    pub(crate) fn commit_moved(
+        &self,
+        cmd: Command,
+        generation: Generation,
+        result: i32,
+        flags: IssueFlags<'_>,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let refusal = match state.stage.owned() {
+            Some(rq) if state.generation == generation => state
+                .broke_off(result, rq.bytes())
+                .then_some(ECANCELED.to_errno()),
+            _ if state.stage.is_canceled() => Some(UBLK_IO_RES_ABORT),
+            _ => Some(EINVAL.to_errno()),
+        };
+        if let Some(res) = refusal {
+            drop(state);
+            cmd.done(res, flags);
+            return false;
+        }
+        let rq = state.stage.commit(cmd);
+        drop(state);
+
+        if let Some(rq) = rq {
+            // What a secondary read too little of was zeroed, and it is the server's business to
+            // have one for all of the data. But what a write is short of is lost.
+            let lost = rq.op() == Op::Write && (0..rq.bytes() as i32).contains(&result);
+            let verdict = if lost {
+                Verdict::error(EIO)
+            } else {
+                Verdict::of_server(result)
+            };
+            self.endings.finish(rq, verdict);
+        }
+        true
+    }
+}

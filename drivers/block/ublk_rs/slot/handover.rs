@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a request gets to the server: described, with its data if the driver moves that, in the task
+//! of the command that waited for it.
+
+use super::Slot;
+use crate::{
+    data_mode::AutoReg,
+    descs::Descs,
+    ending::{
+        self,
+        Verdict, //
+    },
+    types::{
+        CmdData,
+        Command,
+        Disk,
+        IoCommands,
+        RequestRef, //
+    },
+    uapi::{
+        UBLK_IO_F_NEED_REG_BUF,
+        UBLK_IO_RES_ABORT,
+        UBLK_IO_RES_NEED_GET_DATA,
+        UBLK_IO_RES_OK, //
+    }, //
+};
+use kernel::{
+    block::mq::{
+        Op,
+        Request, //
+    },
+    io_uring::{
+        IssueFlags,
+        IssuedCmd,
+        Outcome,
+        RingId,
+        TaskContext, //
+    },
+    prelude::*,
+    uaccess::UserPtr, //
+};
+
+impl Slot {
+    /// Hands a dispatched request to the server, in the task of the command.
+    // See `IoCommands::task_work()`.
+    #[inline(always)]
+    pub(crate) fn start(&self, cmd: Command, cx: TaskContext<'_>, descs: &Descs) {
+        let mut state = self.state.lock();
+        let Some(rq) = state.stage.start() else {
+            drop(state);
+            return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
+        };
+        let (addr, auto_reg, is_owner) = (state.addr, state.auto_reg, state.current_is_owner());
+        let can_serve = is_owner && !cx.cancelled();
+
+        if can_serve && !self.data.copies && !self.data.registers {
+            // Nothing that could sleep or fail.
+            descs.describe(&rq, addr, rq.bytes(), 0);
+            state.hand_to_server(rq, None);
+            drop(state);
+            return cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
+        }
+        drop(state);
+
+        // The work of a task that is exiting is done by somebody else.
+        if !can_serve {
+            self.state.lock().stage.give_up();
+            // The server has not seen it, so it can be held in any case.
+            self.requeue_or_fail(rq, self.recovery.holds);
+            return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
+        }
+
+        let is_write = rq.op() == Op::Write && rq.has_data();
+        if self.data.asks && is_write {
+            descs.describe(&rq, addr, rq.bytes(), 0);
+            self.state.lock().stage.ask(rq);
+            return cmd.done(UBLK_IO_RES_NEED_GET_DATA as i32, cx.flags());
+        }
+        let bytes = if self.data.copies && is_write {
+            give_data(&rq, addr)
+        } else {
+            Some(rq.bytes())
+        };
+        let Some(bytes) = bytes else {
+            self.state.lock().stage.put_back(cmd);
+            return ending::retry(rq);
+        };
+        let registered = match auto_reg {
+            Some(auto_reg) if rq.has_data() => register(&rq, &cmd, auto_reg, cx.flags()),
+            _ => Registered::No,
+        };
+        let (flags, registered_on) = match registered {
+            Registered::No => (0, None),
+            Registered::On(ring) => (0, Some(ring)),
+            Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
+            Registered::Failed => {
+                self.state.lock().stage.put_back(cmd);
+                return self.endings.finish(rq, Verdict::error(EIO));
+            }
+        };
+        descs.describe(&rq, addr, bytes, flags);
+        self.state.lock().hand_to_server(rq, registered_on);
+        cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
+    }
+
+    /// The server's answer to what it was asked: its buffer for the data of a write, which it gets.
+    ///
+    /// The ring of the command must be locked. Returns whether the command waits again, because no
+    /// data could be copied. Nothing changes when the command is refused:
+    /// - [`EINVAL`]: the current task did not fetch this slot, or it was not asked.
+    /// - [`EBUSY`]: the server does not have a request from this slot.
+    pub(crate) fn get_data<'a>(
+        &self,
+        cmd: IssuedCmd<'a, IoCommands>,
+        data: CmdData,
+        addr: u64,
+        descs: &Descs,
+    ) -> (Outcome<'a>, bool) {
+        let answered = {
+            let mut state = self.state.lock();
+            state
+                .check_server()
+                .and_then(|()| state.stage.answer().ok_or(EINVAL))
+                .inspect(|_| state.addr = addr)
+        };
+        let rq = match answered {
+            Ok(rq) => rq,
+            Err(e) => return (cmd.complete(Err(e)), false),
+        };
+        match give_data(&rq, addr) {
+            Some(bytes) => {
+                descs.describe(&rq, addr, bytes, 0);
+                self.state.lock().hand_to_server(rq, None);
+                (cmd.complete(Ok(UBLK_IO_RES_OK as i32)), false)
+            }
+            None => {
+                let mut state = self.state.lock();
+                let (queued, outcome) = cmd.queue_cancelable(data);
+                state.stage.put_back(queued);
+                drop(state);
+                ending::retry(rq);
+                (outcome, true)
+            }
+        }
+    }
+}
+
+/// Copies the data of a write to the server. Returns how much of it: not nothing.
+fn give_data(rq: &Request<Disk>, addr: u64) -> Option<u32> {
+    let user = UserPtr::from_addr(addr as usize);
+    match rq.copy_to_user(0, user, rq.bytes() as usize) {
+        0 => None,
+        copied => Some(copied as u32),
+    }
+}
+
+/// What came of registering the data of a request.
+enum Registered {
+    /// There is nothing to register.
+    No,
+    On(RingId),
+    /// It failed; the server is told, as it wished.
+    ServerHasTo,
+    Failed,
+}
+
+/// Registers the data of a request with the ring of the command that waited for it.
+fn register(
+    rq: &RequestRef,
+    cmd: &Command,
+    auto_reg: AutoReg,
+    flags: IssueFlags<'_>,
+) -> Registered {
+    let cmd = cmd.as_cmd();
+
+    match Request::register_buffer(rq.clone(), cmd, auto_reg.index.into(), flags) {
+        Ok(()) => Registered::On(cmd.ring()),
+        Err((_, rq)) => {
+            // Not the last reference.
+            ending::finish(rq);
+            if auto_reg.fallback {
+                Registered::ServerHasTo
+            } else {
+                Registered::Failed
+            }
+        }
+    }
+}

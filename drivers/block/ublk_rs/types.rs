@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The types by which the parts of the driver name each other's objects. Who serves them is above:
+//! the operations of a [`Disk`] in `disk.rs`, the [`IoCommands`] in `io_cmd.rs`.
+
+use kernel::{
+    block::mq::Request,
+    io_uring::QueuedCmd,
+    sync::aref::ARef, //
+};
+
+/// The block device.
+pub(crate) struct Disk;
+
+/// The I/O commands of `/dev/ublkcN`.
+pub(crate) struct IoCommands;
+
+/// A command of the server, waiting for a request.
+pub(crate) type Command = QueuedCmd<IoCommands>;
+
+/// A reference to a request.
+pub(crate) type RequestRef = ARef<Request<Disk>>;
+
+/// Counts the requests that the server got from a slot. So it tells whether the request that a
+/// command was about is still the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Generation(u32);
+
+impl Generation {
+    /// That of the next request.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+/// What a queued command carries: which slot it is for.
+#[derive(Clone, Copy)]
+pub(crate) struct CmdData {
+    pub(crate) q_id: u16,
+    pub(crate) tag: u16,
+    /// Which of the slot's requests it commits, if it is a primary that does.
+    pub(crate) generation: Generation,
+}
