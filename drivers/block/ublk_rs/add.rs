@@ -105,12 +105,8 @@ fn negotiate(
     {
         return Err(EINVAL);
     }
-    // The server would need a buffer for the first. It could give memory that it never wrote to
-    // somebody else who reads, so it must be trusted, which the second is not.
-    if FEATURES & UBLK_F_FUSED_CMD != 0
-        && has(UBLK_F_FUSED_CMD)
-        && has(UBLK_F_NEED_GET_DATA | UBLK_F_UNPRIVILEGED_DEV)
-    {
+    // The server would need a buffer.
+    if FEATURES & UBLK_F_FUSED_CMD != 0 && has(UBLK_F_FUSED_CMD) && has(UBLK_F_NEED_GET_DATA) {
         return Err(EINVAL);
     }
     if is_admin() {
@@ -121,7 +117,7 @@ fn negotiate(
     check_recovery(asked.flags)?;
     if info.flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
         // Nobody could be sure that such a server comes back, and all of these would have it fill
-        // in the data of a read by itself.
+        // in the data of a read by itself. With fused commands, the driver has an eye on it.
         info.flags &= !(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE);
         if has(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG) {
             return Err(EINVAL);
@@ -256,6 +252,10 @@ mod tests {
         assert_eq!(user(UBLK_F_USER_COPY), Err(EINVAL));
         assert_eq!(user(UBLK_F_SUPPORT_ZERO_COPY), Err(EINVAL));
         assert_eq!(user(UBLK_F_AUTO_BUF_REG), Err(EINVAL));
+        if cfg!(CONFIG_IO_URING_FUSED_CMD) {
+            let both = UBLK_F_UNPRIVILEGED_DEV | UBLK_F_FUSED_CMD;
+            assert_eq!(user(UBLK_F_FUSED_CMD), Ok(both));
+        }
     }
 
     #[test]
@@ -265,10 +265,7 @@ mod tests {
             assert_eq!(flags(UBLK_F_FUSED_CMD), None);
             assert_eq!(flags(UBLK_F_FUSED_CMD | UBLK_F_USER_COPY), None);
             assert_eq!(flags(UBLK_F_FUSED_CMD | UBLK_F_NEED_GET_DATA), Some(EINVAL));
-            assert_eq!(
-                flags(UBLK_F_FUSED_CMD | UBLK_F_UNPRIVILEGED_DEV),
-                Some(EINVAL)
-            );
+            assert_eq!(flags(UBLK_F_FUSED_CMD | UBLK_F_UNPRIVILEGED_DEV), None);
         }
         assert_eq!(flags(UBLK_F_USER_RECOVERY_REISSUE), Some(EINVAL));
         assert_eq!(flags(UBLK_F_QUIESCE), Some(EINVAL));

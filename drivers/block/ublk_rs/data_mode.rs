@@ -9,6 +9,16 @@ use kernel::{
     uapi, //
 };
 
+/// How a server may reach the data of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Reach {
+    /// By all means that the device has.
+    Any,
+    /// By the commands that commit the request only: the driver sees to it that no reader gets
+    /// memory that nobody wrote. Such a server needs not be trusted.
+    Commit,
+}
+
 /// What the features of a device mean for the data of its requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DataMode {
@@ -18,6 +28,7 @@ pub(crate) struct DataMode {
     pub(crate) asks: bool,
     /// The driver registers it with the ring of the server's command.
     pub(crate) registers: bool,
+    pub(crate) reach: Reach,
 }
 
 impl DataMode {
@@ -31,6 +42,20 @@ impl DataMode {
             copies,
             asks: copies && flags & UBLK_F_NEED_GET_DATA != 0,
             registers: flags & UBLK_F_AUTO_BUF_REG != 0,
+            reach: if flags & UBLK_F_FUSED_CMD != 0 && flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
+                Reach::Commit
+            } else {
+                Reach::Any
+            },
+        }
+    }
+
+    /// Fails with [`EPERM`] if the server may reach data by commits only.
+    #[inline]
+    pub(crate) fn check_reach(self) -> Result {
+        match self.reach {
+            Reach::Any => Ok(()),
+            Reach::Commit => Err(EPERM),
         }
     }
 
@@ -109,7 +134,16 @@ mod tests {
             let mode = DataMode::new(flag | UBLK_F_NEED_GET_DATA);
             assert!(!mode.copies && !mode.asks);
             assert_eq!(mode.registers, flag == UBLK_F_AUTO_BUF_REG);
+            assert_eq!(mode.reach, Reach::Any);
         }
+    }
+
+    #[test]
+    fn distrusted_server_moves_data_by_commits() {
+        let mode = |flags| DataMode::new(flags).check_reach();
+        assert_eq!(mode(UBLK_F_FUSED_CMD), Ok(()));
+        assert_eq!(mode(UBLK_F_UNPRIVILEGED_DEV), Ok(()));
+        assert_eq!(mode(UBLK_F_FUSED_CMD | UBLK_F_UNPRIVILEGED_DEV), Err(EPERM));
     }
 
     #[test]

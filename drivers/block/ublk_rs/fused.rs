@@ -41,7 +41,7 @@ use kernel::{
 /// It is refused with [`EINVAL`] unless it is one of the two that there are, names a request that
 /// the server works on and that carries data, and has nothing in the fields that have no meaning
 /// here. One that commits must come from the task that the slot belongs to, and fails as a commit
-/// does.
+/// does. One that only moves data is refused with [`EPERM`] if the server is not trusted.
 #[inline]
 pub(crate) fn submit<'a>(
     dev: &Device,
@@ -74,7 +74,8 @@ pub(crate) fn submit<'a>(
             Err(e) => cmd.refuse(e),
         }
     } else {
-        match slot.owned_data().and_then(lease) {
+        let owned = slot.data().check_reach().and_then(|()| slot.owned_data());
+        match owned.and_then(lease) {
             Ok(lease) => cmd.lease(lease),
             Err(e) => cmd.refuse(e),
         }

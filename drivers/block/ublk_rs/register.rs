@@ -44,6 +44,7 @@ fn try_register(
 ) -> Result {
     let slot = dev.slot(io.q_id, io.tag).ok_or(EINVAL)?;
     slot.check_registrant()?;
+    slot.data().check_reach()?;
     if !dev.has(UBLK_F_SUPPORT_ZERO_COPY) {
         return Err(EINVAL);
     }

@@ -83,19 +83,30 @@ use kernel::{
     }, //
 };
 
-module! {
-    type: UblkModule,
-    name: "ublk_rs",
-    authors: ["Rust for Linux Contributors"],
-    description: "Userspace block device in Rust",
-    license: "GPL v2",
-    params: {
-        ublks_max: u32 {
-            default: 64,
-            description: "max number of unprivileged ublk devices allowed to add",
-        },
-    },
+/// As `module!`, with the name only.
+macro_rules! ublk_module {
+    ($name:tt) => {
+        module! {
+            type: UblkModule,
+            name: $name,
+            authors: ["Rust for Linux Contributors"],
+            description: "Userspace block device in Rust",
+            license: "GPL v2",
+            params: {
+                ublks_max: u32 {
+                    default: 64,
+                    description: "max number of unprivileged ublk devices allowed to add",
+                },
+            },
+        }
+    };
 }
+
+// The C driver's name, if that is not built. See the `Makefile`.
+#[cfg(CONFIG_BLK_DEV_UBLK)]
+ublk_module!("ublk_rs");
+#[cfg(not(CONFIG_BLK_DEV_UBLK))]
+ublk_module!("ublk_drv");
 
 /// The loaded module.
 #[pin_data(PinnedDrop)]

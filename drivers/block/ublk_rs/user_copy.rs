@@ -53,6 +53,7 @@ impl Position {
 /// May sleep. Fails with
 /// - [`EACCES`] if the device has no disk, does not do this, if the request is not a write, or if
 ///   the buffer is not in user space but a registered one of the kernel;
+/// - [`EPERM`] if the server is not trusted;
 /// - [`EINVAL`] if the position names no request that the server works on and that has data.
 pub(crate) fn read(dev: &Device, pos: i64, iter: &mut IovIterDest<'_>) -> Result<usize> {
     if !iter.is_user_backed() {
@@ -108,8 +109,9 @@ fn find(dev: &Device, pos: i64) -> Result<(RequestRef, u32)> {
     if !dev.has(UBLK_F_USER_COPY | UBLK_F_FUSED_CMD) {
         return Err(EACCES);
     }
-    let rq = dev.slot(pos.q_id, pos.tag).ok_or(EINVAL)?.owned_data()?;
-    Ok((rq, pos.offset))
+    let slot = dev.slot(pos.q_id, pos.tag).ok_or(EINVAL)?;
+    slot.data().check_reach()?;
+    Ok((slot.owned_data()?, pos.offset))
 }
 
 #[kunit_tests(ublk_rs_user_copy)]

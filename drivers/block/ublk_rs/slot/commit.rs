@@ -7,7 +7,10 @@ use super::{
     SlotState, //
 };
 use crate::{
-    data_mode::AutoReg,
+    data_mode::{
+        AutoReg,
+        Reach, //
+    },
     ending::Verdict,
     types::{
         CmdData,
@@ -93,7 +96,14 @@ impl Slot {
     /// In copy mode, takes the data of a read from the server. Returns the verdict on the request,
     /// which is less than `result` if not all of the data could be had.
     fn take_data(&self, rq: &Request<Disk>, addr: u64, result: i32) -> Verdict {
-        if !self.data.copies || result <= 0 || rq.op() != Op::Read || !rq.has_data() {
+        if result <= 0 || rq.op() != Op::Read || !rq.has_data() {
+            return Verdict::of_server(result);
+        }
+        if self.data.reach == Reach::Commit {
+            // No secondary has brought any data, and the server can not have done so otherwise.
+            rq.zero_data();
+        }
+        if !self.data.copies {
             return Verdict::of_server(result);
         }
         let user = UserPtr::from_addr(addr as usize);
