@@ -4,6 +4,10 @@
 
 use crate::{
     char_dev::CharDev,
+    debug::{
+        self,
+        DebugFile, //
+    },
     device::Device,
     numbers::Numbers,
     places::{
@@ -18,6 +22,7 @@ use kernel::{
         Class,
         Region, //
     },
+    debugfs::Dir,
     prelude::*,
     rbtree::{
         RBTree,
@@ -42,6 +47,7 @@ struct Added {
     dev: Arc<Device>,
     /// The character device, once it was made; dropping it removes the node.
     node: Option<CharDev>,
+    _debug: DebugFile,
     /// Given back when the device is out of sight.
     _place: Option<Place>,
 }
@@ -68,6 +74,7 @@ pub(crate) struct Driver {
     workers: Arc<Workers>,
     class: Class,
     region: Region,
+    debug: Dir,
     /// The control device, of which all character devices are children.
     parent: ARef<kernel::device::Device>,
 }
@@ -84,6 +91,7 @@ impl Driver {
                 workers: Workers::new()?,
                 class: Class::new(c"ublk-char")?,
                 region: Region::new(UBLK_MAX_UBLKS, c"ublk-char")?,
+                debug: Dir::new(c"ublk_rs"),
                 parent: ARef::from(parent),
             }? Error),
             GFP_KERNEL,
@@ -121,6 +129,7 @@ impl Driver {
         let added = Added {
             dev: dev.clone(),
             node: None,
+            _debug: debug::new_file(&self.debug, dev.clone())?,
             _place: place,
         };
         {

@@ -326,6 +326,21 @@ impl<S, D, R> DevicePhase<S, D, R> {
         }
     }
 
+    /// What the phase is called.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Closed => "Closed",
+            Self::Fetching { .. } => "Fetching",
+            Self::Ready { .. } => "Ready",
+            Self::Starting { .. } => "Starting",
+            Self::Live { .. } => "Live",
+            Self::Leaving { .. } => "Leaving",
+            Self::Orphaned { .. } => "Orphaned",
+            Self::Deleting { .. } => "Deleting",
+            Self::Stopping { .. } => "Stopping",
+        }
+    }
+
     /// Whether no server has the character device open, but there is a disk.
     pub(crate) fn is_orphaned(&self) -> bool {
         matches!(self, Self::Orphaned { .. })

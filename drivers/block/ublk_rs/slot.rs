@@ -39,6 +39,7 @@ use crate::{
     }, //
 };
 use kernel::{
+    block::mq::Op,
     io_uring::{
         IssuedCmd,
         Outcome,
@@ -50,7 +51,8 @@ use kernel::{
         new_spinlock,
         SpinLock, //
     },
-    task::Task, //
+    task::Task,
+    time::Delta, //
 };
 
 /// What the lock of a slot guards.
@@ -101,6 +103,23 @@ impl SlotState {
         }
         Ok(())
     }
+}
+
+/// What can be seen of a slot at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) stage: &'static str,
+    pub(crate) generation: Generation,
+    /// The task that fetched the slot.
+    pub(crate) task: Option<ARef<Task>>,
+    pub(crate) request: Option<RequestSnapshot>,
+}
+
+/// What can be seen of the request of a slot.
+pub(crate) struct RequestSnapshot {
+    pub(crate) op: Op,
+    pub(crate) sector: u64,
+    pub(crate) bytes: u32,
+    pub(crate) age: Option<Delta>,
 }
 
 /// The place of one tag of one queue. Slots do not share a cache line.
@@ -208,6 +227,26 @@ impl Slot {
         match state.stage.owned() {
             Some(rq) if rq.has_data() => Ok(rq.clone()),
             _ => Err(EINVAL),
+        }
+    }
+
+    /// How many stages a [`Snapshot`] knows.
+    pub(crate) const STAGES: usize = Stage::<Command, RequestRef>::COUNT;
+
+    /// What the slot is doing.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.state.lock();
+        let (stage, rq) = state.stage.describe();
+        Snapshot {
+            stage,
+            generation: state.generation,
+            task: state.task.clone(),
+            request: rq.map(|rq| RequestSnapshot {
+                op: rq.op(),
+                sector: rq.sector(),
+                bytes: rq.bytes(),
+                age: rq.age(),
+            }),
         }
     }
 

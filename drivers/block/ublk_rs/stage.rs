@@ -160,6 +160,22 @@ impl<C, R> Stage<C, R> {
         mem::replace(self, Self::Idle)
     }
 
+    /// How many stages there are.
+    pub(crate) const COUNT: usize = 7;
+
+    /// The stage, and the request that it owns.
+    pub(crate) fn describe(&self) -> (&'static str, Option<&R>) {
+        match self {
+            Self::Idle => ("Idle", None),
+            Self::Active(_) => ("Active", None),
+            Self::Dispatching(rq) => ("Dispatching", Some(rq)),
+            Self::Starting => ("Starting", None),
+            Self::Asked(rq) => ("Asked", Some(rq)),
+            Self::Owned(rq) => ("Owned", Some(rq)),
+            Self::Canceled => ("Canceled", None),
+        }
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self, Self::Idle)
     }

@@ -31,6 +31,11 @@ impl Generation {
     pub(crate) fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
     }
+
+    /// The count, for humans.
+    pub(crate) fn count(self) -> u32 {
+        self.0
+    }
 }
 
 /// What a queued command carries: which slot it is for.

@@ -39,6 +39,7 @@ mod add;
 mod char_dev;
 mod control;
 mod data_mode;
+mod debug;
 mod descs;
 mod device;
 mod disk;
