@@ -142,16 +142,22 @@ impl Operations for Disk {
         }
     }
 
-    /// A trusted server may take its time, another one is killed.
+    /// A trusted server may take its time, another one is killed. The requests of one that is dying
+    /// are aborted, if that takes so long.
     fn timeout(data: &DiskData, hw_queue: u32, tag: u32) -> Timeout {
-        if !data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
+        let Some(slot) = data.slot(hw_queue, tag) else {
             return Timeout::Again;
+        };
+        if slot.abort_if_deserted() {
+            return Timeout::Done;
         }
-        match data.slot(hw_queue, tag).and_then(Slot::server) {
-            Some(server) if server.kill_group().is_ok() => Timeout::Done,
-            // It is gone, or about to be: its requests will be aborted.
-            _ => Timeout::Again,
+        if data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
+            if let Some(server) = slot.server() {
+                // If that fails, it is gone.
+                let _ = server.kill_group();
+            }
         }
+        Timeout::Again
     }
 
     // Requests are ended where their result is known, this is not used.

@@ -264,6 +264,26 @@ impl Slot {
         }
     }
 
+    /// As [`Self::abort`], but only if the task that fetched the slot is dying, so that it will never
+    /// commit. Returns whether there was such a request.
+    ///
+    /// A dying task may wait for just this request before it closes its files, for instance if it
+    /// is the last one that uses a mount of the disk.
+    pub(crate) fn abort_if_deserted(&self) -> bool {
+        let rq = {
+            let mut state = self.state.lock();
+            match &state.task {
+                Some(task) if task.is_dying() => state.stage.abort(),
+                _ => None,
+            }
+        };
+        let found = rq.is_some();
+        if let Some(rq) = rq {
+            self.requeue_or_fail(rq, self.recovery.reissues);
+        }
+        found
+    }
+
     /// Gives a request back to the block layer, to be queued again or with an error.
     fn requeue_or_fail(&self, rq: RequestRef, requeue: bool) {
         let verdict = if requeue {

@@ -58,6 +58,10 @@ fn stop_disk(dev: &Device) -> bool {
             dev.change_gate(&disk, gate);
             disk.kick_requeue_list();
         }
+        // A dying server may wait for what waits for us.
+        for slot in dev.slots() {
+            slot.abort_if_deserted();
+        }
         drop(disk);
         // There was a disk, so this does not fail.
         let _ = dev.state.lock().phase.change(Event::Deleted);
