@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What debugfs shows of a device, in `ublk_rs/<number>`, for who looks for a request that does not
-//! end: the phase, and of each queue how many slots are in which stage and what those with a request
-//! are about.
+//! end: the phase, and of each queue how many slots are in which stage and what those that have a
+//! request are about.
 //!
 //! Nothing is kept for this alone: the age of a request is the block layer's.
 

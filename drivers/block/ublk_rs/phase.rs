@@ -22,8 +22,8 @@
 //!                          +-- Orphan ------+-------------------+
 //! ```
 //!
-//! `Stop` leads from each of these phases to Deleting. Without a server, that is followed by Closed;
-//! nobody can attach before.
+//! `Stop` leads from each of these phases to Deleting. Without a server, that is followed by
+//! Closed; nobody can attach before.
 
 use core::mem;
 use kernel::prelude::*;

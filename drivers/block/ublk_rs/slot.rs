@@ -264,8 +264,8 @@ impl Slot {
         }
     }
 
-    /// As [`Self::abort`], but only if the task that fetched the slot is dying, so that it will never
-    /// commit. Returns whether there was such a request.
+    /// As [`Self::abort`], but only if the task that fetched the slot is dying, so that it will
+    /// never commit. Returns whether there was such a request.
     ///
     /// A dying task may wait for just this request before it closes its files, for instance if it
     /// is the last one that uses a mount of the disk.

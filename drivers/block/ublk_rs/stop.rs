@@ -32,8 +32,8 @@ pub(crate) fn stop(dev: &Device) {
     }
 }
 
-/// Stops a device that may have a disk or a server or both. Returns whether there is a server, which
-/// the disk is gone for. The caller holds [`Device::lifecycle`].
+/// Stops a device that may have a disk or a server or both. Returns whether there is a server,
+/// which has no disk any more. The caller holds [`Device::lifecycle`].
 fn stop_disk(dev: &Device) -> bool {
     let (served, disk, to_scan) = {
         let mut state = dev.state.lock();

@@ -11,8 +11,8 @@
 //! from the ground up. The life of one request, in the order in which it happens:
 //!
 //! 1. [`disk`]: the block layer queues the request; the waiting command is sent to its task.
-//! 2. [`slot`]: the task describes the request to the server, copies the data of a write and answers
-//!    the command. From here the server owns the request.
+//! 2. [`slot`]: the task describes the request to the server, copies the data of a write and
+//!    answers the command. From here the server owns the request.
 //! 3. [`user_copy`], [`register`], [`fused`]: the server reaches the request's data.
 //! 4. [`io_cmd`]: the server commits the result and queues its next command.
 //! 5. [`ending`]: the request ends when nobody uses its data any more.
