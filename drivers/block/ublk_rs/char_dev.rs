@@ -53,7 +53,7 @@ impl CharDevice for ServerDevice {
     fn open(dev: &Arc<Device>, _file: &File) -> Result<Arc<Device>> {
         let server = Server {
             leader: ARef::from(current!().group_leader()),
-            mm: 0,
+            mm: None,
             trust: Trust::Trusted,
         };
         let mut state = dev.state.lock();
@@ -78,10 +78,7 @@ impl CharDevice for ServerDevice {
             let mm = vma.mm().as_raw() as usize;
             let mut state = dev.state.lock();
             let server = state.phase.server_mut().ok_or(EINVAL)?;
-            if server.mm == 0 {
-                server.mm = mm;
-            }
-            if server.mm != mm {
+            if *server.mm.get_or_insert(mm) != mm {
                 return Err(EINVAL);
             }
         }

@@ -65,8 +65,8 @@ pub(crate) enum Trust {
 pub(crate) struct Server {
     /// The leader of its thread group.
     pub(crate) leader: ARef<Task>,
-    /// Address of the only address space that may map the descriptors; 0 before the first did.
-    pub(crate) mm: usize,
+    /// Address of the only address space that may map the descriptors, once one did.
+    pub(crate) mm: Option<usize>,
     pub(crate) trust: Trust,
 }
 

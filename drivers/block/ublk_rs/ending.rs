@@ -28,7 +28,7 @@ use kernel::{
 /// How long to wait before a request is tried again whose data could not be copied.
 const RETRY_MSECS: usize = 3;
 
-/// The highest error number; a server may send anything.
+/// The highest error number.
 const MAX_ERRNO: i32 = 4095;
 
 /// What was decided about a request.
@@ -41,41 +41,46 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// What a server says.
-    #[inline]
-    pub(crate) fn of_server(result: i32) -> Self {
-        Self::Result(result.max(-MAX_ERRNO))
-    }
-
     pub(crate) fn error(e: Error) -> Self {
         Self::Result(e.to_errno())
     }
+}
 
-    /// Any number that is not an `i32` would do.
-    const REQUEUE: i64 = i64::MAX;
+/// A place for a [`Verdict`]. Atomic, as it is read by whoever has the last reference to the
+/// request; giving up references orders it.
+struct VerdictCell(Atomic<i32>);
 
-    #[inline]
-    fn to_number(self) -> i64 {
-        match self {
-            Self::Result(result) => result.into(),
-            Self::Requeue => Self::REQUEUE,
-        }
+impl VerdictCell {
+    /// No result is below `-MAX_ERRNO` in here, so this is free.
+    const REQUEUE: i32 = i32::MIN;
+
+    fn new() -> Self {
+        Self(Atomic::new(0))
     }
 
     #[inline]
-    fn from_number(number: i64) -> Self {
-        match i32::try_from(number) {
-            Ok(result) => Self::Result(result),
-            Err(_) => Self::Requeue,
+    fn set(&self, verdict: Verdict) {
+        let number = match verdict {
+            // A server may send anything.
+            Verdict::Result(result) => result.max(-MAX_ERRNO),
+            Verdict::Requeue => Self::REQUEUE,
+        };
+        self.0.store(number, Relaxed);
+    }
+
+    #[inline]
+    fn get(&self) -> Verdict {
+        match self.0.load(Relaxed) {
+            Self::REQUEUE => Verdict::Requeue,
+            result => Verdict::Result(result),
         }
     }
 }
 
 /// How the requests of a tag end.
 pub(crate) struct Endings {
-    /// The [`Verdict`] on the request that had the tag last. Atomic, as it is read by whoever has
-    /// the last reference; giving up references orders it.
-    verdict: Atomic<i64>,
+    /// That on the request that had the tag last.
+    verdict: VerdictCell,
     /// Whether data is copied through the server.
     copied: bool,
 }
@@ -83,7 +88,7 @@ pub(crate) struct Endings {
 impl Endings {
     pub(crate) fn new(copied: bool) -> Self {
         Self {
-            verdict: Atomic::new(0),
+            verdict: VerdictCell::new(),
             copied,
         }
     }
@@ -91,7 +96,7 @@ impl Endings {
     /// Gives up the tag's reference to a request, which has `verdict` when it ends.
     #[inline]
     pub(crate) fn finish(&self, rq: RequestRef, verdict: Verdict) {
-        self.verdict.store(verdict.to_number(), Relaxed);
+        self.verdict.set(verdict);
         if let Some(rq) = Request::into_unique_or_drop(rq) {
             self.of(&rq).apply(rq);
         }
@@ -101,8 +106,7 @@ impl Endings {
     #[inline]
     fn of(&self, rq: &OwnedRequest<Disk>) -> Ending {
         // Written before the tag's reference was given up, which `rq` was made after.
-        let verdict = Verdict::from_number(self.verdict.load(Relaxed));
-        Ending::new(rq.op(), self.copied && rq.has_data(), verdict)
+        Ending::new(rq.op(), self.copied && rq.has_data(), self.verdict.get())
     }
 }
 
@@ -193,7 +197,7 @@ mod tests {
     use super::*;
 
     fn ending(op: Op, copied: bool, result: i32) -> Ending {
-        Ending::new(op, copied, Verdict::of_server(result))
+        Ending::new(op, copied, Verdict::Result(result))
     }
 
     #[test]
@@ -214,14 +218,17 @@ mod tests {
 
     #[test]
     fn verdicts_are_kept() {
+        let cell = VerdictCell::new();
         for verdict in [
-            Verdict::Result(0),
             Verdict::Result(i32::MAX),
-            Verdict::Result(i32::MIN),
+            Verdict::Result(EIO.to_errno()),
             Verdict::Requeue,
+            Verdict::Result(0),
         ] {
-            assert_eq!(Verdict::from_number(verdict.to_number()), verdict);
+            cell.set(verdict);
+            assert_eq!(cell.get(), verdict);
         }
-        assert_eq!(Verdict::of_server(i32::MIN), Verdict::Result(-MAX_ERRNO));
+        cell.set(Verdict::Result(i32::MIN));
+        assert_eq!(cell.get(), Verdict::Result(-MAX_ERRNO));
     }
 }

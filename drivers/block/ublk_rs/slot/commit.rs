@@ -97,19 +97,19 @@ impl Slot {
     /// which is less than `result` if not all of the data could be had.
     fn take_data(&self, rq: &Request<Disk>, addr: u64, result: i32) -> Verdict {
         if result <= 0 || rq.op() != Op::Read || !rq.has_data() {
-            return Verdict::of_server(result);
+            return Verdict::Result(result);
         }
         if self.data.reach == Reach::Commit {
             // No secondary has brought any data, and the server can not have done so otherwise.
             rq.zero_data();
         }
         if !self.data.copies {
-            return Verdict::of_server(result);
+            return Verdict::Result(result);
         }
         let user = UserPtr::from_addr(addr as usize);
         match rq.copy_from_user(0, user, result as usize) {
             0 => Verdict::error(EIO),
-            copied => Verdict::of_server(result.min(copied as i32)),
+            copied => Verdict::Result(result.min(copied as i32)),
         }
     }
 
@@ -167,7 +167,7 @@ impl Slot {
             let verdict = if lost {
                 Verdict::error(EIO)
             } else {
-                Verdict::of_server(result)
+                Verdict::Result(result)
             };
             self.endings.finish(rq, verdict);
         }
