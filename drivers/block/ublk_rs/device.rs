@@ -298,7 +298,12 @@ impl Device {
     pub(crate) fn is_leaving(&self) -> bool {
         // Each commit asks, so the state is locked only if it may be so: the gate is closed before
         // a server is sent away, and opened only for the next one.
-        self.gate() != Gate::Open && self.state.lock().phase.is_leaving()
+        self.gate() != Gate::Open && self.is_leaving_now()
+    }
+
+    #[cold]
+    fn is_leaving_now(&self) -> bool {
+        self.state.lock().phase.is_leaving()
     }
 
     /// Calls `take` with whether a slot may be fetched. It returns its result and whether a slot

@@ -94,7 +94,8 @@ impl Endings {
     }
 
     /// Gives up the tag's reference to a request, which has `verdict` when it ends.
-    #[inline]
+    // By itself the compiler does not, as there are several callers, of which each request has one.
+    #[inline(always)]
     pub(crate) fn finish(&self, rq: RequestRef, verdict: Verdict) {
         self.verdict.set(verdict);
         if let Some(rq) = Request::into_unique_or_drop(rq) {

@@ -285,6 +285,7 @@ impl Slot {
     }
 
     /// Gives a request back to the block layer, to be queued again or with an error.
+    #[cold]
     fn requeue_or_fail(&self, rq: RequestRef, requeue: bool) {
         let verdict = if requeue {
             Verdict::Requeue

@@ -7,10 +7,7 @@ use super::Slot;
 use crate::{
     data_mode::AutoReg,
     descs::Descs,
-    ending::{
-        self,
-        Verdict, //
-    },
+    ending,
     types::{
         CmdData,
         Command,
@@ -96,7 +93,7 @@ impl Slot {
             Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
             Registered::Failed => {
                 self.state.lock().stage.put_back(cmd);
-                return self.endings.finish(rq, Verdict::error(EIO));
+                return self.requeue_or_fail(rq, false);
             }
         };
         descs.describe(&rq, addr, bytes, flags);
