@@ -11,7 +11,7 @@ use kernel::{
 /// Runs what must not be done where it is noticed.
 pub(crate) struct Workers {
     /// Cleans up after servers. Memory may be short then, and what would give some back may wait
-    /// for a disk whose server is gone.
+    /// for a disk whose server is gone; so requests are aborted first, which allocates nothing.
     pub(crate) release: OwnedQueue,
     /// Looks for partitions. A queue of its own, as it waits for servers.
     pub(crate) scan: OwnedQueue,

@@ -61,8 +61,8 @@ impl OwnedQueue {
     }
 
     /// Makes an unbound work queue whose items also run when there is no memory for more worker
-    /// threads, one at a time then. For what write-back or a reclaim of memory may wait for; so the
-    /// items must not allocate in such a way that they wait for these.
+    /// threads, one at a time then. For what write-back or a reclaim of memory may wait for; so what
+    /// is waited for must not itself wait for memory.
     ///
     /// Otherwise as [`Self::new`]. Sets the C flag `WQ_MEM_RECLAIM`.
     pub fn for_reclaim(name: &CStr) -> Result<Self> {
