@@ -17,16 +17,20 @@ impl Capability {
 
 /// Whether the current task has `capability` in the initial user namespace.
 ///
-/// Notes that the task used a privilege if it has, so ask only where it decides something.
+/// If it has, then the kernel notes that it has used a privilege (`PF_SUPERPRIV`), and the audit
+/// log may tell. So ask only where the answer decides something.
 ///
 /// # Context
 ///
-/// Process context.
+/// Process context. Wraps C's `capable()`.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::capability::{capable, Capability};
+/// use kernel::capability::{
+///     capable,
+///     Capability, //
+/// };
 ///
 /// fn admin_only() -> Result {
 ///     if !capable(Capability::SYS_ADMIN) {
@@ -38,6 +42,6 @@ impl Capability {
 /// # Ok::<(), Error>(())
 /// ```
 pub fn capable(capability: Capability) -> bool {
-    // SAFETY: The argument is a valid capability; the function looks at the current task.
+    // SAFETY: The argument is a valid capability, as there is no other value of the type.
     unsafe { bindings::capable(capability.0 as ffi::c_int) }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 use core::mem::MaybeUninit;
 
-/// What somebody wants to do with a file.
+/// How somebody wants to access a file. As the C bits `MAY_READ` and `MAY_WRITE`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
     /// Read it.
@@ -29,7 +29,28 @@ impl Access {
     }
 }
 
-/// A file that was found by its name.
+/// A file that was found by its name. Wraps C's `struct path`.
+///
+/// # Context
+///
+/// It must be dropped in process context, and may sleep then.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::fs::path::{
+///     Access,
+///     Path, //
+/// };
+///
+/// /// The number of a device that the caller may read.
+/// fn readable_device(name: &CStr) -> Result<(u32, u32)> {
+///     let path = Path::lookup(name)?;
+///     path.check_access(Access::Read)?;
+///     path.char_device()?.ok_or(ENODEV)
+/// }
+/// # let _ = readable_device;
+/// ```
 ///
 /// # Invariants
 ///
@@ -38,10 +59,11 @@ pub struct Path(bindings::path);
 
 impl Path {
     /// Looks `name` up from the current task's root and working directory, and follows symbolic
-    /// links.
+    /// links. Fails as `open(2)` does: with `ENOENT`, `EACCES`, `ELOOP`, ...
     ///
-    /// Process context; sleeps. Fails as `open(2)` does: with `ENOENT`, `EACCES`, `ELOOP`, ...
-    /// Wraps the C function `kern_path()`.
+    /// # Context
+    ///
+    /// Process context; sleeps. Wraps the C function `kern_path()`.
     pub fn lookup(name: &CStr) -> Result<Self> {
         let mut path = MaybeUninit::<bindings::path>::zeroed();
 
@@ -58,9 +80,12 @@ impl Path {
         Ok(Self(unsafe { path.assume_init() }))
     }
 
-    /// The major and the minor number, if this is a character device.
+    /// The major and the minor number, or [`None`] if this is no character device. Fails as
+    /// `stat(2)` does.
     ///
-    /// Process context; may sleep. Fails as `stat(2)` does. Wraps the C function `vfs_getattr()`.
+    /// # Context
+    ///
+    /// Process context; may sleep. Wraps the C function `vfs_getattr()`.
     pub fn char_device(&self) -> Result<Option<(u32, u32)>> {
         let mut stat = MaybeUninit::<bindings::kstat>::zeroed();
 
@@ -73,7 +98,7 @@ impl Path {
                 bindings::AT_STATX_SYNC_AS_STAT,
             )
         })?;
-        // SAFETY: It was zeroed, and all zeroes are valid; then it was filled in.
+        // SAFETY: It was zeroed, which is a valid value, and then filled in.
         let stat = unsafe { stat.assume_init() };
         let is_char = u32::from(stat.mode) & bindings::S_IFMT == bindings::S_IFCHR;
 
@@ -83,14 +108,18 @@ impl Path {
         )))
     }
 
-    /// Whether the current task may access the file by its mode, its access control list and the
-    /// security modules. Whether it could be opened depends on more than that.
+    /// Succeeds if the current task may access the file by its mode, its access control list and
+    /// the security modules. Whether the task could open it depends on more than that. Fails with
+    /// `EACCES`, or with what a security module says.
     ///
-    /// Process context; may sleep. Fails with `EACCES`, or what a security module says. Wraps the C
-    /// function `inode_permission()`.
+    /// An idmapped mount is taken for an ordinary one, as in the C driver `ublk_drv`.
+    ///
+    /// # Context
+    ///
+    /// Process context; may sleep. Wraps the C function `inode_permission()`.
     pub fn check_access(&self, access: Access) -> Result {
         // SAFETY: By the type invariants the dentry has an inode, and both stay while the reference
-        // is held. `nop_mnt_idmap` is static; as in the C driver, the mount's ids do not count.
+        // is held. `nop_mnt_idmap` is static.
         to_result(unsafe {
             bindings::inode_permission(
                 &raw mut bindings::nop_mnt_idmap,

@@ -27,9 +27,13 @@ const WORD: usize = size_of::<u64>();
 
 /// A zeroed buffer that the kernel writes, and that user space may map and read.
 ///
-/// The buffer gives no references to its memory out, as user space looks at it at any time. All
-/// accesses are volatile, in words where the alignment allows it: a reader may see parts of a value
-/// that is being written. Who needs more orders it by other means, say by a CQE.
+/// The buffer gives out no references to its memory, as user space may look at it at any time. All
+/// accesses are volatile, in words of 8 bytes where the alignment allows it. So a reader may see
+/// parts of a value that is just being written, unless something else orders the two: a CQE, say.
+///
+/// # Context
+///
+/// It must be dropped in process context, and may sleep then.
 ///
 /// # Examples
 ///
@@ -62,9 +66,12 @@ unsafe impl Send for SharedBuf {}
 unsafe impl Sync for SharedBuf {}
 
 impl SharedBuf {
-    /// Allocates a buffer of `len` bytes, all zero.
+    /// Allocates a buffer of `len` bytes, all zero. Fails with `ENOMEM`, and with `EINVAL` if `len`
+    /// is 0.
     ///
-    /// Process context; may sleep. Fails with `ENOMEM`, or `EINVAL` if `len` is 0.
+    /// # Context
+    ///
+    /// Process context; may sleep. Wraps C's `vmalloc_user()`.
     pub fn new(len: usize) -> Result<Self> {
         if len == 0 {
             return Err(EINVAL);
@@ -78,7 +85,7 @@ impl SharedBuf {
         })
     }
 
-    /// Returns the size of the buffer in bytes.
+    /// Returns the size of the buffer in bytes. Any context.
     #[expect(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.len
@@ -93,9 +100,8 @@ impl SharedBuf {
         Ok(self.start.as_ptr().wrapping_add(offset))
     }
 
-    /// Copies `value` to `offset`.
-    ///
-    /// Any context. Fails with `EINVAL` if it does not fit in.
+    /// Copies `value` to `offset`, which is in bytes. Fails with `EINVAL` if it does not fit in.
+    /// Any context.
     pub fn write<T: AsBytes>(&self, offset: usize, value: &T) -> Result {
         let len = size_of_val(value);
         let dst = self.at(offset, len)?;
@@ -121,9 +127,8 @@ impl SharedBuf {
         Ok(())
     }
 
-    /// Returns a copy of what is at `offset`.
-    ///
-    /// Any context. Fails with `EINVAL` if it is not all in the buffer.
+    /// Returns a copy of what is at `offset`, which is in bytes. Fails with `EINVAL` if not all of
+    /// it is in the buffer. Any context.
     pub fn read<T: FromBytes + Copy>(&self, offset: usize) -> Result<T> {
         let mut value = MaybeUninit::<T>::uninit();
         let len = size_of::<T>();
@@ -153,14 +158,17 @@ impl SharedBuf {
 
     /// Maps the buffer, from its start, into the address space that `vma` is being set up in.
     ///
-    /// The mapping can be read only, now and later. It may outlive the buffer. Fails with `EPERM`
-    /// if write access is asked for, `EINVAL` if `vma` is larger than the buffer's pages.
+    /// User space can only ever read the mapping. It may outlive the buffer. Fails with `EPERM` if
+    /// write access is asked for, with `EINVAL` if `vma` is larger than the buffer's pages, and with
+    /// `ENOMEM`.
     ///
-    /// Wraps C's `remap_vmalloc_range()`.
+    /// # Context
+    ///
+    /// Process context, in a callback for `mmap(2)`; may sleep. Wraps C's `remap_vmalloc_range()`.
     pub fn map(&self, vma: &VmaNew) -> Result {
         vma.try_clear_maywrite().map_err(|_| EPERM)?;
         // SAFETY: The vma is being set up. The memory comes from `vmalloc_user()`; the function
-        // checks the size, and the mapping holds references on the pages.
+        // checks the size, and the mapping holds references to the pages.
         to_result(unsafe {
             bindings::remap_vmalloc_range(vma.as_ptr(), self.start.as_ptr().cast(), 0)
         })

@@ -4,13 +4,25 @@
 
 use super::{
     atomic::{
-        ordering::{Acquire, Full, Release},
-        Atomic,
+        ordering::{
+            Acquire,
+            Relaxed,
+            Release, //
+        },
+        Atomic, //
     },
-    Arc,
+    rcu,
+    Arc, //
 };
-use crate::{prelude::*, processor::cpu_relax};
-use core::{marker::PhantomData, ptr};
+use crate::{
+    bindings,
+    prelude::*, //
+};
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ptr, //
+};
 
 /// A place for an [`Arc`], for use in a `static`.
 ///
@@ -20,18 +32,18 @@ use core::{marker::PhantomData, ptr};
 /// itself is never dropped; the [`ArcSlotGuard`] that [`ArcSlot::fill`] returns is what owns the
 /// contents.
 ///
-/// All methods may be called from any context, and [`ArcSlot::get`] never waits.
-///
 /// # Invariants
 ///
 /// - `ptr` is null, or it came from [`Arc::into_raw`] and the slot owns that reference.
-/// - `readers` is not zero while a thread may use a pointer that it loaded from `ptr` and for which
-///   it does not own a reference.
+/// - A reference that was taken out of `ptr` is not dropped before an RCU grace period has passed.
 ///
 /// # Examples
 ///
 /// ```
-/// use kernel::sync::{Arc, ArcSlot};
+/// use kernel::sync::{
+///     Arc,
+///     ArcSlot, //
+/// };
 ///
 /// static LIMIT: ArcSlot<u32> = ArcSlot::new();
 ///
@@ -45,7 +57,6 @@ use core::{marker::PhantomData, ptr};
 /// ```
 pub struct ArcSlot<T> {
     ptr: Atomic<*mut T>,
-    readers: Atomic<u32>,
     _owns: PhantomData<Arc<T>>,
 }
 
@@ -56,17 +67,20 @@ unsafe impl<T> Sync for ArcSlot<T> where Arc<T>: Send + Sync {}
 impl<T: 'static> ArcSlot<T> {
     /// Creates an empty slot.
     pub const fn new() -> Self {
-        // INVARIANT: The pointer is null and there are no readers.
+        // INVARIANT: The pointer is null.
         Self {
             ptr: Atomic::<*mut T>::new(ptr::null_mut()),
-            readers: Atomic::<u32>::new(0),
             _owns: PhantomData,
         }
     }
 
     /// Puts `value` into the slot, until the returned guard is dropped.
     ///
-    /// Fails with [`EBUSY`] when the slot is filled already; `value` is dropped then.
+    /// Fails with [`EBUSY`] if the slot is filled already; `value` is dropped then.
+    ///
+    /// # Context
+    ///
+    /// Any in which `value` may be dropped.
     pub fn fill(&'static self, value: Arc<T>) -> Result<ArcSlotGuard<T>> {
         let raw = Arc::into_raw(value).cast_mut();
 
@@ -84,37 +98,23 @@ impl<T: 'static> ArcSlot<T> {
     }
 
     /// Returns a new reference to the contents, or [`None`] if the slot is empty.
+    ///
+    /// # Context
+    ///
+    /// Any; never waits. Whoever gets a reference must be able to drop it there, as it may be the
+    /// last one.
     pub fn get(&self) -> Option<Arc<T>> {
-        // `Full` orders this against the load below, and pairs with the exchange in `take()`: if
-        // `take()` does not see this reader then this reader sees the null pointer.
-        self.readers.fetch_add(1, Full);
+        let _rcu = rcu::read_lock();
         let raw = self.ptr.load(Acquire);
-        let value = if raw.is_null() {
-            None
-        } else {
-            // SAFETY: By the type invariant `raw` came from `Arc::into_raw` and the slot owns a
-            // reference; `take()` does not give it up while `readers` is not zero. The temporary
-            // `Arc` is not dropped, so that the slot keeps its reference.
-            let slot_ref = core::mem::ManuallyDrop::new(unsafe { Arc::from_raw(raw) });
-            Some(Arc::clone(&slot_ref))
-        };
-        // The reference count was raised before the end of the use of `raw` is told.
-        self.readers.fetch_sub(1, Release);
-        value
-    }
-
-    /// Empties the slot.
-    fn take(&self) -> Option<Arc<T>> {
-        let raw = self.ptr.xchg(ptr::null_mut(), Full);
-        while self.readers.load(Acquire) != 0 {
-            cpu_relax();
-        }
         if raw.is_null() {
             return None;
         }
-        // SAFETY: By the type invariant the slot owned this reference, and the exchange above took
-        // it out. No reader uses the pointer any more without having a reference.
-        Some(unsafe { Arc::from_raw(raw) })
+
+        // SAFETY: By the first type invariant `raw` came from `Arc::into_raw`, and the slot owned a
+        // reference when it was loaded. By the second one that is not dropped before the end of
+        // this RCU read side critical section. The temporary `Arc` is not dropped at all.
+        let of_slot = ManuallyDrop::new(unsafe { Arc::from_raw(raw) });
+        Some(Arc::clone(&of_slot))
     }
 }
 
@@ -126,9 +126,13 @@ impl<T: 'static> Default for ArcSlot<T> {
 
 /// Owns the contents of a filled [`ArcSlot`] and empties it when dropped.
 ///
+/// # Context
+///
+/// It must be dropped where one may sleep, as that waits for an RCU grace period.
+///
 /// # Invariants
 ///
-/// `slot` was filled by the call that made this guard.
+/// `slot` was filled by the call that made this guard, and nobody else empties it.
 #[must_use = "the slot is emptied when the guard is dropped"]
 pub struct ArcSlotGuard<T: 'static> {
     slot: &'static ArcSlot<T>,
@@ -136,6 +140,84 @@ pub struct ArcSlotGuard<T: 'static> {
 
 impl<T: 'static> Drop for ArcSlotGuard<T> {
     fn drop(&mut self) {
-        drop(self.slot.take());
+        // Only this guard empties the slot, so it sees what its own `fill()` stored.
+        let raw = self.slot.ptr.xchg(ptr::null_mut(), Relaxed);
+
+        // SAFETY: There are no requirements but that the context may sleep.
+        unsafe { bindings::synchronize_rcu() };
+
+        // SAFETY: By the type invariants the slot was filled, so this came from `Arc::into_raw` and
+        // the slot owned that reference, which the exchange has taken out. The grace period has
+        // passed: whoever loaded the pointer has a reference of its own by now.
+        drop(unsafe { Arc::from_raw(raw) });
+    }
+}
+
+#[macros::kunit_tests(rust_sync_arc_slot)]
+mod tests {
+    use super::*;
+    use crate::{
+        task::might_sleep,
+        workqueue::OwnedQueue, //
+    };
+
+    static SLOT: ArcSlot<Atomic<u32>> = ArcSlot::new();
+    static DROPPED: Atomic<u32> = Atomic::new(0);
+    static NOTED: ArcSlot<Note> = ArcSlot::new();
+
+    struct Note;
+
+    impl Drop for Note {
+        fn drop(&mut self) {
+            DROPPED.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn contents_go_with_their_last_user() -> Result {
+        let guard = NOTED.fill(Arc::new(Note, GFP_KERNEL)?)?;
+        let user = NOTED.get();
+        assert!(NOTED.fill(Arc::new(Note, GFP_KERNEL)?).is_err());
+        // That was the value which found no place.
+        assert_eq!(DROPPED.load(Relaxed), 1);
+
+        drop(guard);
+        assert_eq!(DROPPED.load(Relaxed), 1);
+        assert!(user.is_some() && NOTED.get().is_none());
+        drop(user);
+        assert_eq!(DROPPED.load(Relaxed), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn readers_find_all_or_nothing() -> Result {
+        /// What the contents are while they are in the slot.
+        const ALIVE: u32 = 0x1357_9bdf;
+
+        let bad = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
+        let stop = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let queue = OwnedQueue::new(c"arc_slot_kunit")?;
+
+        for _ in 0..2 {
+            let (bad, stop) = (bad.clone(), stop.clone());
+            queue.try_spawn(GFP_KERNEL, move || {
+                while !stop.load(Relaxed) {
+                    if SLOT.get().is_some_and(|value| value.load(Relaxed) != ALIVE) {
+                        bad.fetch_add(1, Relaxed);
+                    }
+                    might_sleep();
+                }
+            })?;
+        }
+        let filled = (0..50).try_for_each(|_| -> Result {
+            let guard = SLOT.fill(Arc::new(Atomic::new(ALIVE), GFP_KERNEL)?)?;
+            drop(guard);
+            Ok(())
+        });
+        stop.store(true, Relaxed);
+        drop(queue);
+        filled?;
+        assert_eq!(bad.load(Relaxed), 0);
+        Ok(())
     }
 }
