@@ -2,26 +2,26 @@
 
 //! Commands that user space sends to a driver through io_uring.
 //!
-//! A program submits `IORING_OP_URING_CMD` on an open file; the driver serves it and io_uring posts
-//! the result. A driver implements [`CommandHandler`] and names the implementation in its
-//! [`CharDevice`](crate::chrdev::CharDevice).
+//! A program submits `IORING_OP_URING_CMD` on an open file. The driver serves the command, and
+//! io_uring posts a CQE with the result. A driver implements [`CommandHandler`] and names the
+//! implementation in its [`CharDevice`](crate::chrdev::CharDevice).
 //!
 //! # The life of a command
 //!
 //! 1. [`CommandHandler::issue`] gets an [`IssuedCmd`]. The handler reads the operation and the
 //!    payload, and must turn the command into an [`Outcome`], its return value:
 //!    - [`complete`](IssuedCmd::complete): the result is known.
-//!    - [`retry_blocking`](IssuedCmd::retry_blocking): the handler would have to sleep, and may not
-//!      do so here.
+//!    - [`retry_blocking`](IssuedCmd::retry_blocking): the handler would have to sleep, which is
+//!      not allowed here.
 //!    - [`queue`](IssuedCmd::queue): the driver keeps the command.
-//! 2. A kept command is a [`QueuedCmd`], an owned value with typed data of the driver inside. It
-//!    can wait anywhere and be completed by anyone, by [`done`](QueuedCmd::done). What has to
-//!    happen in the task that submitted it, or is better done there, takes the way through
-//!    [`complete_in_task`](QueuedCmd::complete_in_task) and [`CommandHandler::task_work`]; who has
-//!    several of them to send uses a [`TaskBatch`].
+//! 2. A command that the driver keeps is a [`QueuedCmd`], an owned value with typed data of the
+//!    driver inside. It can wait anywhere, and be completed from anywhere, with
+//!    [`done`](QueuedCmd::done). What has to happen in the task that submitted the command, or is
+//!    better done there, goes through [`complete_in_task`](QueuedCmd::complete_in_task) to
+//!    [`CommandHandler::task_work`]. A [`TaskBatch`] takes several commands there at once.
 //! 3. A command is completed exactly once. One that is dropped completes with `ECANCELED`.
 //!
-//! Who calls, and which lock is held meanwhile, is told by [`IssueFlags`].
+//! [`IssueFlags`] tell a callback whether it may sleep, and which lock is held.
 //!
 //! The primary of an `IORING_OP_FUSED_CMD` goes to [`CommandHandler::fused`]; see [`FusedCmd`].
 //!
@@ -31,9 +31,20 @@
 //!
 //! ```
 //! use kernel::{
-//!     io_uring::{CommandHandler, IssueFlags, IssuedCmd, Outcome, QueuedCmd},
+//!     io_uring::{
+//!         CommandHandler,
+//!         IssueFlags,
+//!         IssuedCmd,
+//!         Outcome,
+//!         QueuedCmd,
+//!         TaskContext, //
+//!     },
 //!     new_mutex,
-//!     sync::{Arc, ArcBorrow, Mutex},
+//!     sync::{
+//!         Arc,
+//!         ArcBorrow,
+//!         Mutex, //
+//!     }, //
 //! };
 //!
 //! const WAIT: u32 = 1;
@@ -58,7 +69,7 @@
 //!         cmd: IssuedCmd<'a, Self>,
 //!         flags: IssueFlags<'a>,
 //!     ) -> Outcome<'a> {
-//!         // The bell's mutex would sleep, and `cancel` needs the ring to be locked.
+//!         // With the ring locked, nothing is canceled before the command is in its place.
 //!         if flags.unlocked() {
 //!             return cmd.defer_to_task();
 //!         }
@@ -92,7 +103,7 @@
 //!     fn task_work(
 //!         _bell: ArcBorrow<'_, Bell>,
 //!         cmd: QueuedCmd<Self>,
-//!         cx: kernel::io_uring::TaskContext<'_>,
+//!         cx: TaskContext<'_>,
 //!     ) {
 //!         let value = *cmd.data();
 //!         cmd.done(value, cx.flags());

@@ -14,25 +14,43 @@ use core::{
     ptr::NonNull, //
 };
 
-/// Queued commands on their way to their tasks, where [`CommandHandler::task_work`] gets them, in
-/// the order in which they were pushed.
+/// Queued commands on their way to their tasks, where [`CommandHandler::task_work`] gets them in the
+/// order in which they were pushed.
 ///
-/// It does what [`QueuedCmd::complete_in_task`] does for each of them, but commands in a row that
-/// are of the same ring and task share one piece of task work. They leave when a command of another
+/// This does what [`QueuedCmd::complete_in_task`] does for each of them, but successive commands of
+/// the same ring and task share one piece of task work. They are sent when a command of another
 /// ring or task is pushed, and when the batch is dropped.
 ///
-/// The data of such commands has at most 24 bytes: the rest of their private data links them.
-/// Nothing is allocated.
+/// The data of such commands has at most 24 bytes, as the rest of the 32 that a command has for its
+/// driver links them. Nothing is allocated. Wraps C's `io_uring_cmd_complete_in_task()`.
 ///
 /// # Context
 ///
 /// Any.
 ///
+/// # Examples
+///
+/// ```
+/// use kernel::io_uring::{
+///     CommandHandler,
+///     QueuedCmd,
+///     TaskBatch, //
+/// };
+///
+/// fn wake_all<H: CommandHandler>(waiting: impl Iterator<Item = QueuedCmd<H>>) {
+///     let mut batch = TaskBatch::default();
+///     for cmd in waiting {
+///         batch.push(cmd);
+///     }
+///     // The last ones are sent here.
+/// }
+/// ```
+///
 /// # Invariants
 ///
-/// If there are `ends`, then they are of a list of commands that is linked by `cmd::link()` and
-/// whose last link is [`None`]. It owns its commands as a [`QueuedCmd<H>`] does, and all of them
-/// have the same ring and task.
+/// If there are `ends`, then they are those of a list of commands that is linked by `cmd::link()`,
+/// and whose last link is [`None`]. The list owns its commands as a [`QueuedCmd<H>`] does, and all
+/// of them have the same ring and task.
 pub struct TaskBatch<H: CommandHandler> {
     ends: Option<Ends>,
     _owned: PhantomData<QueuedCmd<H>>,
@@ -57,7 +75,7 @@ impl<H: CommandHandler> Default for TaskBatch<H> {
 }
 
 impl<H: CommandHandler> TaskBatch<H> {
-    /// Adds a command.
+    /// Adds a command. If it is of another ring or task than those before, these are sent.
     #[inline]
     pub fn push(&mut self, cmd: QueuedCmd<H>) {
         if let Err(cmd) = self.join(cmd) {
@@ -91,12 +109,12 @@ impl<H: CommandHandler> TaskBatch<H> {
         Ok(())
     }
 
-    /// Sends what is there; the batch is empty then.
+    /// Sends the commands; the batch is empty then.
     #[inline]
     fn send(&mut self) {
         if let Some((first, _)) = self.ends.take() {
-            // SAFETY: By the type invariants this is a list as `run_batch` wants it, which is given
-            // up with the ends.
+            // SAFETY: By the type invariants this is a list as `run_batch` wants it. It is given up
+            // with the ends.
             unsafe {
                 bindings::__io_uring_cmd_do_in_task(
                     first.as_ptr(),
@@ -147,7 +165,7 @@ mod tests {
 
     type Batch = TaskBatch<Handler>;
 
-    /// Its commands have data of the greatest size.
+    /// Its commands have data of the largest size.
     struct Handler;
 
     impl CommandHandler for Handler {
@@ -159,11 +177,11 @@ mod tests {
         }
     }
 
-    /// Some requests that were never in a ring.
+    /// Requests that were never in a ring.
     struct Requests(KVec<KBox<bindings::io_kiocb>>);
 
     impl Requests {
-        /// Each is told its ring and task, by a number that stands for the address.
+        /// Makes one for each ring and task, which are numbers in the place of addresses.
         fn new(of: &[(usize, usize)]) -> Result<Self> {
             let mut requests = KVec::new();
             for &(ring, task) in of {

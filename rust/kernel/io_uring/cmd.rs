@@ -41,22 +41,33 @@ const _: () = assert!(PAYLOAD_MAX == 16 && PAYLOAD128_MAX == 80 && PDU_SIZE == 3
 const _: () = assert!(PDU_OFFSET % PDU_ALIGN == 0);
 const _: () = assert!(LINK_OFFSET % align_of::<Link>() == 0 && PDU_ALIGN >= align_of::<Link>());
 
-/// What a handler did with its command; io_uring learns it as the handler's return value.
+/// What a handler did with its command, for the handler to return to io_uring.
 ///
-/// Only consuming the command makes one, and it is tied to the callback that the command came
-/// with. So a handler can neither forget its command nor complete it twice.
+/// The only way to get one is to consume the command, and it is tied to the callback that the
+/// command came with. So a handler can neither forget its command nor complete it twice:
+///
+/// ```ignore,compile_fail
+/// # use kernel::io_uring::*;
+/// fn keep_and_complete<'a, H>(cmd: IssuedCmd<'a, H>, data: H::Data) -> (QueuedCmd<H>, Outcome<'a>)
+/// where
+///     H: CommandHandler,
+/// {
+///     let (queued, _) = cmd.queue(data);
+///     (queued, cmd.complete(Ok(0)))
+/// }
+/// ```
 #[must_use = "io_uring has to be told what became of the command"]
 pub struct Outcome<'a>(i32, Callback<'a>);
 
-/// Ties a value to one callback: neither shorter nor longer.
+/// Ties a value to one callback: invariant in `'a`, so that it fits no other one.
 pub(super) type Callback<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
 
 impl Outcome<'_> {
     const QUEUED: i32 = -(bindings::EIOCBQUEUED as i32);
 
-    /// The command's result is known, or (negative) says that io_uring should try again.
+    /// The command goes back to io_uring, with `res` as its result; `-EAGAIN` has it issued again.
     pub(super) fn finished(res: i32) -> Self {
-        // This value would say that the command is still in use, which it is not.
+        // With this result io_uring would believe that the command is still in use.
         if res == Self::QUEUED {
             Self(EIO.to_errno(), PhantomData)
         } else {
@@ -64,7 +75,7 @@ impl Outcome<'_> {
         }
     }
 
-    /// The command is not finished, and someone else owns it now.
+    /// Somebody else owns the command now, and completes it later.
     pub(super) fn queued() -> Self {
         Self(Self::QUEUED, PhantomData)
     }
@@ -78,7 +89,8 @@ impl Outcome<'_> {
     }
 }
 
-/// Returns the ring that `cmd` belongs to, as an opaque value.
+/// Returns the ring that `cmd` belongs to, as an opaque value. Wraps C's
+/// `io_uring_cmd_ctx_handle()`.
 ///
 /// # Safety
 ///
@@ -140,8 +152,8 @@ pub(super) unsafe fn read_payload<T: FromBytes>(cmd: NonNull<bindings::io_uring_
     // SAFETY: The caller promises a valid command with a readable SQE.
     let src = unsafe { (*cmd.as_ptr()).sqe.byte_add(PAYLOAD_OFFSET) }.cast::<u8>();
 
-    // The SQE may be memory that user space can write at any time. Hence the volatile reads, and
-    // no second look at a byte.
+    // The SQE may be memory that user space can write at any time. Hence the reads are volatile,
+    // and no byte is read twice.
     let mut at = 0;
     while at + WORD <= size_of::<T>() {
         // SAFETY: The caller promises that `size_of::<T>()` bytes can be read. An SQE and the
@@ -163,8 +175,14 @@ pub(super) unsafe fn read_payload<T: FromBytes>(cmd: NonNull<bindings::io_uring_
 
 /// A command just handed to the driver, for the time of the callback.
 ///
-/// The driver decides what becomes of it by one of the methods that consume it; the [`Outcome`]
-/// they return is what the handler returns.
+/// The driver decides what becomes of it by calling one of the methods that consume it. Each gives
+/// an [`Outcome`], which the handler has to return.
+///
+/// Wraps C's `struct io_uring_cmd`.
+///
+/// # Context
+///
+/// All methods can be called wherever the callback is, unless they say otherwise.
 ///
 /// # Invariants
 ///
@@ -202,8 +220,9 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
 
     /// Copies the command's payload out of the SQE. At most 16 bytes.
     ///
-    /// User space may change the SQE at any time, so two calls may return different values: call
-    /// it once, and check what it returned.
+    /// User space may change the SQE at any time, so that two calls may return different values:
+    /// call it once, and check what it returned. The example of the
+    /// [module](crate::io_uring#examples) does.
     pub fn payload<T: FromBytes + Copy>(&self) -> T {
         const_assert!(
             size_of::<T>() <= PAYLOAD_MAX,
@@ -256,22 +275,22 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
         Outcome::finished(res.unwrap_or_else(|e| e.to_errno()))
     }
 
-    /// Asks io_uring to issue the command again from a worker thread, where it may sleep.
+    /// Asks io_uring to issue the command again from a worker thread, where the handler may sleep.
     ///
-    /// If the command already may sleep, it completes with `EAGAIN` instead.
+    /// If it already may sleep, then the command completes with `EAGAIN` instead.
     pub fn retry_blocking(self) -> Outcome<'a> {
         Outcome::finished(EAGAIN.to_errno())
     }
 
     /// Keeps the command for later, with `data` in it. Does not allocate.
     ///
-    /// Another thread may complete the returned command even before the handler returned.
+    /// Another thread may complete the returned command even before the handler returns.
     pub fn queue(self, data: H::Data) -> (QueuedCmd<H>, Outcome<'a>) {
         // SAFETY: The command is valid by the type invariant. Nobody else looks at its private
         // data: it is neither queued nor cancelable yet.
         unsafe { pdu::<H::Data>(self.cmd).write(data) };
-        // INVARIANT: `self`, which was the owner, is consumed, and the command is told to be
-        // queued by the outcome, which the handler must return.
+        // INVARIANT: `self`, which was the owner, is consumed. The outcome says that the command is
+        // queued, and the handler must return it.
         let queued = QueuedCmd {
             cmd: self.cmd,
             _handler: PhantomData,
@@ -282,9 +301,11 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
     /// Like [`queue`], and [`CommandHandler::cancel`] is called when the ring or the task that
     /// issued the command goes away.
     ///
-    /// While the handler holds the ring's lock, no cancellation happens. If it does not (see
-    /// [`IssueFlags::unlocked`]), this function takes and releases that lock, thus may sleep, and
-    /// a cancellation may come before it returned.
+    /// # Context
+    ///
+    /// If the ring's lock is held, nothing is canceled until the handler returns. If it is not (see
+    /// [`IssueFlags::unlocked`]), then this function takes and releases it, so that it may sleep,
+    /// and a cancellation may come before it returns. Wraps C's `io_uring_cmd_mark_cancelable()`.
     ///
     /// [`queue`]: Self::queue
     pub fn queue_cancelable(self, data: H::Data) -> (QueuedCmd<H>, Outcome<'a>)
@@ -304,9 +325,9 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
     /// Has the command handled by [`CommandHandler::deferred`] in the task that submitted it, with
     /// the ring locked.
     ///
-    /// For handlers that depend on that task or lock and find [`IssueFlags::unlocked`]. A command
-    /// that is not unlocked is first sent to a worker thread, as by [`retry_blocking`]: only then
-    /// does io_uring have a copy of its SQE.
+    /// For handlers that depend on that task or lock and find [`IssueFlags::unlocked`]. If the lock
+    /// is held, then the command first goes to a worker thread, as by [`retry_blocking`], because
+    /// only then does io_uring have a copy of its SQE.
     ///
     /// [`retry_blocking`]: Self::retry_blocking
     pub fn defer_to_task(self) -> Outcome<'a> {
@@ -331,16 +352,23 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
 
 /// A command that the driver keeps, to complete it later.
 ///
-/// The value owns the completion: it is completed exactly once, by [`done`], or by dropping the
-/// value, which completes the command with `ECANCELED` from task work.
+/// The value owns the completion, so there is exactly one: by [`done`], or by dropping the value,
+/// which completes the command with `ECANCELED` from task work.
+///
+/// Wraps C's `struct io_uring_cmd`.
+///
+/// # Context
+///
+/// It may be sent to any thread. All methods can be called, and the value be dropped, in any
+/// context, unless they say otherwise.
 ///
 /// [`done`]: Self::done
 ///
 /// # Invariants
 ///
-/// - `cmd` is a valid command that io_uring was told (by an [`Outcome`] or by being in task work)
-///   to be queued. It is not completed, and only this value may complete it.
-/// - Its file has an `H::Ptr` as private data, on which the command holds a reference.
+/// - `cmd` is a valid command that io_uring takes for queued: an [`Outcome`] says so, or it is in
+///   task work. It is not completed, and only this value may complete it.
+/// - The command holds a reference to its file, which has an `H::Ptr` as private data.
 /// - Its private data is an initialised `H::Data`, which nobody replaces until the command is
 ///   completed, and nobody uses the rest of it.
 pub struct QueuedCmd<H: CommandHandler> {
@@ -379,7 +407,7 @@ impl<H: CommandHandler> QueuedCmd<H> {
         ManuallyDrop::new(self).cmd
     }
 
-    /// Returns the data that the command was queued with.
+    /// Returns the data that the command was queued with. Any context.
     pub fn data(&self) -> &H::Data {
         // SAFETY: By the type invariants it is initialised and not replaced while `self` exists.
         unsafe { &*pdu::<H::Data>(self.cmd) }
@@ -395,14 +423,14 @@ impl<H: CommandHandler> QueuedCmd<H> {
     /// Completes the command with `res` as the result in its CQE, and drops its data.
     ///
     /// `flags` are those of the callback that the caller is in, or [`IssueFlags::UNLOCKED`]. If
-    /// they are not for a locked ring of this very command, the CQE is posted by task work.
+    /// they do not prove that the command's own ring is locked, the CQE is posted by task work.
     ///
     /// # Context
     ///
-    /// Any, except that a cancelable command takes the lock of its ring if `flags` do not prove
-    /// that it is held: then the function sleeps, and must not be called with that lock held, nor
-    /// with that of another ring. In such a place, use [`complete_in_task`](Self::complete_in_task)
-    /// or drop the command.
+    /// Any, except for a cancelable command if `flags` do not prove that its ring is locked. Then
+    /// the function takes that lock: it sleeps, and must not be called with the lock of this or any
+    /// other ring held. In such a place, use [`complete_in_task`](Self::complete_in_task) or drop
+    /// the command.
     ///
     /// Wraps C's `io_uring_cmd_done()`.
     pub fn done(self, res: i32, flags: IssueFlags<'_>) {
@@ -410,11 +438,11 @@ impl<H: CommandHandler> QueuedCmd<H> {
         // SAFETY: The command was owned by `self`, thus valid.
         let flags = unsafe { flags.bits_for(ring_of(cmd)) };
 
-        // The data has to be taken before the command is given away. A cancel callback can still
-        // look at the bits that stay behind: it runs under the ring's lock and
-        // `__io_uring_cmd_done()` takes the command off the list of cancelable ones, under that
-        // lock, before it completes it. That data is `Copy` (whoever marks demands it), so there
-        // is no destructor that could run and no interior that could change meanwhile.
+        // The data has to be taken before the command is given away. A cancel callback may still
+        // read the bits that stay behind: `__io_uring_cmd_done()` takes the command off the list of
+        // cancelable ones, under the ring's lock, only before it completes it. The data of such a
+        // command is `Copy`, as whoever marks it demands. So the bits may be read twice, and
+        // nothing changes them meanwhile.
         //
         // SAFETY: By the type invariant it is initialised, and as `self` is gone nobody else takes
         // it out again.
@@ -433,25 +461,19 @@ impl<H: CommandHandler> QueuedCmd<H> {
     ///
     /// # Context
     ///
-    /// Any.
+    /// Any. Wraps C's `io_uring_cmd_complete_in_task()`.
     pub fn complete_in_task(self) {
-        self.schedule(handler::run_task_work::<H>, 0);
+        // Not with `IOU_F_TWQ_LAZY_WAKE`, which is only for task work that posts one CQE at most: a
+        // handler may complete other commands as well.
+        self.schedule(handler::run_task_work::<H>);
     }
 
-    /// Like [`complete_in_task`], but does not wake the task before it has as many events as it
-    /// waits for, where the ring's mode allows that.
-    ///
-    /// [`complete_in_task`]: Self::complete_in_task
-    pub fn complete_in_task_lazy(self) {
-        self.schedule(handler::run_task_work::<H>, bindings::IOU_F_TWQ_LAZY_WAKE);
-    }
-
-    fn schedule(self, callback: handler::TaskWorkFn, flags: u32) {
+    fn schedule(self, callback: handler::TaskWorkFn) {
         // From here on the command belongs to the callback, which may run on another CPU at once.
         let cmd = self.into_raw();
         // SAFETY: By the type invariant, the command was valid and owned by `self`, which is gone.
         // Both callbacks that are passed here take over a queued command of `H`.
-        unsafe { bindings::__io_uring_cmd_do_in_task(cmd.as_ptr(), Some(callback), flags) };
+        unsafe { bindings::__io_uring_cmd_do_in_task(cmd.as_ptr(), Some(callback), 0) };
     }
 }
 
@@ -464,7 +486,7 @@ impl<H: CommandHandler> Drop for QueuedCmd<H> {
             cmd: self.cmd,
             _handler: PhantomData,
         };
-        this.schedule(handler::run_abandoned::<H>, 0);
+        this.schedule(handler::run_abandoned::<H>);
     }
 }
 

@@ -11,13 +11,21 @@ use core::{
     ptr, //
 };
 
-/// The context of a callback: may it sleep, which lock is held, how large are SQE and CQE.
+/// The context of a callback: whether it may sleep, which lock is held, how large SQE and CQE are.
 ///
-/// io_uring passes one to each callback, for the time of that callback. It is a proof that the
-/// lock of the command's ring is held (unless [`unlocked`]), so it names the ring that it is for
-/// and can neither be kept nor sent to another thread. [`QueuedCmd::done`] asks for one.
+/// io_uring passes the flags to each callback, and they are good for the time of that callback.
+/// They are a proof that the lock of the command's ring is held (unless [`unlocked`]). So they name
+/// the ring that they are for, and can neither be kept nor sent to another thread. The driver
+/// passes them on to [`QueuedCmd::done`].
 ///
-/// Wraps the `IO_URING_F_*` bits of C's `issue_flags`.
+/// All methods can be called in any context. Wraps the `IO_URING_F_*` bits of C's `issue_flags`.
+///
+/// ```ignore,compile_fail
+/// # use kernel::io_uring::IssueFlags;
+/// fn keep(flags: IssueFlags<'_>) -> IssueFlags<'static> {
+///     flags
+/// }
+/// ```
 ///
 /// [`unlocked`]: Self::unlocked
 /// [`QueuedCmd::done`]: super::QueuedCmd::done
@@ -36,7 +44,7 @@ pub struct IssueFlags<'a> {
 }
 
 impl IssueFlags<'static> {
-    /// For a caller outside of any io_uring callback: no ring is locked.
+    /// For a caller outside of any io_uring callback: no ring is known to be locked.
     // INVARIANT: The bit is set.
     pub const UNLOCKED: Self = Self {
         bits: bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as u32,
@@ -46,7 +54,8 @@ impl IssueFlags<'static> {
 }
 
 impl<'a> IssueFlags<'a> {
-    /// Task work runs with the ring locked, and its caller posts deferred completions.
+    /// The flags of task work, which runs with the ring locked, and after which deferred
+    /// completions are posted. As C's `IO_URING_CMD_TASK_WORK_ISSUE_FLAGS`.
     pub(super) const TASK_WORK: u32 = bindings::io_uring_cmd_flags_IO_URING_F_COMPLETE_DEFER as u32;
 
     /// Makes the flags of a callback for a command on `ring`.
@@ -84,7 +93,7 @@ impl<'a> IssueFlags<'a> {
 
     /// Whether the callback must not sleep.
     ///
-    /// A handler that would have to sleep answers with [`IssuedCmd::retry_blocking`].
+    /// A handler that would have to sleep returns [`IssuedCmd::retry_blocking`] then.
     ///
     /// [`IssuedCmd::retry_blocking`]: super::IssuedCmd::retry_blocking
     pub fn nonblock(self) -> bool {

@@ -24,7 +24,7 @@ use core::{
 
 /// Serves the uring commands on one kind of file.
 ///
-/// Implemented by a type that stands for the kind of command; no value of it is ever made. See the
+/// Implemented by a type that stands for the kind of command; there need be no value of it. See the
 /// [module documentation](super) for an example.
 pub trait CommandHandler: Sized {
     /// The private data of the file.
@@ -33,7 +33,8 @@ pub trait CommandHandler: Sized {
     /// The private data of a queued command. At most 32 bytes, aligned to at most 8.
     type Data: Send + Sync + 'static;
 
-    /// Whether the driver serves the primary of `IORING_OP_FUSED_CMD` by [`fused`](Self::fused).
+    /// Whether the driver serves `IORING_OP_FUSED_CMD`, the primary of which goes to
+    /// [`fused`](Self::fused) then.
     const FUSED: bool = false;
 
     /// Whether [`IssuedCmd::defer_to_task`] may be used.
@@ -70,8 +71,9 @@ pub trait CommandHandler: Sized {
     /// Called for a command queued with [`IssuedCmd::queue_cancelable`] when its ring or its task
     /// goes away, possibly more than once.
     ///
-    /// `data` is the data of that command. The [`QueuedCmd`] is where the driver put it, or on its
-    /// way to be completed; the driver should see to it that it is completed soon.
+    /// `data` is the data of that command. The [`QueuedCmd`] is where the driver has put it, unless
+    /// it is about to be completed anyway. The driver should see to it that it is completed soon:
+    /// whoever closes the ring waits for that.
     ///
     /// # Context
     ///
@@ -91,8 +93,8 @@ pub trait CommandHandler: Sized {
     ///
     /// # Context
     ///
-    /// Process context with the ring's `uring_lock` held: in the task that submitted the command,
-    /// or if that is exiting ([`TaskContext::cancelled`]) in a kernel thread.
+    /// Process context with the ring's `uring_lock` held, in the task that submitted the command;
+    /// or if that exits ([`TaskContext::cancelled`]), in a kernel thread.
     fn task_work(
         _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
         cmd: QueuedCmd<Self>,
@@ -115,8 +117,8 @@ pub trait CommandHandler: Sized {
     }
 
     /// Called with the primary of a fused command for which [`FusedCmd::lease_and_keep`] was
-    /// called, when its secondaries are done and the lease is over. It is not called if the command
-    /// is canceled before its secondaries are issued.
+    /// called, when its secondaries are done and the lease is over. Not called if the command is
+    /// canceled before its secondaries are issued.
     ///
     /// `result` is what the command would have completed with: the sum of the bytes that were
     /// moved, or the first error. The command is cancelable, as after
@@ -126,8 +128,8 @@ pub trait CommandHandler: Sized {
     ///
     /// # Context
     ///
-    /// Process context with the ring's `uring_lock` held, possibly in another task than the one
-    /// that submitted the command. `flags` are for this callback.
+    /// Process context with the ring's `uring_lock` held, not necessarily in the task that
+    /// submitted the command. `flags` are those of this callback.
     fn group_ended(
         _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
         cmd: QueuedCmd<Self>,
@@ -150,21 +152,24 @@ pub struct TaskContext<'a> {
 }
 
 impl<'a> TaskContext<'a> {
-    /// The flags to complete commands of the same ring with.
+    /// The flags of this callback, with which commands of the same ring can be completed at once.
+    /// Any context.
     pub fn flags(&self) -> IssueFlags<'a> {
         self.flags
     }
 
-    /// Whether the task is exiting, or the ring is: user memory of the task is out of reach.
+    /// Whether the task exits, or its ring goes away. If so, this is not that task, and its user
+    /// memory can not be reached. Any context.
     pub fn cancelled(&self) -> bool {
         self.cancelled
     }
 }
 
-/// Commands that are never queued or deferred, on a file with private data `P`.
+/// Commands that are never queued or deferred, on a file with private data `P`: their result is
+/// known when the handler returns.
 ///
-/// Their result is known when the handler returns. As a handler of its own it refuses each command
-/// with `EOPNOTSUPP`, for files that have none.
+/// As a [`CommandHandler`] it is for files that know no commands: it refuses each with
+/// `EOPNOTSUPP`.
 pub struct NoQueue<P>(PhantomData<P>, Infallible);
 
 impl<P: ForeignOwnable + Send + Sync> CommandHandler for NoQueue<P> {
@@ -190,11 +195,11 @@ pub(super) type TaskWorkFn = unsafe extern "C" fn(bindings::io_tw_req, bindings:
 ///
 /// `cmd` must be valid, not be freed during `'a`, and its file have a `P` as private data.
 unsafe fn dev_of<'a, P: ForeignOwnable>(cmd: NonNull<bindings::io_uring_cmd>) -> P::Borrowed<'a> {
-    // SAFETY: The caller promises a valid command; a command holds a reference on its file as long
+    // SAFETY: The caller promises a valid command; a command holds a reference to its file as long
     // as it exists.
     let private = unsafe { (*(*cmd.as_ptr()).file).private_data };
     // SAFETY: The private data came from `into_foreign` in the file's open. It goes back only in
-    // the file's release, thus not before the command, with its reference on the file, is freed.
+    // the file's release, thus not before the command, with its reference to the file, is freed.
     unsafe { P::borrow(private) }
 }
 
@@ -215,8 +220,8 @@ pub(crate) unsafe fn issue_args<'a, H: CommandHandler>(
     IssueFlags<'a>,
 ) {
     // SAFETY: io_uring passes a valid command, which is part of an `io_kiocb`. It is not freed
-    // before `->uring_cmd()` returned: that takes the ring's lock, which the caller holds, or in an
-    // unlocked issue the worker's own reference on the request.
+    // before `->uring_cmd()` returns: to free it takes the ring's lock, which the caller holds, and
+    // in an unlocked issue the worker has a reference of its own to the request.
     unsafe {
         let cmd = NonNull::new_unchecked(ioucmd);
         let flags = IssueFlags::from_raw(issue_flags, cmd::ring_of(cmd));
@@ -271,16 +276,16 @@ pub(crate) const fn fop_flags<H: CommandHandler>() -> bindings::fop_flags_t {
 /// `cmd` must be a queued command of `H` with initialised data of a type that is `Copy`, whose ring
 /// is locked.
 unsafe fn run_cancel<H: CommandHandler>(cmd: NonNull<bindings::io_uring_cmd>, issue_flags: u32) {
-    // A copy, so that the driver may complete the command while it looks at the data. The wrapper
-    // says what `Copy` would: there is nothing to drop.
+    // A copy, so that the driver may complete the command while it looks at the data. It must not
+    // be dropped, and need not be, as the type is `Copy`.
     //
-    // SAFETY: The caller promises that the data is there. It is not changed after it was queued.
+    // SAFETY: The caller promises that the data is there. It is not changed once it is queued.
     let data = unsafe {
         cmd::pdu::<H::Data>(cmd)
             .cast::<ManuallyDrop<H::Data>>()
             .read()
     };
-    // SAFETY: As the ring is locked, the command is not freed before the callback returned.
+    // SAFETY: As the ring is locked, the command is not freed before the callback returns.
     let (dev, flags) = unsafe {
         (
             dev_of::<H::Ptr>(cmd),
@@ -325,8 +330,8 @@ pub(super) unsafe extern "C" fn run_task_work<H: CommandHandler>(
 ) {
     // SAFETY: This is the callback.
     let (cmd, cx) = unsafe { task_args(tw_req, tw) };
-    // SAFETY: The command can not be freed before the callback returned, even if it is completed:
-    // that takes the ring's lock, which is held. Its owner gave it up for us.
+    // SAFETY: The command can not be freed before the callback returns, even if it is completed:
+    // to free it takes the ring's lock, which is held. Its owner gave it up for us.
     let (dev, cmd) = unsafe { (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd)) };
     H::task_work(dev, cmd, cx);
 }
@@ -367,10 +372,9 @@ pub(super) unsafe extern "C" fn run_group_ended<H: CommandHandler>(
     ioucmd: *mut bindings::io_uring_cmd,
     result: c_int,
 ) {
-    // SAFETY: io_uring passes a command that it told the submission of to be queued and that nobody
-    // else completes, with data that `lease_and_keep` stored. The ring is locked, so the command is
-    // not freed before this returned, and `include/linux/io_uring/fused.h` says that the flags for
-    // it are 0 meanwhile.
+    // SAFETY: The command is queued as far as io_uring is concerned, nobody else completes it, and
+    // `lease_and_keep` has stored its data. The ring is locked, so the command is not freed before
+    // this returns, and `include/linux/io_uring/fused.h` says that its flags are 0 here.
     let (dev, cmd, flags) = unsafe {
         let cmd = NonNull::new_unchecked(ioucmd);
         let flags = IssueFlags::from_raw(0, cmd::ring_of(cmd));
@@ -410,8 +414,8 @@ pub(super) unsafe extern "C" fn run_deferred<H: CommandHandler>(
 ) {
     // SAFETY: This is the callback.
     let (cmd, cx) = unsafe { task_args(tw_req, tw) };
-    // SAFETY: By the safety requirement of this function; these bits describe the ring and the SQE
-    // and do not change, so they are as true now as when the command was issued.
+    // SAFETY: By the safety requirement of this function the bits are there. They describe the ring
+    // and the SQE, which do not change, so they are as true now as when the command was issued.
     let flags = unsafe {
         let shape = cmd::pdu::<u32>(cmd).read();
         IssueFlags::from_raw(cx.flags.bits() | shape, cmd::ring_of(cmd))
@@ -420,16 +424,16 @@ pub(super) unsafe extern "C" fn run_deferred<H: CommandHandler>(
     let outcome = if cx.cancelled {
         Outcome::finished(ECANCELED.to_errno())
     } else {
-        // SAFETY: The ring is locked, so the command is not freed before this callback returned.
-        // Its owner gave it up, and its SQE is a copy that lasts as long as the command.
+        // SAFETY: The ring is locked, so the command is not freed before this callback returns. Its
+        // owner gave it up, and its SQE is a copy that lasts as long as the command.
         let (dev, issued) = unsafe { (dev_of::<H::Ptr>(cmd), IssuedCmd::<H>::new(cmd, flags)) };
         H::deferred(dev, issued, flags)
     };
 
     if !outcome.is_queued() {
-        // SAFETY: io_uring was told that the command is queued. It was consumed by making an
-        // outcome that says it is not queued again, so nobody else completes it. The flags
-        // are ours.
+        // SAFETY: io_uring was told that the command is queued. The handler consumed it for an
+        // outcome that says it is not queued again, so nobody else completes it. The flags are
+        // those of this callback.
         unsafe {
             bindings::__io_uring_cmd_done(
                 cmd.as_ptr(),

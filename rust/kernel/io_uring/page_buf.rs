@@ -19,21 +19,35 @@ use crate::{
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
-    prelude::*,
+    prelude::*, //
 };
 use core::ops::Range;
 
 /// A buffer of whole pages.
 ///
-/// Who has the value has the memory for himself. To lend it means to give it away, into a
-/// [`PageLoan`]; so the driver can not touch it before it came back.
+/// Whoever has the value is the only one who can use the memory. To lend it means to give it away,
+/// into a [`PageLoan`]; so the driver can not touch it until it comes back.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     io_uring::PageBuf,
+///     page::PAGE_SIZE, //
+/// };
+///
+/// let buf = PageBuf::new(4, GFP_KERNEL)?;
+/// assert_eq!(buf.len(), 4 * PAGE_SIZE);
+/// assert_eq!(PageBuf::new(0, GFP_KERNEL).err(), Some(EINVAL));
+/// # Ok::<(), Error>(())
+/// ```
 ///
 /// # Invariants
 ///
 /// `table` has one entry for each of `pages`, in their order, that describes all of the page.
 pub struct PageBuf {
-    pages: KVec<Page>,
-    table: KVec<bindings::bio_vec>,
+    pages: KVVec<Page>,
+    table: KVVec<bindings::bio_vec>,
 }
 
 // SAFETY: The table only points to pages that the value owns, which are not bound to a thread.
@@ -44,14 +58,19 @@ unsafe impl Sync for PageBuf {}
 impl PageBuf {
     /// Allocates a buffer of `nr_pages` pages, filled with zeroes.
     ///
-    /// Fails with `ENOMEM`, and with `EINVAL` for a buffer without pages. May sleep if `flags`
-    /// allow that.
+    /// Fails with `ENOMEM`, and with `EINVAL` for a buffer without pages. The number may come from
+    /// user space: no value makes the kernel warn.
+    ///
+    /// # Context
+    ///
+    /// May sleep if `flags` allow that. The buffer must be dropped where one may sleep.
     pub fn new(nr_pages: usize, flags: Flags) -> Result<Self> {
         if nr_pages == 0 {
             return Err(EINVAL);
         }
-        let mut pages = KVec::with_capacity(nr_pages, flags)?;
-        let mut table = KVec::with_capacity(nr_pages, flags)?;
+        let flags = flags | __GFP_NOWARN;
+        let mut pages = KVVec::with_capacity(nr_pages, flags)?;
+        let mut table = KVVec::with_capacity(nr_pages, flags)?;
 
         for _ in 0..nr_pages {
             let page = Page::alloc_page(flags | __GFP_ZERO)?;
@@ -68,14 +87,15 @@ impl PageBuf {
         Ok(Self { pages, table })
     }
 
-    /// Returns the length in bytes. A buffer is never empty.
+    /// Returns the length in bytes. A buffer is never empty. Any context.
     #[expect(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.pages.len() << PAGE_SHIFT
     }
 
-    /// Calls `copy` with the pages, and the parts of them, that `len` bytes from `offset` on are
-    /// in, until it copies less than it was asked to. Returns how many bytes it copied.
+    /// Calls `copy` for each page that has a part of the `len` bytes from `offset` on: with the
+    /// page, where in it the part starts, and how long it is. Stops when it copies less than that.
+    /// Returns how many bytes were copied in all.
     fn for_each_part(
         &self,
         offset: usize,
@@ -98,7 +118,11 @@ impl PageBuf {
     }
 
     /// Copies from `offset` on to `iter`. Returns how many bytes were copied: fewer than there is
-    /// room for at the end of the buffer, or if the destination can not be written. May sleep.
+    /// room for at the end of the buffer, or if the destination can not be written.
+    ///
+    /// # Context
+    ///
+    /// Process context; may sleep. Wraps C's `copy_page_to_iter()`.
     pub fn copy_to_iter(&self, offset: usize, iter: &mut IovIterDest<'_>) -> usize {
         let len = iter.len().min(self.len().saturating_sub(offset));
         let iter = iter.as_raw();
@@ -111,6 +135,10 @@ impl PageBuf {
     }
 
     /// Copies from `iter` to the buffer, from `offset` on. As [`copy_to_iter`] otherwise.
+    ///
+    /// # Context
+    ///
+    /// Process context; may sleep. Wraps C's `copy_page_from_iter()`.
     ///
     /// [`copy_to_iter`]: Self::copy_to_iter
     pub fn copy_from_iter(&mut self, offset: usize, iter: &mut IovIterSource<'_>) -> usize {
@@ -138,13 +166,13 @@ pub trait PageBufOwner: Send + 'static {
     fn returned(self, buf: PageBuf);
 }
 
-/// A [`PageBuf`] that is lent, or about to be, in one direction and in part.
+/// A [`PageBuf`] of which a part is lent, or about to be, in one direction.
 ///
-/// It is a [`Lessor`] when it is in a box, which is how [`new`](Self::new) returns it.
+/// The [`Lessor`] is the box with it, which is what [`new`](Self::new) returns.
 ///
 /// # Invariants
 ///
-/// `buf` and `owner` are there until the value is dropped. `range` is not empty and inside of the
+/// `buf` and `owner` are there until the value is dropped. `range` is not empty, and inside the
 /// buffer.
 pub struct PageLoan<O: PageBufOwner> {
     buf: Option<PageBuf>,
@@ -154,10 +182,14 @@ pub struct PageLoan<O: PageBufOwner> {
 }
 
 impl<O: PageBufOwner> PageLoan<O> {
-    /// Prepares to lend `range` of `buf`, which then goes back to `owner`.
+    /// Prepares to lend the bytes `range` of `buf`, which goes back to `owner` afterwards.
     ///
-    /// Fails with `EINVAL` if the range is empty or not inside of the buffer, and with `ENOMEM`.
-    /// Then the buffer goes back at once.
+    /// Fails with `EINVAL` if the range is empty or not inside the buffer, and with `ENOMEM`. The
+    /// buffer goes back at once then.
+    ///
+    /// # Context
+    ///
+    /// May sleep if `flags` allow that.
     pub fn new(
         buf: PageBuf,
         range: Range<usize>,
@@ -166,7 +198,7 @@ impl<O: PageBufOwner> PageLoan<O> {
         flags: Flags,
     ) -> Result<KBox<Self>> {
         let fits = range.start < range.end && range.end <= buf.len();
-        // INVARIANT: Both are there. A loan with another range does not leave this function.
+        // INVARIANT: Both are there. A loan whose range does not fit does not leave this function.
         let loan = Self {
             buf: Some(buf),
             owner: Some(owner),
@@ -189,8 +221,8 @@ impl<O: PageBufOwner> Drop for PageLoan<O> {
     }
 }
 
-// SAFETY: While the loan exists, in whatever form, it owns the buffer, so the pages and the table
-// that describes them stay. The table is not changed after it was made.
+// SAFETY: While the loan exists, in its foreign form too, it owns the buffer, so the pages and the
+// table that describes them stay. The table is not changed after it was made.
 unsafe impl<O: PageBufOwner> Lessor for KBox<PageLoan<O>> {
     fn table(&self) -> BvecTable {
         let first = self.range.start >> PAGE_SHIFT;
@@ -264,10 +296,17 @@ mod tests {
     }
 
     #[test]
+    fn bad_sizes_are_refused_in_silence() {
+        assert_eq!(PageBuf::new(0, GFP_KERNEL).err(), Some(EINVAL));
+        for nr_pages in [usize::MAX, usize::MAX / 16, usize::MAX / 64] {
+            assert_eq!(PageBuf::new(nr_pages, GFP_KERNEL).err(), Some(ENOMEM));
+        }
+    }
+
+    #[test]
     fn bad_ranges_give_the_buffer_back() -> Result {
         let place = shelf()?;
 
-        assert_eq!(PageBuf::new(0, GFP_KERNEL).err(), Some(EINVAL));
         for range in [0..0, 1..0, 0..PAGE_SIZE + 1, PAGE_SIZE..PAGE_SIZE + 1] {
             let buf = PageBuf::new(1, GFP_KERNEL)?;
             let loan = PageLoan::new(

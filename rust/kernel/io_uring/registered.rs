@@ -4,8 +4,8 @@
 //!
 //! A driver registers a kernel buffer in the ring of one of its commands; see
 //! [`Request::register_buffer`](crate::block::mq::Request::register_buffer). Other requests on that
-//! ring name it by its index. Removing it from the table may happen long before its last user is
-//! gone.
+//! ring name it by its index. It may be removed from the table long before the last of its users is
+//! done with it.
 //!
 //! C header: [`include/linux/io_uring/cmd.h`](srctree/include/linux/io_uring/cmd.h)
 
@@ -26,11 +26,12 @@ use core::{
     ptr::NonNull, //
 };
 
-/// Tells rings apart. Only good for comparing it with that of a command that exists.
+/// Tells rings apart. To be compared with that of a command that exists: once all commands of a
+/// ring are gone, another ring may get the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RingId(usize);
 
-/// A command for which the driver does something with its ring.
+/// A command, issued or queued, as a way to its ring.
 ///
 /// # Invariants
 ///
@@ -39,7 +40,7 @@ pub struct RingId(usize);
 pub struct CmdRef<'a>(NonNull<bindings::io_uring_cmd>, PhantomData<&'a ()>);
 
 impl CmdRef<'_> {
-    /// Which ring the command belongs to.
+    /// Which ring the command belongs to. Any context. Wraps C's `io_uring_cmd_ctx_handle()`.
     #[inline]
     pub fn ring(self) -> RingId {
         // SAFETY: By the type invariant.
@@ -59,12 +60,13 @@ impl CmdRef<'_> {
     /// Removes the kernel buffer at `index` from the table of the ring.
     ///
     /// Fails with `EINVAL` if there is no such index or no buffer, and with `EBUSY` if it is one
-    /// that user space registered.
+    /// that user space registered. If nobody uses the buffer any more, whoever registered it gets
+    /// it back before this returns.
     ///
     /// # Context
     ///
-    /// Process context. Takes the ring's lock if `flags` do not prove that it is held. If the
-    /// buffer has no user any more, whoever registered it is told before this returns.
+    /// Process context. If `flags` do not prove that the lock of the command's ring is held, then
+    /// this takes it: it sleeps, and the lock of no other ring may be held.
     ///
     /// Wraps C's `io_buffer_unregister()`.
     pub fn unregister_buffer(self, index: u32, flags: IssueFlags<'_>) -> Result {
@@ -77,7 +79,7 @@ impl CmdRef<'_> {
 }
 
 impl<H: CommandHandler> IssuedCmd<'_, H> {
-    /// The command, as what its ring is known by.
+    /// The command as a way to its ring. Any context.
     pub fn as_cmd(&self) -> CmdRef<'_> {
         // INVARIANT: An issued command does not complete before it is turned into an outcome, which
         // takes it by value.
@@ -86,7 +88,7 @@ impl<H: CommandHandler> IssuedCmd<'_, H> {
 }
 
 impl<H: CommandHandler> QueuedCmd<H> {
-    /// The command, as what its ring is known by.
+    /// The command as a way to its ring. Any context.
     pub fn as_cmd(&self) -> CmdRef<'_> {
         // INVARIANT: A queued command does not complete while its owner exists.
         CmdRef(self.raw(), PhantomData)
