@@ -2,22 +2,30 @@
 
 //! Character devices with numbers of their own.
 //!
-//! For a driver that creates devices at run time, one `struct device` and one `/dev` node each. A
-//! driver that needs a single fixed node is better served by [`miscdevice`](crate::miscdevice).
+//! This is for a driver that creates devices at run time, each with a `struct device` and a node in
+//! `/dev`. For a driver that needs a single node, [`miscdevice`](crate::miscdevice) is simpler.
 //!
-//! A driver makes a [`Region`] of device numbers and a [`Class`] when it is loaded, implements
-//! [`CharDevice`], and makes a [`CharDeviceRegistration`] for each device. Files that are open when
+//! Such a driver implements [`CharDevice`], makes a [`Region`] of device numbers and a [`Class`]
+//! when it is loaded, and a [`CharDeviceRegistration`] for each device. Files that are open when
 //! the registration is dropped stay usable, and keep the device's context and the module.
 //!
 //! # Examples
 //!
 //! ```
 //! use kernel::{
-//!     chrdev::{CharDevice, CharDeviceRegistration, Class, Region},
-//!     fs::{File, Kiocb},
+//!     chrdev::{
+//!         CharDevice,
+//!         CharDeviceRegistration,
+//!         Class,
+//!         Region, //
+//!     },
+//!     fs::{
+//!         File,
+//!         Kiocb, //
+//!     },
 //!     io_uring::NoQueue,
 //!     iov::IovIterDest,
-//!     sync::Arc,
+//!     sync::Arc, //
 //! };
 //!
 //! struct Answer;
@@ -73,7 +81,8 @@ pub use self::{
 
 use self::class::ClassInner;
 use crate::{
-    bindings, container_of,
+    bindings,
+    container_of,
     device::Device,
     error::to_result,
     fmt,
@@ -82,7 +91,7 @@ use crate::{
     types::{
         Opaque,
         ScopeGuard, //
-    },
+    }, //
 };
 use core::{
     marker::PhantomData,
@@ -90,7 +99,7 @@ use core::{
     ptr::NonNull, //
 };
 
-/// The part of a device's allocation that does not depend on the driver.
+/// The part of a device that does not depend on the driver.
 #[repr(C)]
 struct Head {
     dev: Opaque<bindings::device>,
@@ -100,7 +109,7 @@ struct Head {
     free: unsafe fn(NonNull<Head>),
 }
 
-/// The one allocation that a device consists of. Owned by the references on `head.dev`.
+/// A device, in one allocation, which the references to `head.dev` own.
 #[repr(C)]
 struct Object<T: CharDevice> {
     head: Head,
@@ -108,7 +117,7 @@ struct Object<T: CharDevice> {
 }
 
 impl<T: CharDevice> Object<T> {
-    // The two casts between an object and its head rely on this.
+    // The casts between an object and its head, in both directions, rely on this.
     const HEAD_IS_FIRST: () = assert!(offset_of!(Self, head) == 0);
 
     /// # Safety
@@ -135,8 +144,8 @@ impl<T: CharDevice> Object<T> {
 
 /// Release function of the `struct device`: the last reference is gone.
 ///
-/// Not generic, and not inlined, so that it is part of the kernel: when it tells the class, it must
-/// not be running in a module that is free to go then.
+/// Neither generic nor inlined, so that it is part of the kernel image: once the class is told, the
+/// driver's module may be unloaded, so this must not be code of that module.
 ///
 /// # Safety
 ///
@@ -147,7 +156,7 @@ unsafe extern "C" fn release_device(dev: *mut bindings::device) {
     let head = unsafe { container_of!(Opaque::cast_from(dev), Head, dev) }.cast_mut();
     // SAFETY: The object is valid until it is freed below.
     let (class, free) = unsafe { ((*head).class.clone(), (*head).free) };
-    // SAFETY: `head` is not null. The last reference on the device is gone, and with it the `cdev`,
+    // SAFETY: `head` is not null. The last reference to the device is gone, and so is the `cdev`,
     // which holds one. The object came from `KBox::into_raw` in `CharDeviceRegistration::new`.
     unsafe { free(NonNull::new_unchecked(head)) };
     class.put_user();
@@ -155,11 +164,17 @@ unsafe extern "C" fn release_device(dev: *mut bindings::device) {
 
 /// A character device that user space can open.
 ///
-/// Dropping it removes the device; files that are open stay usable.
+/// Dropping it removes the device; files that are open stay usable. Wraps C's `struct cdev` and
+/// `struct device`.
+///
+/// # Context
+///
+/// It must be dropped in process context, and may sleep then. All other methods can be called in
+/// any context, unless they say otherwise.
 ///
 /// # Invariants
 ///
-/// `object` points to a device that was added by `cdev_device_add()`, and on which `self` owns a
+/// `object` points to a device that was added by `cdev_device_add()`, and to which `self` owns a
 /// reference.
 pub struct CharDeviceRegistration<T: CharDevice> {
     object: NonNull<Object<T>>,
@@ -175,9 +190,11 @@ unsafe impl<T: CharDevice> Sync for CharDeviceRegistration<T> {}
 impl<T: CharDevice> CharDeviceRegistration<T> {
     /// Makes a device with `ctx` and adds it to the system as `/dev/<name>`.
     ///
-    /// It may be opened before this function returned. `minor` is counted from the start of
-    /// `region`. Fails with `EINVAL` if it is outside, `ENOMEM`, or what the driver core says about
-    /// the name or number.
+    /// It may be opened before this function returns. `minor` is counted from the start of
+    /// `region`. Fails with `EINVAL` if it is outside, with `ENOMEM`, and with what the driver core
+    /// says, for example `EEXIST` if the name is taken; `ctx` is dropped then.
+    ///
+    /// # Context
     ///
     /// Process context; may sleep. Wraps C's `cdev_device_add()`.
     pub fn new(
@@ -207,8 +224,8 @@ impl<T: CharDevice> CharDeviceRegistration<T> {
 
         class.inner().get_user();
         // SAFETY: `dev` and `cdev` are zeroed memory that nobody else uses yet. The class is
-        // registered while it has users; the parent is valid for this call, after which the device
-        // holds a reference on it. The vtable is static.
+        // registered while it has users. The parent is valid until this function returns; a device
+        // that was added has a reference to its parent. The vtable is static.
         unsafe {
             bindings::device_initialize(dev);
             (*dev).devt = devt;
@@ -236,7 +253,7 @@ impl<T: CharDevice> CharDeviceRegistration<T> {
         to_result(unsafe { bindings::cdev_device_add(cdev, dev) })?;
 
         put_on_error.dismiss();
-        // INVARIANT: It was just added, and the first reference on it is now that of the value.
+        // INVARIANT: It was just added, and the first reference to it is now that of the value.
         Ok(Self {
             // SAFETY: A pointer from `KBox::into_raw` is not null.
             object: unsafe { NonNull::new_unchecked(object) },
@@ -272,7 +289,7 @@ impl<T: CharDevice> Drop for CharDeviceRegistration<T> {
     fn drop(&mut self) {
         let head = self.head();
         let (dev, cdev) = (head.dev.get(), head.cdev.get());
-        // SAFETY: By the type invariant, the device was added, and `self` owns a reference on it.
+        // SAFETY: By the type invariant, the device was added, and `self` owns a reference to it.
         unsafe {
             bindings::cdev_device_del(cdev, dev);
             bindings::put_device(dev);

@@ -11,10 +11,10 @@ use crate::{
         Completion,
         Refcount, //
     },
-    types::Opaque,
+    types::Opaque, //
 };
 
-/// What a [`Class`] shares with the devices of it.
+/// What a [`Class`] shares with its devices.
 ///
 /// # Invariants
 ///
@@ -39,12 +39,12 @@ impl ClassInner {
         self.class.get()
     }
 
-    /// To be called when a device is made, by someone who has a `Class`.
+    /// Notes a new device. To be called by someone who has the `Class`.
     pub(super) fn get_user(&self) {
         self.users.inc();
     }
 
-    /// To be called once for each `get_user()`, and for the `Class`.
+    /// Notes that a device, or the `Class`, is gone.
     pub(super) fn put_user(&self) {
         if self.users.dec_and_test() {
             self.unused.complete_all();
@@ -55,8 +55,15 @@ impl ClassInner {
 /// A class of devices, with a directory in `/sys/class`.
 ///
 /// Dropping it waits until all devices of the class are released, so that none of them outlives the
-/// module of its driver. Therefore drop the registrations of the devices before; a field is dropped
-/// before those declared after it. A class must not be dropped by what a device of it keeps alive.
+/// module of its driver. So the registrations of its devices must be dropped before: in a structure
+/// that has both, they come first, because fields are dropped in the order of their declaration.
+/// And the context of a device must not own the class, or else both wait for each other for ever.
+///
+/// Wraps C's `struct class`.
+///
+/// # Context
+///
+/// It must be dropped in process context, and sleeps then.
 ///
 /// # Invariants
 ///
@@ -66,11 +73,11 @@ pub struct Class {
 }
 
 impl Class {
-    /// Registers a class.
+    /// Registers a class. Fails with `ENOMEM`, and with `EEXIST` if the name is taken.
     ///
-    /// Process context; may sleep. Fails with `ENOMEM`, or `EEXIST` if the name is taken.
+    /// # Context
     ///
-    /// Wraps C's `class_register()`.
+    /// Process context; may sleep. Wraps C's `class_register()`.
     pub fn new(name: &'static CStr) -> Result<Self> {
         let inner = Arc::pin_init(
             try_pin_init!(ClassInner {

@@ -21,18 +21,22 @@ use crate::{
     mm::virt::VmaNew,
     module::this_module,
     prelude::*,
-    types::ForeignOwnable,
+    types::ForeignOwnable, //
 };
 use core::marker::PhantomData;
 
 /// One kind of character device.
 ///
-/// Implemented by a type that stands for the kind; no value of it is ever made. All methods are
-/// called in process context and may sleep, and concurrently.
+/// Implemented by a type that stands for the kind; there need be no value of it. Wraps C's
+/// `struct file_operations`.
+///
+/// # Context
+///
+/// All methods are called in process context, may sleep, and may be called concurrently.
 #[vtable]
 pub trait CharDevice: Sized + 'static {
-    /// What belongs to the device. Dropped when the last file is closed after the device was
-    /// removed.
+    /// What belongs to the device. Dropped, in process context, when the device was removed and the
+    /// last file on it is closed.
     type Context: Send + Sync + 'static;
 
     /// The private data of an open file.
@@ -41,15 +45,17 @@ pub trait CharDevice: Sized + 'static {
     /// Serves the io_uring commands on an open file.
     type Cmd: CommandHandler<Ptr = Self::Ptr>;
 
-    /// Called when the device is opened. Returns the private data of the file.
+    /// Called when the device is opened. Returns the private data of the file, or the error that
+    /// `open(2)` fails with.
     fn open(ctx: &Self::Context, file: &File) -> Result<Self::Ptr>;
 
-    /// Called when the last reference on an open file is gone.
+    /// Called when the last reference to an open file is gone.
     fn release(ptr: Self::Ptr, _file: &File) {
         drop(ptr);
     }
 
-    /// Maps something into the address space of the current task.
+    /// Called for `mmap(2)`: maps something into the address space of the current task, whose
+    /// `mmap_lock` is held for writing. Without this function it fails with `ENODEV`.
     fn mmap(
         _dev: <Self::Ptr as ForeignOwnable>::Borrowed<'_>,
         _file: &File,
@@ -58,12 +64,14 @@ pub trait CharDevice: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Reads from the device.
+    /// Called to read from the device. Returns the number of bytes. Without this function, reading
+    /// fails with `EINVAL`.
     fn read_iter(_kiocb: Kiocb<'_, Self::Ptr>, _iov: &mut IovIterDest<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Writes to the device.
+    /// Called to write to the device. Returns the number of bytes. Without this function, writing
+    /// fails with `EINVAL`.
     fn write_iter(_kiocb: Kiocb<'_, Self::Ptr>, _iov: &mut IovIterSource<'_>) -> Result<usize> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -71,7 +79,7 @@ pub trait CharDevice: Sized + 'static {
 
 /// The file operations of `T`.
 ///
-/// The module that implements `T` owns them, so it can not go away while a file is open.
+/// The module that implements `T` owns them, so that it can not be unloaded while a file is open.
 pub(super) struct VTable<T: CharDevice>(PhantomData<T>);
 
 impl<T: CharDevice> VTable<T> {
@@ -81,7 +89,7 @@ impl<T: CharDevice> VTable<T> {
     /// [`CharDeviceRegistration<T>`](super::CharDeviceRegistration).
     unsafe extern "C" fn open(inode: *mut bindings::inode, raw_file: *mut bindings::file) -> c_int {
         // SAFETY: The inode is that of a character device being opened, so `i_cdev` is set, to the
-        // `cdev` of an `Object<T>`. `chrdev_open()` holds a reference on it meanwhile, and the
+        // `cdev` of an `Object<T>`. `chrdev_open()` holds a reference to it meanwhile, and the
         // `cdev` one on the device, which owns the object.
         let ctx = unsafe { &(*Object::<T>::of_cdev(bindings::inode_cdev(inode))).ctx };
         // SAFETY: The file is valid for the duration of this call, and there is no active

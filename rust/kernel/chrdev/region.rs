@@ -8,14 +8,20 @@ use crate::{
     prelude::*, //
 };
 
-/// C's `MAJOR()` and `MINOR()`.
+/// Returns the major and the minor number, as C's `MAJOR()` and `MINOR()`.
 pub(super) const fn split(devt: bindings::dev_t) -> (u32, u32) {
     (devt >> bindings::MINORBITS, devt & bindings::MINORMASK)
 }
 
 /// A range of device numbers with one major number.
 ///
-/// Dropping it gives the numbers back. Drop the devices that use them before.
+/// Dropping it gives the numbers back, and other drivers may get them. So the devices that use them
+/// should be dropped before.
+///
+/// # Context
+///
+/// It must be dropped in process context, and may sleep then. Its methods can be called in any
+/// context, unless they say otherwise.
 ///
 /// # Invariants
 ///
@@ -28,7 +34,12 @@ pub struct Region {
 impl Region {
     /// Allocates `count` device numbers, which `/proc/devices` shows as `name`.
     ///
-    /// Process context; may sleep. Fails with `EBUSY` if there is no free major number.
+    /// Fails with `EBUSY` if there is no free major number, with `EINVAL` if `count` is more than a
+    /// major number has, and with `ENOMEM`.
+    ///
+    /// # Context
+    ///
+    /// Process context; may sleep. Wraps C's `alloc_chrdev_region()`.
     pub fn new(count: u32, name: &'static CStr) -> Result<Self> {
         let mut first = 0;
         // SAFETY: `first` can be written, and the name is nul-terminated and copied.
