@@ -4,7 +4,10 @@
 //!
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
-use super::{Op, RequestFlags};
+use super::{
+    Op,
+    RequestFlags, //
+};
 use crate::{
     bindings,
     block::SECTOR_SHIFT,
@@ -14,7 +17,7 @@ use crate::{
     },
     page::PAGE_SIZE,
     types::Opaque,
-    uaccess::UserPtr,
+    uaccess::UserPtr, //
 };
 use core::{
     cmp::min,
@@ -22,12 +25,35 @@ use core::{
     mem::MaybeUninit, //
 };
 
-/// A request that is owned by the driver, as it can be looked at.
+/// What a driver can see of a request that it owns.
 ///
 /// Both [`Request`] (shared) and [`OwnedRequest`] (exclusive) dereference to it. It is not
 /// reference counted, so no reference to it can outlive the object that it was borrowed from.
 ///
-/// All methods can be called from any context, unless they say otherwise; none allocates.
+/// # Context
+///
+/// All methods can be called in any context, unless they say otherwise. None allocates.
+///
+/// # Examples
+///
+/// A driver that serves reads and writes from a buffer of its own would look at this much.
+///
+/// ```
+/// use kernel::block::mq::{
+///     Op,
+///     RequestView, //
+/// };
+///
+/// /// Where in the device the request starts and ends, in bytes.
+/// fn range(rq: &RequestView) -> Result<core::ops::Range<u64>> {
+///     if !matches!(rq.op(), Op::Read | Op::Write) {
+///         return Err(EOPNOTSUPP);
+///     }
+///     let start = rq.sector().checked_mul(512).ok_or(EINVAL)?;
+///     let end = start.checked_add(rq.bytes().into()).ok_or(EINVAL)?;
+///     Ok(start..end)
+/// }
+/// ```
 ///
 /// # Invariants
 ///
@@ -46,7 +72,7 @@ pub struct RequestView(Opaque<bindings::request>);
 unsafe impl Sync for RequestView {}
 
 impl RequestView {
-    /// Look at a request.
+    /// Makes a view of a request.
     ///
     /// # Safety
     ///
@@ -144,30 +170,36 @@ impl RequestView {
     pub(super) fn has_single_bio(&self) -> bool {
         let bio = self.first_bio();
 
-        // SAFETY: By the type invariants the bios are valid and do not change for as long as
-        // `self` is borrowed; `bio_has_data()` is false for a null pointer.
+        // SAFETY: By the type invariants the bios are valid, and this field does not change for as
+        // long as `self` is borrowed; `bio_has_data()` is false for a null pointer.
         bio_has_data(bio) && unsafe { (*bio).bi_next }.is_null()
     }
 
-    /// The first bio, and the number of entries of its table that have data of the request.
+    /// The part of the first bio's table that has data of the request.
     ///
     /// # Safety
     ///
     /// The first bio must have data.
     #[inline]
-    pub(super) unsafe fn first_table(&self) -> (&bindings::bio, usize) {
-        // SAFETY: By the safety requirement there is a bio. By the type invariants it is valid and
-        // does not change for as long as `self` is borrowed.
-        let bio = unsafe { &*self.first_bio() };
+    pub(super) unsafe fn first_table(&self) -> FirstTable {
+        let bio = self.first_bio();
+        // SAFETY: By the safety requirement there is a bio. By the type invariants it is valid, and
+        // these fields do not change for as long as `self` is borrowed.
+        let (iter, table) = unsafe { ((*bio).bi_iter, (*bio).bi_io_vec) };
         let start = Place {
-            idx: bio.bi_iter.bi_idx,
-            skip: bio.bi_iter.bi_offset,
-            left: bio.bi_iter.bi_size,
+            idx: iter.bi_idx,
+            skip: iter.bi_offset,
+            left: iter.bi_size,
         };
 
-        // SAFETY: By the type invariants the request is live and its bvecs do not change. The table
-        // of a bio that has data covers `bi_size` bytes from `bi_idx` and `bi_offset` on.
-        (bio, unsafe { start.count(bio) })
+        FirstTable {
+            // The bio may be a part of a bigger one, so it may start in the middle of the table.
+            bvec: table.wrapping_add(iter.bi_idx as usize),
+            // SAFETY: By the type invariants the request is live and its bvecs do not change. The
+            // table of a bio that has data covers `bi_size` bytes from `bi_idx` and `bi_offset` on.
+            nr: unsafe { start.count(table) },
+            skip: iter.bi_offset,
+        }
     }
 
     /// The data of the request, as physically contiguous ranges; each may be longer than a page.
@@ -182,15 +214,17 @@ impl RequestView {
         }
     }
 
-    /// Copy data of the request to user memory of the current task, starting `offset` bytes into
-    /// the request, at most `len` bytes.
+    /// Copies data of the request to user memory of the current task: at most `len` bytes, from
+    /// `offset` bytes into the request on.
     ///
-    /// Returns the number of bytes copied: fewer than asked if the request ends before, or if the
-    /// user memory can not be written. Only a request that transfers towards the device has data
-    /// to give ([`Op::is_write`]); of any other nothing is copied.
+    /// Returns the number of bytes copied: fewer than asked for if the data of the request ends
+    /// before, or if the user memory can not be written. Only a request that transfers towards the
+    /// device has data to give ([`Op::is_write`]); of any other nothing is copied.
     ///
-    /// Must be called from task context; may sleep on a page fault. Wraps the C functions
-    /// `import_ubuf()` and `_copy_to_iter()`.
+    /// # Context
+    ///
+    /// Task context; may sleep on a page fault. Wraps the C functions `import_ubuf()` and
+    /// `_copy_to_iter()`.
     pub fn copy_to_user(&self, offset: u32, user: UserPtr, len: usize) -> usize {
         let mut iter = MaybeUninit::uninit();
         match init_user_iter(&mut iter, bindings::ITER_DEST, user, len) {
@@ -200,15 +234,17 @@ impl RequestView {
         }
     }
 
-    /// Copy user memory of the current task to the pages of the request, starting `offset` bytes
-    /// into the request, at most `len` bytes.
+    /// Copies user memory of the current task to the pages of the request: at most `len` bytes, to
+    /// `offset` bytes into the request.
     ///
-    /// Returns the number of bytes copied: fewer than asked if the request ends before, or if the
-    /// user memory can not be read. Only a request that transfers from the device takes data
-    /// (the opposite of [`Op::is_write`]); to any other nothing is copied.
+    /// Returns the number of bytes copied: fewer than asked for if the pages of the request end
+    /// before, or if the user memory can not be read. Only a request that transfers from the device
+    /// takes data (the opposite of [`Op::is_write`]); to any other nothing is copied.
     ///
-    /// Must be called from task context; may sleep on a page fault. Wraps the C functions
-    /// `import_ubuf()` and `_copy_from_iter()`.
+    /// # Context
+    ///
+    /// Task context; may sleep on a page fault. Wraps the C functions `import_ubuf()` and
+    /// `_copy_from_iter()`.
     pub fn copy_from_user(&self, offset: u32, user: UserPtr, len: usize) -> usize {
         let mut iter = MaybeUninit::uninit();
         match init_user_iter(&mut iter, bindings::ITER_SOURCE, user, len) {
@@ -218,7 +254,7 @@ impl RequestView {
         }
     }
 
-    /// Copy data of the request to `iter`, starting `offset` bytes into the request.
+    /// Copies data of the request to `iter`, from `offset` bytes into the request on.
     ///
     /// As [`Self::copy_to_user`], for the rest of `iter` or of the request, whichever is shorter.
     pub fn copy_to_iter(&self, offset: u32, iter: &mut IovIterDest<'_>) -> usize {
@@ -226,7 +262,7 @@ impl RequestView {
         unsafe { self.copy_out(offset, iter.as_raw()) }
     }
 
-    /// Copy data of `iter` to the pages of the request, starting `offset` bytes into the request.
+    /// Copies data of `iter` to the pages of the request, to `offset` bytes into the request.
     ///
     /// As [`Self::copy_from_user`], for the rest of `iter` or of the request, whichever is shorter.
     pub fn copy_from_iter(&self, offset: u32, iter: &mut IovIterSource<'_>) -> usize {
@@ -234,7 +270,7 @@ impl RequestView {
         unsafe { self.copy_in(offset, iter.as_raw()) }
     }
 
-    /// Copy from the request to `iter`.
+    /// Copies from the request to `iter`.
     ///
     /// # Safety
     ///
@@ -251,7 +287,7 @@ impl RequestView {
         })
     }
 
-    /// Copy from `iter` to the request.
+    /// Copies from `iter` to the request.
     ///
     /// # Safety
     ///
@@ -268,14 +304,13 @@ impl RequestView {
         })
     }
 
-    /// Map the data of the request from `offset` on, a page or a part of one at a time, and give
-    /// address and length to `copy`, until it has copied less than it was given. Returns how much
-    /// it copied in total.
+    /// Maps the data of the request from `offset` on, a page or a part of one at a time, and calls
+    /// `copy` with address and length, until it copies less than that length. Returns how many
+    /// bytes it copied in all.
     ///
-    /// The pages may come from slab caches that have no region for user copies. The lengths come
-    /// from the block layer and are right, so the checks that `copy_to_iter()` makes beyond
-    /// `_copy_to_iter()` would find nothing but false alarms. The same holds for the other
-    /// direction.
+    /// `copy` is not to check the address as a source or destination of user copies, which
+    /// `copy_to_iter()` does and `_copy_to_iter()` does not: the pages may come from slab caches
+    /// that are not made for that, and the lengths, which come from the block layer, are right.
     #[inline]
     fn for_each_chunk(&self, offset: u32, mut copy: impl FnMut(*mut u8, usize) -> usize) -> usize {
         let mut skip = offset as usize;
@@ -318,18 +353,34 @@ impl RequestView {
     }
 }
 
+/// What [`RequestView::first_table`] returns.
+pub(super) struct FirstTable {
+    /// The first entry that has data.
+    pub(super) bvec: *const bindings::bio_vec,
+    /// The number of entries that have data.
+    pub(super) nr: usize,
+    /// Bytes of the first entry that are not data of the request.
+    pub(super) skip: u32,
+}
+
+// No references to a `struct bio` are made here: of a bio in flight some fields do change, its
+// status and its reference counts for example.
+
 /// As the C function `bio_has_data()`.
 #[inline]
 fn bio_has_data(bio: *const bindings::bio) -> bool {
-    // SAFETY: Only called for the bios of a request that a `RequestView` is borrowed of, or null.
-    match unsafe { bio.as_ref() } {
-        Some(bio) => bio.bi_iter.bi_size != 0 && Op::from_opf(bio.bi_opf).has_pages(),
-        None => false,
+    if bio.is_null() {
+        return false;
     }
+    // SAFETY: Only called for the bios of a request that a `RequestView` is borrowed of: they are
+    // valid, and these fields do not change.
+    let (size, opf) = unsafe { ((*bio).bi_iter.bi_size, (*bio).bi_opf) };
+
+    size != 0 && Op::from_opf(opf).has_pages()
 }
 
-/// Makes `iter` one over `len` bytes of user memory of the current task; [`None`] if the range is
-/// not in user space at all.
+/// Makes `iter` one over `len` bytes of user memory of the current task, or returns [`None`] if the
+/// range is not in user space at all.
 #[inline]
 fn init_user_iter(
     iter: &mut MaybeUninit<bindings::iov_iter>,
@@ -375,28 +426,30 @@ struct Place {
 
 impl Place {
     /// Where the data of a bio starts, with all of it left.
-    #[inline]
-    fn start_of(bio: &bindings::bio) -> Self {
-        Self {
-            idx: bio.bi_iter.bi_idx,
-            skip: bio.bi_iter.bi_offset,
-            left: if bio_has_data(bio) {
-                bio.bi_iter.bi_size
-            } else {
-                0
-            },
-        }
-    }
-
-    /// The number of entries of the bio's table from here on that have data.
     ///
     /// # Safety
     ///
-    /// `bio` must be that of a live request, with a table that covers `left` bytes from `idx` and
-    /// `skip` on, which does not change meanwhile.
+    /// `bio` must be that of a live request.
     #[inline]
-    unsafe fn count(self, bio: &bindings::bio) -> usize {
-        let mut entry = bio.bi_io_vec.wrapping_add(self.idx as usize);
+    unsafe fn start_of(bio: *const bindings::bio) -> Self {
+        // SAFETY: By the safety requirement the bio is valid, and this field does not change.
+        let iter = unsafe { (*bio).bi_iter };
+        Self {
+            idx: iter.bi_idx,
+            skip: iter.bi_offset,
+            left: if bio_has_data(bio) { iter.bi_size } else { 0 },
+        }
+    }
+
+    /// The number of entries of a bio's `table` from here on that have data.
+    ///
+    /// # Safety
+    ///
+    /// `table` must be that of the bio of a live request. It must cover `left` bytes from `idx` and
+    /// `skip` on, and not change meanwhile.
+    #[inline]
+    unsafe fn count(self, table: *const bindings::bio_vec) -> usize {
+        let mut entry = table.wrapping_add(self.idx as usize);
         // From the start of the entry.
         let mut left = match self.left {
             0 => 0,
@@ -417,7 +470,7 @@ impl Place {
 impl Iterator for Bvecs<'_> {
     type Item = bindings::bio_vec;
 
-    /// As walking all of it, but only the lengths are read.
+    /// The same as by walking, but reads only the lengths.
     #[inline]
     fn count(self) -> usize {
         let Self {
@@ -425,13 +478,14 @@ impl Iterator for Bvecs<'_> {
         } = self;
         let mut nr = 0;
 
-        // SAFETY: By the type invariants this is null or a valid bio, as is what follows a bio.
-        while let Some(this) = unsafe { bio.as_ref() } {
-            let place = at.take().unwrap_or_else(|| Place::start_of(this));
-            // SAFETY: By the type invariants this is the bio of a live request, and the place is
-            // where the rest of its data starts.
-            nr += unsafe { place.count(this) };
-            bio = this.bi_next;
+        while !bio.is_null() {
+            // SAFETY: By the type invariants this is the bio of a live request, as is what follows
+            // a bio, and the place is where the rest of its data starts.
+            unsafe {
+                let place = at.take().unwrap_or_else(|| Place::start_of(bio));
+                nr += place.count((*bio).bi_io_vec);
+                bio = (*bio).bi_next;
+            }
         }
         nr
     }
@@ -439,23 +493,27 @@ impl Iterator for Bvecs<'_> {
     #[inline]
     fn next(&mut self) -> Option<bindings::bio_vec> {
         loop {
-            // SAFETY: By the type invariants `self.bio` is null or valid.
-            let bio = unsafe { self.bio.as_ref() }?;
+            let bio = self.bio;
+            if bio.is_null() {
+                return None;
+            }
             let at = match self.at {
                 Some(at) => at,
-                None => Place::start_of(bio),
+                // SAFETY: By the type invariants this is the bio of a live request.
+                None => unsafe { Place::start_of(bio) },
             };
 
             if at.left == 0 {
                 // INVARIANT: The next bio, from its start; or the end of the list.
-                self.bio = bio.bi_next;
+                // SAFETY: By the type invariants the bio is valid, and this field does not change.
+                self.bio = unsafe { (*bio).bi_next };
                 self.at = None;
                 continue;
             }
 
             // SAFETY: The table of a bio that has data covers `bi_size` bytes from `bi_idx` and
             // `bi_offset` on, and `at.left` of these are still to come, so `at.idx` is in it.
-            let bv = unsafe { *bio.bi_io_vec.add(at.idx as usize) };
+            let bv = unsafe { *(*bio).bi_io_vec.add(at.idx as usize) };
             let len = min(bv.bv_len - at.skip, at.left);
 
             // INVARIANT: `len` bytes are returned now; the rest is what is left of the bio. If any

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! References to a disk that do not own it.
+//! References to a disk that do not decide whether it is visible.
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
@@ -23,21 +23,44 @@ use core::ptr::NonNull;
 
 /// A disk, before, while and after it is visible in the system.
 ///
-/// [`UnaddedDisk`] and [`GenDisk`] decide when the disk comes and goes. An
-/// [`ARef<DiskRef>`](crate::sync::aref::ARef) only keeps its memory, its queue and its tag set: all
-/// methods are safe to call on a disk that was removed, and do nothing of consequence then.
+/// [`UnaddedDisk`] and [`GenDisk`] decide when the disk appears and disappears. An
+/// [`ARef<DiskRef>`](crate::sync::aref::ARef) only keeps its memory, its queue and its tag set. All
+/// methods may be called on a disk that was removed; they have no effect then.
 ///
-/// Dropping the last reference frees the disk and drops the queue data, so it must happen in
-/// process context and may sleep. The queue data itself must not hold a reference, for then that
-/// would never happen.
+/// Wraps the C `struct gendisk` and its `struct request_queue`.
+///
+/// # Context
+///
+/// Dropping the last reference frees the disk, unless the block layer still needs it, and waits for
+/// an RCU grace period. So it must happen in process context, and may sleep. The queue data itself
+/// must not hold a reference, or else neither would ever be freed.
+///
+/// # Examples
+///
+/// A function that a control device may call at any time, whatever becomes of the disk meanwhile.
+///
+/// ```
+/// use kernel::{
+///     block::mq::DiskRef,
+///     sync::aref::ARef, //
+/// };
+///
+/// fn resize(disk: &ARef<DiskRef>, sectors: u64) -> Result {
+///     // From here on the driver gets no requests.
+///     let quiesced = disk.quiesce();
+///     // Here the driver would tell the device.
+///     quiesced.unquiesce();
+///     disk.set_capacity_and_notify(sectors);
+///     Ok(())
+/// }
+/// ```
 ///
 /// # Invariants
 ///
-/// - `disk` is valid, with a blk-mq queue, and its tag set is valid too. As long as `refs` is not
-///   0, `self` owns one reference to `disk`.
+/// - `disk` is valid, with a blk-mq queue. As long as `refs` is not 0, its tag set is valid too, and
+///   `self` owns one reference to `disk`.
 /// - `self` is the first field of an object that `free` frees. For a disk that was added, the
-///   `free_disk` callback does that; for one that was never added, whoever drops the last
-///   reference.
+///   `free_disk` callback does that; for one that was not, whoever drops the last reference.
 ///
 /// [`GenDisk`]: super::gen_disk::GenDisk
 /// [`UnaddedDisk`]: super::gen_disk::UnaddedDisk
@@ -84,11 +107,10 @@ impl DiskRef {
         unsafe { (*self.as_raw()).queue }
     }
 
-    /// Call `f` in such a way that work items of the queue which it schedules are waited for when
-    /// the disk is removed.
+    /// Calls `f` with a reference that keeps the queue from being frozen. So work items of the
+    /// queue which `f` schedules are waited for when the disk is removed.
     ///
-    /// That is so as long as somebody uses the queue. If nobody does, then there is no request, and
-    /// [`None`] is returned.
+    /// Returns [`None`], without calling `f`, if the queue is frozen: there is no request then.
     fn while_used<R>(&self, f: impl FnOnce(*mut bindings::request_queue) -> R) -> Option<R> {
         let queue = self.queue();
         // SAFETY: By the type invariants the queue is valid.
@@ -104,6 +126,24 @@ impl DiskRef {
         Some(ret)
     }
 
+    /// Destroys the queue of a disk that was not added, and so takes it off its tag set.
+    ///
+    /// Otherwise the block layer does so when the disk is released. That may be long after our
+    /// reference is gone: if `device_add_disk()` failed, the disk was in sysfs for a while, and
+    /// whoever found it there (a reader of `/proc/partitions`, say) may still have a reference.
+    ///
+    /// Process context; sleeps. To be called once, by the owner of the last reference.
+    fn destroy_queue(&self) {
+        let bit = bindings::GD_OWNS_QUEUE as usize;
+        // SAFETY: The pointer is valid, and all writers change single bits atomically. The release
+        // of the disk, which looks at the bit, comes after that of our reference to it.
+        unsafe { bindings::clear_bit(bit, self.state()) };
+        // SAFETY: By the type invariants this is a valid blk-mq queue. It is not registered, as the
+        // disk was not added, and there is no request, as nobody could open the disk. With the bit
+        // cleared, the release of the disk does not do this a second time.
+        unsafe { bindings::blk_mq_destroy_queue(self.queue()) };
+    }
+
     /// A pointer to the atomic bits `GD_*`.
     #[inline]
     fn state(&self) -> *mut usize {
@@ -113,15 +153,17 @@ impl DiskRef {
 
     #[inline]
     fn test_state(&self, bit: u32) -> bool {
-        // SAFETY: The pointer is valid; other bits may be changed meanwhile, but only by whole
-        // words, so that a volatile read sees one value or the other.
+        // SAFETY: The pointer is valid. Other bits may be changed meanwhile, but all writers change
+        // the whole word at once, so that a volatile read sees one value or the other.
         unsafe { self.state().read_volatile() & (1 << bit) != 0 }
     }
 
-    /// Stop calling [`Operations::queue_rq`] and wait until all calls that have begun have
+    /// Stops calling [`Operations::queue_rq`] and waits until all calls that have begun have
     /// returned. Until the guard is dropped, requests wait in the block layer. Guards nest.
     ///
-    /// What was written before or while the guard existed is seen by every call after it.
+    /// What was written before the guard is dropped is seen by every call that comes afterwards.
+    ///
+    /// # Context
     ///
     /// Process context; sleeps. Must not be called from [`Operations::queue_rq`]. Wraps the C
     /// functions `blk_mq_quiesce_queue()` and `blk_mq_unquiesce_queue()`.
@@ -134,27 +176,31 @@ impl DiskRef {
         Quiesced(self)
     }
 
-    /// Queue the requests again that were given back with [`OwnedRequest::requeue`].
+    /// Has the requests queued again that were given back with [`OwnedRequest::requeue`].
     ///
-    /// Any context. Wraps the C function `blk_mq_kick_requeue_list()`.
+    /// # Context
+    ///
+    /// Any. Wraps the C function `blk_mq_kick_requeue_list()`.
     ///
     /// [`OwnedRequest::requeue`]: super::OwnedRequest::requeue
     pub fn kick_requeue_list(&self) {
         self.while_used(|queue| {
-            // SAFETY: The queue is valid and used, so that it can not be released before the work
-            // item has run, or was canceled.
+            // SAFETY: The queue is valid, and not frozen meanwhile. So the disk is not removed
+            // before the work item was scheduled, and its removal cancels the item.
             unsafe { bindings::blk_mq_kick_requeue_list(queue) }
         });
     }
 
     /// The major and the minor number of the block device; 0 for a disk that was not added yet.
     ///
-    /// Any context. Wraps the C function `disk_devt()`.
+    /// # Context
+    ///
+    /// Any. Wraps the C function `disk_devt()`.
     pub fn devt(&self) -> (u32, u32) {
         let disk = self.as_raw();
 
         // SAFETY: By the type invariants the disk is valid. The numbers change once, when the disk
-        // is added, maybe at this moment; a volatile read sees one value or the other.
+        // is added, which may be right now; a volatile read sees one value or the other.
         unsafe {
             (
                 (&raw const (*disk).major).read_volatile() as u32,
@@ -163,24 +209,27 @@ impl DiskRef {
         }
     }
 
-    /// Allow the scan for partitions of a disk for which it was suppressed with
+    /// Allows the scan for partitions of a disk for which it was suppressed with
     /// `GenDiskBuilder::suppress_partition_scan()`, without scanning now.
     ///
-    /// Any context. Clears the C bit `GD_SUPPRESS_PART_SCAN`.
+    /// # Context
+    ///
+    /// Any. Clears the C bit `GD_SUPPRESS_PART_SCAN`.
     pub fn allow_partition_scan(&self) {
         // SAFETY: The pointer is valid, and all writers change single bits atomically.
         unsafe { bindings::clear_bit(bindings::GD_SUPPRESS_PART_SCAN as usize, self.state()) };
     }
 
-    /// Allow the scan for partitions as [`Self::allow_partition_scan`], and scan.
+    /// Allows the scan for partitions as [`Self::allow_partition_scan`], and scans.
     ///
-    /// Reads from the disk and waits for it, holding the disk's `open_mutex`. So this is called
-    /// from process context, usually from a work item, with no lock held that the driver needs to
-    /// make progress.
+    /// Fails with `EINVAL` if the scan was not suppressed, with `ENXIO` if the disk is not visible,
+    /// and with `EBUSY` if a partition is open.
     ///
-    /// Returns `EINVAL` if the scan was not suppressed, and else the errors of the C function
-    /// `bdev_disk_changed()`, which it wraps: `ENXIO` if the disk is not visible, `EBUSY` if a
-    /// partition is open.
+    /// # Context
+    ///
+    /// Process context, usually a work item; sleeps. It reads from the disk and waits for that,
+    /// holding the disk's `open_mutex`, so no lock may be held that the driver needs to make
+    /// progress. Wraps the C function `bdev_disk_changed()`.
     pub fn scan_partitions(&self) -> Result {
         if !self.test_state(bindings::GD_SUPPRESS_PART_SCAN) {
             return Err(EINVAL);
@@ -198,11 +247,15 @@ impl DiskRef {
         to_result(ret)
     }
 
-    /// Call `f` while nobody has the disk or one of its partitions open, and nobody can open it.
+    /// Calls `f` while nobody has the disk or one of its partitions open, and nobody can open it.
     ///
-    /// `f` must not remove the disk, nor scan it: both take the same lock. Process context; sleeps.
-    /// Returns `EBUSY` if the disk is open. Holds the disk's `open_mutex`, as do the callbacks of
-    /// [`Operations::open`](super::Operations::open).
+    /// Fails with `EBUSY` if the disk is open.
+    ///
+    /// # Context
+    ///
+    /// Process context; sleeps. `f` is called with the disk's `open_mutex` held, as is
+    /// [`Operations::open`](super::Operations::open). So it must neither remove the disk nor scan
+    /// it: both take this mutex. Wraps the C function `disk_openers()`.
     pub fn while_closed<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
         let disk = self.as_raw();
 
@@ -218,7 +271,10 @@ impl DiskRef {
         ret
     }
 
-    /// Change the size of the disk, in sectors, and tell user space about it.
+    /// Changes the size of the disk to `sectors`, and tells user space about it. More than the
+    /// block layer can address is cut off.
+    ///
+    /// # Context
     ///
     /// Process context; may sleep. Wraps the C function `set_capacity_and_notify()`.
     pub fn set_capacity_and_notify(&self, sectors: u64) {
@@ -246,18 +302,33 @@ unsafe impl AlwaysRefCounted for DiskRef {
         let (disk, free) = (this.disk, this.free);
         let added = this.test_state(bindings::GD_ADDED);
 
+        if !added {
+            this.destroy_queue();
+        }
+
+        // A call of `queue_rq()` may still be running, though its request has ended and the disk
+        // is removed. It uses the queue data, and the request if it returns an error. All such
+        // calls are in RCU read side critical sections.
+        //
+        // SAFETY: There are no requirements but that the context may sleep.
+        unsafe { bindings::synchronize_rcu() };
+
         // SAFETY: The count is 0, so the reference to the disk goes too, by the type invariants.
         // For a disk that was added this may call `free_disk()`, so that `obj` is gone afterwards.
         unsafe { bindings::put_disk(disk.as_ptr()) };
         if !added {
             // SAFETY: The block layer calls `free_disk()` only for disks that were added, so the
-            // object still exists. Nobody but its owners knew of the disk, and these are gone.
+            // object still exists. If somebody else still has a reference to the disk, then its
+            // release finds a queue that was destroyed, for which it needs neither the tag set nor
+            // the queue data.
             unsafe { free(obj) };
         }
     }
 }
 
 /// The queue of a disk is quiesced for as long as this exists. See [`DiskRef::quiesce`].
+///
+/// It can be dropped in any context.
 ///
 /// # Invariants
 ///
@@ -266,9 +337,7 @@ unsafe impl AlwaysRefCounted for DiskRef {
 pub struct Quiesced<'a>(&'a DiskRef);
 
 impl Quiesced<'_> {
-    /// Let the queue run again; the same as dropping the guard.
-    ///
-    /// Any context in which the guard can be.
+    /// Lets the queue run again; the same as dropping the guard.
     pub fn unquiesce(self) {}
 }
 
@@ -276,12 +345,143 @@ impl Drop for Quiesced<'_> {
     fn drop(&mut self) {
         let unquiesce = |queue| {
             // SAFETY: By the type invariants the queue was quiesced, and it is valid. If requests
-            // wait in it, then it is used, so that it can not be released before they have run.
+            // wait in it, then it is not frozen, and so not removed before they were run. If none
+            // do, then no work item is scheduled.
             unsafe { bindings::blk_mq_unquiesce_queue(queue) }
         };
 
         if self.0.while_used(unquiesce).is_none() {
             unquiesce(self.0.queue());
         }
+    }
+}
+
+#[cfg(CONFIG_RUST_BLOCK_KUNIT_TEST)]
+#[macros::kunit_tests(rust_kernel_block_mq_disk_ref)]
+mod tests {
+    use super::*;
+    use crate::{
+        block::mq::{
+            gen_disk::{
+                GenDiskBuilder,
+                UnaddedDisk, //
+            },
+            Operations,
+            Request,
+            TagSet, //
+        },
+        prelude::*,
+        sync::{
+            aref::ARef,
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Arc, //
+        },
+    };
+
+    struct Device;
+
+    /// Is set when its owner is dropped.
+    struct Data(Arc<Atomic<bool>>);
+
+    impl Drop for Data {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    #[vtable]
+    impl Operations for Device {
+        type QueueData = KBox<Data>;
+
+        fn queue_rq(_data: &Data, _rq: ARef<Request<Self>>, _is_last: bool) -> Result {
+            Err(EIO)
+        }
+
+        fn commit_rqs(_data: &Data) {}
+
+        fn complete(_rq: ARef<Request<Self>>) {}
+    }
+
+    /// A disk with a tag set of its own, and whether its data was dropped.
+    fn disk() -> Result<(UnaddedDisk<Device>, Arc<Atomic<bool>>)> {
+        let tagset = Arc::pin_init(TagSet::new(1, 4, 1), GFP_KERNEL)?;
+        let dropped = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let data = KBox::new(Data(dropped.clone()), GFP_KERNEL)?;
+        let disk = GenDiskBuilder::new().suppress_partition_scan(true).alloc(
+            fmt!("ref-kunit"),
+            tagset,
+            data,
+        )?;
+        Ok((disk, dropped))
+    }
+
+    /// A reference to the `struct device` of a disk, as those who look through sysfs have it.
+    struct Finder(*mut bindings::device);
+
+    impl Finder {
+        fn of(disk: &DiskRef) -> Self {
+            // SAFETY: The disk is valid, and so is the device that it consists of.
+            Self(unsafe { bindings::get_device(&raw mut (*(*disk.as_raw()).part0).bd_device) })
+        }
+    }
+
+    impl Drop for Finder {
+        fn drop(&mut self) {
+            // SAFETY: The reference is ours.
+            unsafe { bindings::put_device(self.0) };
+        }
+    }
+
+    /// The release of the disk must not look at the tag set, which is gone.
+    #[test]
+    fn others_may_keep_a_disk_that_was_never_added() -> Result {
+        let (disk, dropped) = disk()?;
+        let finder = Finder::of(&disk);
+
+        drop(disk);
+        assert!(dropped.load(Relaxed));
+        drop(finder);
+        Ok(())
+    }
+
+    #[test]
+    fn others_may_keep_a_disk_that_could_not_be_added() -> Result {
+        let (disk, dropped) = disk()?;
+        let finder = Finder::of(&disk);
+        let last = disk.disk_ref();
+        // No such minor number.
+        //
+        // SAFETY: Nobody else looks at the disk.
+        unsafe {
+            (*disk.as_raw()).major = 1;
+            (*disk.as_raw()).first_minor = bindings::MINORMASK as c_int + 1;
+            (*disk.as_raw()).minors = 1;
+        }
+
+        assert_eq!(disk.add().err(), Some(EINVAL));
+        assert!(!dropped.load(Relaxed));
+        drop(last);
+        assert!(dropped.load(Relaxed));
+        drop(finder);
+        Ok(())
+    }
+
+    /// The queue data of a disk that was added goes with the last reference to it.
+    #[test]
+    fn others_may_keep_a_disk_that_was_removed() -> Result {
+        let (disk, dropped) = disk()?;
+        let disk = disk.add()?;
+        let finder = Finder::of(&disk);
+        let last = disk.disk_ref();
+
+        drop(disk);
+        drop(last);
+        assert!(!dropped.load(Relaxed));
+        drop(finder);
+        assert!(dropped.load(Relaxed));
+        Ok(())
     }
 }

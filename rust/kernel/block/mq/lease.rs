@@ -17,7 +17,7 @@ use crate::{
     },
     prelude::*,
     sync::aref::ARef,
-    types::ForeignOwnable,
+    types::ForeignOwnable, //
 };
 use core::{
     marker::PhantomData,
@@ -34,17 +34,37 @@ use core::{
 /// A request of one bio, which most are, is lent as it is: nothing is allocated or copied. Several
 /// bios are gathered in one table.
 ///
+/// # Context
+///
+/// The lease of a request of several bios must be dropped where one may sleep, as that may free
+/// memory of `vmalloc()`. Any other can be dropped wherever [`Operations::lease_ended`] may run.
+///
 /// # Invariants
 ///
-/// `self.0` owns a request that has data. With the lowest bit clear, it comes from
-/// [`ARef::into_raw`] for a [`Request<T>`], of one bio. With that bit set, the rest of it is a
-/// `KBox<Gathered<T>>`.
-pub struct RequestLease<T: Operations>(NonNull<c_void>, PhantomData<ARef<Request<T>>>);
+/// The request has data. If it has several bios, it is gathered.
+pub struct RequestLease<T: Operations>(Handle<T>);
 
 /// A request of several bios, and the table that was made of theirs.
 struct Gathered<T: Operations> {
     rq: ARef<Request<T>>,
-    table: KVec<bindings::bio_vec>,
+    // 16 bytes per bvec: 256 KiB for a request of 64 MiB in which no two pages are adjacent. That
+    // would be an allocation of order 6 if it had to be contiguous.
+    table: KVVec<bindings::bio_vec>,
+}
+
+/// What a lease owns, in one pointer: a lease is given to C as one.
+///
+/// # Invariants
+///
+/// With the lowest bit clear, the pointer comes from [`ARef::into_raw`] for a [`Request<T>`]. With
+/// that bit set, the rest of it is that of a leaked `KBox<Gathered<T>>`. `self` owns the reference
+/// or the box.
+struct Handle<T: Operations>(NonNull<c_void>, PhantomData<ARef<Request<T>>>);
+
+/// What a [`Handle`] points to.
+enum Pointee<T: Operations> {
+    Single(NonNull<Request<T>>),
+    Gathered(NonNull<Gathered<T>>),
 }
 
 /// Set in the pointer to a [`Gathered`].
@@ -54,6 +74,62 @@ const GATHERED: usize = 1;
 const _: () = build_assert!(align_of::<bindings::request>() > GATHERED);
 const _: () = build_assert!(align_of::<*const ()>() > GATHERED);
 
+impl<T: Operations> Handle<T> {
+    #[inline]
+    fn single(rq: ARef<Request<T>>) -> Self {
+        // INVARIANT: The bit is clear, because requests are aligned.
+        Self(ARef::into_raw(rq).cast(), PhantomData)
+    }
+
+    fn gathered(gathered: KBox<Gathered<T>>) -> Self {
+        let ptr = NonNull::from(Box::leak(gathered)).cast::<c_void>();
+        // INVARIANT: The bit is free in a pointer to a `Gathered`.
+        Self(ptr.map_addr(|addr| addr | GATHERED), PhantomData)
+    }
+
+    #[inline]
+    fn pointee(&self) -> Pointee<T> {
+        let ptr = self.0.as_ptr();
+        if ptr.addr() & GATHERED == 0 {
+            return Pointee::Single(self.0.cast());
+        }
+        let gathered = ptr.map_addr(|addr| addr & !GATHERED).cast();
+        // SAFETY: By the type invariants this is a pointer to a leaked box, so it is not null.
+        Pointee::Gathered(unsafe { NonNull::new_unchecked(gathered) })
+    }
+
+    /// The request, and the table of one that was gathered.
+    #[inline]
+    fn get(&self) -> (&Request<T>, Option<&[bindings::bio_vec]>) {
+        match self.pointee() {
+            // SAFETY: By the type invariants this points to a request to which `self` owns a
+            // reference.
+            Pointee::Single(rq) => (unsafe { rq.as_ref() }, None),
+            Pointee::Gathered(gathered) => {
+                // SAFETY: By the type invariants this points to a `Gathered` that `self` owns.
+                let gathered = unsafe { gathered.as_ref() };
+                (&gathered.rq, Some(&gathered.table))
+            }
+        }
+    }
+
+    /// The reference to the request. A table is freed.
+    #[inline]
+    fn into_request(self) -> ARef<Request<T>> {
+        match self.pointee() {
+            // SAFETY: By the type invariants this comes from `ARef::into_raw()`, and the reference
+            // is ours. `self` is consumed, and has no drop.
+            Pointee::Single(rq) => unsafe { ARef::from_raw(rq) },
+            Pointee::Gathered(gathered) => {
+                // SAFETY: By the type invariants this comes from a leaked box, which is ours.
+                // `self` is consumed, and has no drop.
+                let gathered = unsafe { KBox::from_raw(gathered.as_ptr()) };
+                KBox::into_inner(gathered).rq
+            }
+        }
+    }
+}
+
 // SAFETY: A request is not bound to a thread, nor is the table.
 unsafe impl<T: Operations> Send for RequestLease<T> {}
 
@@ -62,18 +138,19 @@ unsafe impl<T: Operations> Send for RequestLease<T> {}
 unsafe impl<T: Operations> Sync for RequestLease<T> {}
 
 impl<T: Operations> RequestLease<T> {
-    /// Make a lease of a reference to a request.
+    /// Makes a lease of a reference to a request.
     ///
-    /// Returns `EINVAL` for a request without data, and `ENOMEM`, with the reference.
+    /// Fails with `EINVAL` for a request without data, and with `ENOMEM`; the reference is returned
+    /// with the error.
     ///
-    /// For a request of one bio this can be called from any context. Otherwise it may sleep; it
-    /// starts no I/O.
+    /// # Context
+    ///
+    /// Any for a request of one bio. Otherwise it may sleep; it starts no I/O.
     #[inline]
     pub fn new(rq: ARef<Request<T>>) -> Result<Self, (Error, ARef<Request<T>>)> {
         if rq.has_single_bio() {
-            // INVARIANT: The request has one bio, with data. The bit is clear, because requests
-            // are aligned.
-            return Ok(Self(ARef::into_raw(rq).cast(), PhantomData));
+            // INVARIANT: The request has one bio, with data.
+            return Ok(Self(Handle::single(rq)));
         }
         Self::gather(rq, GFP_NOIO)
     }
@@ -89,76 +166,41 @@ impl<T: Operations> RequestLease<T> {
             Err(e) => return Err((e, rq)),
         };
         let gathered = KBox::write(place, Gathered { rq, table });
-        let ptr = NonNull::from(Box::leak(gathered)).cast::<c_void>();
-        // INVARIANT: The request has data, and the bit is free in a pointer to a `Gathered`.
-        Ok(Self(ptr.map_addr(|addr| addr | GATHERED), PhantomData))
+        // INVARIANT: The request has data, or else there would be no table.
+        Ok(Self(Handle::gathered(gathered)))
     }
 
     /// A table of all bvecs of a request.
-    fn bvecs_of(rq: &RequestView, flags: Flags) -> Result<KVec<bindings::bio_vec>> {
+    fn bvecs_of(rq: &RequestView, flags: Flags) -> Result<KVVec<bindings::bio_vec>> {
         if !rq.has_data() {
             return Err(EINVAL);
         }
 
-        let mut table = KVec::with_capacity(rq.bvecs().count(), flags)?;
+        let mut table = KVVec::with_capacity(rq.bvecs().count(), flags)?;
         for bv in rq.bvecs() {
             table.push(bv, flags)?;
         }
         Ok(table)
     }
 
-    /// The place of the [`Gathered`], if the pointer `ptr` of a lease is one to it.
-    #[inline]
-    fn gathered_ptr(ptr: NonNull<c_void>) -> Option<NonNull<Gathered<T>>> {
-        if ptr.addr().get() & GATHERED == 0 {
-            return None;
-        }
-        NonNull::new(ptr.as_ptr().map_addr(|addr| addr & !GATHERED).cast())
-    }
-
-    /// The request.
+    /// The request. Any context.
     #[inline]
     pub fn request(&self) -> &RequestView {
-        // SAFETY: By the type invariants this is the pointer of a lease, which exists for as long
-        // as `self` is borrowed.
-        unsafe { Self::request_of(self.0) }
-    }
-
-    /// The request of the lease whose pointer is `ptr`.
-    ///
-    /// # Safety
-    ///
-    /// The type invariants must hold for `ptr` during all of `'a`.
-    #[inline]
-    unsafe fn request_of<'a>(ptr: NonNull<c_void>) -> &'a Request<T> {
-        match Self::gathered_ptr(ptr) {
-            // SAFETY: By the type invariants this points to a `Gathered` that lives for `'a`.
-            Some(gathered) => unsafe { &gathered.as_ref().rq },
-            // SAFETY: By the type invariants this points to a request to which a reference is
-            // held during `'a`.
-            None => unsafe { ptr.cast().as_ref() },
-        }
+        self.0.get().0
     }
 }
 
 impl<T: Operations> Drop for RequestLease<T> {
+    #[inline]
     fn drop(&mut self) {
-        let rq = match Self::gathered_ptr(self.0) {
-            Some(gathered) => {
-                // SAFETY: By the type invariants this comes from a leaked box, and `self` owns it.
-                let gathered = unsafe { KBox::from_raw(gathered.as_ptr()) };
-                KBox::into_inner(gathered).rq
-            }
-            // SAFETY: By the type invariants this comes from `ARef::into_raw()`, and `self` owns
-            // the reference.
-            None => unsafe { ARef::from_raw(self.0.cast()) },
-        };
+        // INVARIANT: `self` is being dropped, so the new value is the only owner.
+        let handle = Handle(self.0 .0, PhantomData);
 
-        T::lease_ended(rq);
+        T::lease_ended(handle.into_request());
     }
 }
 
-// SAFETY: The pointer of a lease is never null.
+// SAFETY: The pointer of a handle is never null.
 unsafe impl<T: Operations> ForeignOwnable for RequestLease<T> {
     const FOREIGN_ALIGN: usize = 1;
 
@@ -173,14 +215,14 @@ unsafe impl<T: Operations> ForeignOwnable for RequestLease<T> {
 
     #[inline]
     fn into_foreign(self) -> *mut c_void {
-        ManuallyDrop::new(self).0.as_ptr()
+        ManuallyDrop::new(self).0 .0.as_ptr()
     }
 
     #[inline]
     unsafe fn from_foreign(ptr: *mut c_void) -> Self {
         // INVARIANT: The pointer comes from `into_foreign()`, which has given up its ownership.
         // SAFETY: As the pointer comes from there, it is not null.
-        Self(unsafe { NonNull::new_unchecked(ptr) }, PhantomData)
+        Self(Handle(unsafe { NonNull::new_unchecked(ptr) }, PhantomData))
     }
 
     #[inline]
@@ -188,9 +230,12 @@ unsafe impl<T: Operations> ForeignOwnable for RequestLease<T> {
     where
         T: 'a,
     {
-        // SAFETY: The pointer comes from `into_foreign()`, so it is not null and is the pointer of
-        // a lease, which is not taken back during `'a`.
-        unsafe { Self::request_of(NonNull::new_unchecked(ptr)) }
+        // SAFETY: The pointer comes from `into_foreign()`, and is not taken back during `'a`. This
+        // copy of it is not dropped.
+        let this = ManuallyDrop::new(unsafe { Self::from_foreign(ptr) });
+        let view = core::ptr::from_ref(this.request());
+        // SAFETY: What the pointer owns keeps the request during `'a`.
+        unsafe { &*view }
     }
 
     #[inline]
@@ -209,7 +254,7 @@ unsafe impl<T: Operations> ForeignOwnable for RequestLease<T> {
 unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
     #[inline]
     fn table(&self) -> BvecTable {
-        let rq = self.request();
+        let (rq, gathered) = self.0.get();
         let dir = if rq.is_write() {
             Direction::Source
         } else {
@@ -217,10 +262,7 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
         };
         let len = rq.bytes() as usize;
 
-        if let Some(gathered) = Self::gathered_ptr(self.0) {
-            // SAFETY: By the type invariants this is valid and owned by `self`.
-            let table = unsafe { &gathered.as_ref().table };
-
+        if let Some(table) = gathered {
             return BvecTable {
                 bvec: table.as_ptr(),
                 nr: table.len() as u32,
@@ -231,13 +273,12 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
         }
 
         // SAFETY: By the type invariants this is a request of one bio, which has data.
-        let (bio, nr) = unsafe { rq.first_table() };
+        let first = unsafe { rq.first_table() };
 
-        // The bio may be a part of a bigger one, so it may start in the middle of the table.
         BvecTable {
-            bvec: bio.bi_io_vec.wrapping_add(bio.bi_iter.bi_idx as usize),
-            nr: nr as u32,
-            skip: bio.bi_iter.bi_offset,
+            bvec: first.bvec,
+            nr: first.nr as u32,
+            skip: first.skip,
             len,
             dir,
         }
@@ -265,7 +306,7 @@ mod tests {
                 Atomic,
                 Relaxed, //
             },
-            Arc,
+            Arc, //
         },
     };
 
@@ -363,6 +404,35 @@ mod tests {
         fn commit_rqs((): ()) {}
 
         fn complete(_rq: ARef<Request<Self>>) {}
+    }
+
+    #[test]
+    fn a_table_may_be_larger_than_contiguous_memory() -> Result {
+        // 4.6 MiB of table; `kmalloc()` gives 4 at most.
+        const NR: usize = 300_000;
+        const LEN: u32 = 512;
+        let mut table: KVVec<bindings::bio_vec> = KVVec::with_capacity(NR, GFP_KERNEL)?;
+        for i in 0..NR {
+            let entry = bindings::bio_vec {
+                bv_page: core::ptr::null_mut(),
+                bv_len: LEN,
+                bv_offset: i as u32,
+            };
+            table.push(entry, GFP_KERNEL)?;
+        }
+        let mut bio: KBox<bindings::bio> = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+        bio.bi_io_vec = table.as_mut_ptr();
+        bio.bi_iter.bi_size = NR as u32 * LEN;
+        let mut rq: KBox<bindings::request> = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+        rq.bio = &mut *bio;
+
+        // SAFETY: The request, its bio and the table live until the end of the test, and nobody
+        // changes them. The bio's data is not looked at.
+        let view = unsafe { RequestView::from_raw(&*rq) };
+        let gathered = RequestLease::<Device>::bvecs_of(view, GFP_NOIO)?;
+        assert_eq!(gathered.len(), NR);
+        assert!(gathered.iter().map(|bv| bv.bv_offset as usize).eq(0..NR));
+        Ok(())
     }
 
     #[test]

@@ -4,14 +4,28 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
-use crate::bindings;
+use crate::{
+    bindings,
+    block::{
+        SECTOR_SHIFT,
+        SECTOR_SIZE, //
+    },
+    error::to_result,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+
+/// The least size of a segment, in bytes; C's `BLK_MIN_SEGMENT_SIZE`.
+const MIN_SEGMENT_SIZE: usize = 4096;
 
 /// What the requests of a queue may look like, and what the device can do.
 ///
-/// Wraps the C `struct queue_limits`. A field that is not set stays zero, which stands for the
-/// default of the block layer. Nothing is checked here: the block layer checks the limits as a
-/// whole when the disk is allocated, and [`GenDiskBuilder::alloc`] returns `EINVAL` for those that
-/// make no sense. So values that come from user space can be passed on as they are.
+/// A field that is not set stays zero, which stands for the default of the block layer. The limits
+/// are checked as a whole when the disk is allocated: [`GenDiskBuilder::alloc`] returns `EINVAL` if
+/// they make no sense. Values that come from user space need no other check: none of them makes the
+/// kernel warn.
+///
+/// All methods can be called from any context. Wraps the C `struct queue_limits`.
 ///
 /// [`GenDiskBuilder::alloc`]: super::gen_disk::GenDiskBuilder::alloc
 ///
@@ -60,35 +74,43 @@ impl QueueLimits {
     }
 
     setters! {
-        /// The smallest unit that the device can address, in bytes.
+        /// The smallest unit that the device can address, in bytes: a power of two, from 512 to
+        /// what the page cache supports. By default 512.
         logical_block_size: u32,
-        /// The smallest unit that the device can write without reading first, in bytes.
+        /// The smallest unit that the device can write without reading first, in bytes: a power of
+        /// two. By default, and if smaller than that, the logical block size.
         physical_block_size: u32,
-        /// The preferred smallest size of random I/O, in bytes.
+        /// The preferred smallest size of random I/O, in bytes. By default, and if smaller than
+        /// that, the physical block size.
         io_min: u32,
-        /// The preferred size of sequential I/O, in bytes.
+        /// The preferred size of sequential I/O, in bytes. By default there is none.
         io_opt: u32,
-        /// The largest request, in sectors.
+        /// The largest request, in sectors: at least a page and a logical block. By default 255.
         max_hw_sectors: u32,
-        /// A boundary in sectors that no request crosses; 0 for none.
+        /// A boundary in sectors that no request crosses. By default there is none.
         chunk_sectors: u32,
-        /// Segments must meet at multiples of this mask plus one.
+        /// Segments must meet at multiples of this mask plus one. By default they may meet
+        /// anywhere.
         virt_boundary_mask: usize,
-        /// No segment crosses a multiple of this mask plus one.
+        /// No segment crosses a multiple of this mask plus one. The mask is at least 4095; by
+        /// default the boundary is at 4 GiB.
         seg_boundary_mask: usize,
-        /// The largest number of segments of a request.
+        /// The largest number of segments of a request. By default 128.
         max_segments: u16,
-        /// The largest segment, in bytes.
+        /// The largest segment, in bytes: at least 4096. By default 64 KiB, and without limit if
+        /// there is a [`virt_boundary_mask`](Self::virt_boundary_mask).
         max_segment_size: u32,
-        /// Data buffers start at multiples of this mask plus one.
+        /// Data buffers start at multiples of this mask plus one. The mask is at most a page; by
+        /// default it is 511.
         dma_alignment: u32,
         /// Where the first unit of discard starts, in bytes.
         discard_alignment: u32,
-        /// The unit of discard, in bytes.
+        /// The unit of discard, in bytes. By default, and if smaller than that, the physical block
+        /// size.
         discard_granularity: u32,
         /// The largest discard, in sectors; 0 if the device can not discard.
         max_hw_discard_sectors: u32,
-        /// The largest number of ranges of a discard.
+        /// The largest number of ranges of a discard. By default 1.
         max_discard_segments: u16,
         /// The largest write of zeroes, in sectors; 0 if the device can not do it.
         max_write_zeroes_sectors: u32,
@@ -125,10 +147,40 @@ impl QueueLimits {
         self
     }
 
-    /// The C structure.
+    /// Refuses with `EINVAL` what would make the C function `blk_validate_limits()` complain.
+    ///
+    /// These are the conditions under which it warns, for the fields that have a setter. All of
+    /// them lead to `EINVAL` there too, so nothing that it accepts is refused here but for one
+    /// case: a `max_segment_size` below the minimum together with a `virt_boundary_mask` passes
+    /// there, though a segment of less than a sector is good for nothing.
+    fn check(&self) -> Result {
+        let lim = &self.0;
+        // A field that is not set is never bad.
+        let at_least = |min: usize, value: usize| value == 0 || value >= min;
+
+        let block_size = match lim.logical_block_size {
+            0 => SECTOR_SIZE,
+            size => size,
+        };
+        // SAFETY: The function accepts every value.
+        to_result(unsafe { bindings::blk_validate_block_size(block_size as usize) })?;
+
+        // The default for the largest request, 255 sectors, is enough for every block size.
+        let min_hw_sectors = PAGE_SIZE.max(block_size as usize) >> SECTOR_SHIFT;
+        let good = (lim.physical_block_size < block_size
+            || lim.physical_block_size.is_power_of_two())
+            && at_least(min_hw_sectors, lim.max_hw_sectors as usize)
+            && at_least(MIN_SEGMENT_SIZE - 1, lim.seg_boundary_mask)
+            && at_least(MIN_SEGMENT_SIZE, lim.max_segment_size as usize)
+            && lim.dma_alignment as usize <= PAGE_SIZE;
+        good.then_some(()).ok_or(EINVAL)
+    }
+
+    /// The C structure, or `EINVAL` if the limits make no sense.
     #[inline]
-    pub(super) fn into_raw(self) -> bindings::queue_limits {
-        self.0
+    pub(super) fn into_raw(self) -> Result<bindings::queue_limits> {
+        self.check()?;
+        Ok(self.0)
     }
 }
 
@@ -136,6 +188,149 @@ impl QueueLimits {
 #[macros::kunit_tests(rust_kernel_block_mq_limits)]
 mod tests {
     use super::*;
+    use crate::{
+        block::mq::{
+            gen_disk::GenDiskBuilder,
+            Operations,
+            Request,
+            TagSet, //
+        },
+        sync::{
+            aref::ARef,
+            Arc, //
+        },
+    };
+
+    /// Its disks are allocated, which is when the block layer looks at the limits.
+    struct Device;
+
+    #[vtable]
+    impl Operations for Device {
+        type QueueData = ();
+
+        fn queue_rq((): (), _rq: ARef<Request<Self>>, _is_last: bool) -> Result {
+            Err(EIO)
+        }
+
+        fn commit_rqs((): ()) {}
+
+        fn complete(_rq: ARef<Request<Self>>) {}
+    }
+
+    type Setter<T> = fn(QueueLimits, T) -> QueueLimits;
+
+    /// The setters of one type, with the values that are refused. Those that are accepted come
+    /// after them.
+    type Cases<T> = [(Setter<T>, &'static [T], &'static [T])];
+
+    fn try_all<T: Copy>(tagset: &Arc<TagSet<Device>>, cases: &Cases<T>) {
+        let alloc = |limits| {
+            GenDiskBuilder::new()
+                .limits(limits)
+                .alloc(fmt!("limits-kunit"), tagset.clone(), ())
+                .map(|_| ())
+        };
+
+        for &(set, refused, accepted) in cases {
+            for &value in refused {
+                assert_eq!(alloc(set(QueueLimits::new(), value)), Err(EINVAL));
+            }
+            for &value in accepted {
+                assert_eq!(alloc(set(QueueLimits::new(), value)), Ok(()));
+            }
+        }
+    }
+
+    /// A warning of the block layer would be found in the kernel's log.
+    #[test]
+    fn no_value_makes_the_block_layer_warn() -> Result {
+        const PAGE: u32 = PAGE_SIZE as u32;
+        const PAGE_SECTORS: u32 = PAGE >> SECTOR_SHIFT;
+        let tagset = Arc::pin_init(TagSet::<Device>::new(1, 4, 1), GFP_KERNEL)?;
+
+        try_all(
+            &tagset,
+            &[
+                (
+                    QueueLimits::logical_block_size,
+                    &[1, 256, 513, 1 << 17, 1 << 31, u32::MAX],
+                    &[0, 512, PAGE],
+                ),
+                (
+                    QueueLimits::physical_block_size,
+                    &[513, u32::MAX],
+                    &[0, 1, 300, 512, PAGE, 1 << 31],
+                ),
+                (QueueLimits::io_min, &[], &[0, 1, 513, u32::MAX]),
+                (QueueLimits::io_opt, &[], &[0, 1, 513, u32::MAX]),
+                (
+                    QueueLimits::max_hw_sectors,
+                    &[1, PAGE_SECTORS - 1],
+                    &[0, PAGE_SECTORS, PAGE_SECTORS + 1, u32::MAX],
+                ),
+                (
+                    |limits, max| limits.logical_block_size(PAGE).max_hw_sectors(max),
+                    &[1, PAGE_SECTORS - 1],
+                    &[0, PAGE_SECTORS, u32::MAX],
+                ),
+                (QueueLimits::chunk_sectors, &[], &[0, 1, 3, u32::MAX]),
+                (
+                    QueueLimits::max_segment_size,
+                    &[1, 4095],
+                    &[0, 4096, 4097, u32::MAX],
+                ),
+                (
+                    |limits, max| limits.virt_boundary_mask(4095).max_segment_size(max),
+                    &[1, 4095],
+                    &[0, 4096, u32::MAX],
+                ),
+                (
+                    QueueLimits::dma_alignment,
+                    &[PAGE + 1, u32::MAX],
+                    &[0, 1, 510, PAGE - 1, PAGE],
+                ),
+                (QueueLimits::discard_alignment, &[], &[0, 1, u32::MAX]),
+                (QueueLimits::discard_granularity, &[], &[0, 1, u32::MAX]),
+                (
+                    |limits, max| {
+                        limits
+                            .discard_granularity(u32::MAX)
+                            .max_hw_discard_sectors(max)
+                    },
+                    &[],
+                    &[0, 1, u32::MAX],
+                ),
+                (
+                    QueueLimits::max_write_zeroes_sectors,
+                    &[],
+                    &[0, 1, u32::MAX],
+                ),
+            ],
+        );
+        try_all(
+            &tagset,
+            &[
+                (QueueLimits::max_segments, &[], &[0, 1, u16::MAX]),
+                (QueueLimits::max_discard_segments, &[], &[0, 1, u16::MAX]),
+            ],
+        );
+        try_all(
+            &tagset,
+            &[
+                (
+                    QueueLimits::virt_boundary_mask,
+                    &[],
+                    &[0, 1, 4095, usize::MAX],
+                ),
+                (
+                    QueueLimits::seg_boundary_mask,
+                    &[1, 4094],
+                    &[0, 4095, 4096, usize::MAX],
+                ),
+            ],
+        );
+        Ok(())
+    }
 
     #[test]
     fn features_are_set_and_cleared_alone() {
@@ -144,7 +339,7 @@ mod tests {
             .fua(true)
             .rotational(true)
             .fua(false)
-            .into_raw();
+            .0;
 
         assert_eq!(
             raw.features,
@@ -159,7 +354,7 @@ mod tests {
             .max_segments(u16::MAX)
             .virt_boundary_mask(4095)
             .max_write_zeroes_sectors(7)
-            .into_raw();
+            .0;
 
         assert_eq!(raw.logical_block_size, 512);
         assert_eq!(raw.max_segments, u16::MAX);

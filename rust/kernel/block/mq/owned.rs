@@ -27,13 +27,15 @@ use core::{
 /// given back exactly once: by one of the methods that consume it, or with [`BlkStatus::IOERR`]
 /// when it is dropped.
 ///
-/// Giving the request back may run the completion of its bios, with softirqs disabled. If the last
-/// reference to a file is dropped there, its release then runs later and from elsewhere, rather
-/// than in the task that gives the request back. A server that completes the requests of its own
-/// block device depends on that: the release of the block device may wait for the very task.
+/// # Context
 ///
-/// All methods can be called from any context in which softirqs may be disabled and enabled, that
-/// is from all but hard interrupts. None allocates or takes a lock of the driver.
+/// All methods may be called, and the value be dropped, wherever interrupts are enabled. None
+/// sleeps, allocates or takes a lock of the driver.
+///
+/// Ending the request may run the completion of its bios; softirqs are disabled meanwhile. If the
+/// last reference to a file is dropped there, then the file is released later by a work item, and
+/// not by the task that ends the request. A server that completes the requests of its own block
+/// device depends on that: the release of the block device may wait for that very task.
 ///
 /// # Invariants
 ///
@@ -48,12 +50,12 @@ pub struct OwnedRequest<T: Operations> {
 // SAFETY: A request is not bound to the thread that got it.
 unsafe impl<T: Operations> Send for OwnedRequest<T> {}
 
-// SAFETY: All that can be done with a shared reference is to look at the `RequestView`, which is
-// `Sync`.
+// SAFETY: Through a shared reference one only gets the `RequestView`, which is `Sync`, and the
+// queue data, which `Operations` demands to be `Sync`.
 unsafe impl<T: Operations> Sync for OwnedRequest<T> {}
 
 impl<T: Operations> OwnedRequest<T> {
-    /// Take exclusive ownership of a request.
+    /// Takes exclusive ownership of a request.
     ///
     /// # Safety
     ///
@@ -73,7 +75,7 @@ impl<T: Operations> OwnedRequest<T> {
         ManuallyDrop::new(self).rq.as_ptr()
     }
 
-    /// End the request.
+    /// Ends the request with `status`.
     ///
     /// Wraps the C function `blk_mq_end_request()`.
     #[inline]
@@ -86,8 +88,8 @@ impl<T: Operations> OwnedRequest<T> {
         unsafe { bindings::blk_mq_end_request(rq, status.as_raw()) };
     }
 
-    /// End the first `bytes` of the request with success. If that is not all of it, then the rest
-    /// is queued again.
+    /// Ends the first `bytes` bytes of the request with success. If that is not all of it, then the
+    /// rest is queued again. `bytes` should be a multiple of the logical block size.
     ///
     /// Wraps the C functions `blk_update_request()`, and then `__blk_mq_end_request()` or
     /// `blk_mq_requeue_request()`.
@@ -114,8 +116,8 @@ impl<T: Operations> OwnedRequest<T> {
         }
     }
 
-    /// Give the request back to the block layer, to be queued again. With `kick`, that happens
-    /// soon; else when [`DiskRef::kick_requeue_list`] is called.
+    /// Gives the request back to the block layer, to be queued again. With `kick`, that happens
+    /// soon; without, when [`DiskRef::kick_requeue_list`] is called.
     ///
     /// Wraps the C function `blk_mq_requeue_request()`.
     ///
@@ -130,7 +132,7 @@ impl<T: Operations> OwnedRequest<T> {
         unsafe { bindings::blk_mq_requeue_request(rq, kick) };
     }
 
-    /// Give the request back to the block layer, to be queued again after `msecs` milliseconds.
+    /// Gives the request back to the block layer, to be queued again after `msecs` milliseconds.
     ///
     /// Wraps the C functions `blk_mq_requeue_request()` and `blk_mq_delay_kick_requeue_list()`.
     pub fn requeue_delayed(self, msecs: usize) {
@@ -140,8 +142,8 @@ impl<T: Operations> OwnedRequest<T> {
         // SAFETY: The queue is valid, as it has a request that was not given back.
         let usage = unsafe { &raw mut (*queue).q_usage_counter };
 
-        // The request may be kicked by somebody else and end before the delayed kick is set up. So
-        // it can not be what keeps the queue from going away.
+        // Somebody else may kick the list, and the request end, before the delayed kick is set up.
+        // So it takes a reference of our own to keep the queue meanwhile.
         //
         // SAFETY: The counter is not zero, because the request holds a reference.
         unsafe { bindings::percpu_ref_get(usage) };
@@ -153,7 +155,7 @@ impl<T: Operations> OwnedRequest<T> {
         unsafe { bindings::percpu_ref_put(usage) };
     }
 
-    /// Share the request again.
+    /// Shares the request again.
     #[inline]
     pub fn into_shared(self) -> ARef<Request<T>> {
         let rq = self.into_raw();
@@ -185,14 +187,14 @@ impl<T: Operations> Drop for OwnedRequest<T> {
     }
 }
 
-/// Softirqs are disabled on this CPU for as long as this exists.
+/// Softirqs are disabled for the current task as long as this exists.
 struct BhDisabled(PhantomData<*mut ()>);
 
 impl BhDisabled {
     #[inline]
     fn new() -> Self {
-        // SAFETY: There are no requirements but that it is undone on the same CPU, which the drop
-        // does: this type is not `Send`, and the task can not be moved meanwhile.
+        // SAFETY: There are no requirements but that it is undone by the same task, which the drop
+        // does, as this type is not `Send`.
         unsafe { bindings::local_bh_disable() };
         Self(PhantomData)
     }
@@ -201,7 +203,7 @@ impl BhDisabled {
 impl Drop for BhDisabled {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: `new()` has disabled softirqs on this CPU.
+        // SAFETY: `new()` has disabled softirqs for this task.
         unsafe { bindings::local_bh_enable() };
     }
 }

@@ -16,7 +16,11 @@ use crate::{
 impl<T: Operations> OwnedRequest<T> {
     /// The data that the driver gave to the disk of this request.
     ///
-    /// For callbacks that get a request only, for example [`Operations::lease_ended`]. Any context.
+    /// For callbacks that get nothing but a request, for example [`Operations::lease_ended`].
+    ///
+    /// # Context
+    ///
+    /// Any. Reads the C field `queuedata`.
     #[inline]
     pub fn queue_data(&self) -> <T::QueueData as ForeignOwnable>::Borrowed<'_> {
         // CAST: `RequestView` is a transparent wrapper around `struct request`.

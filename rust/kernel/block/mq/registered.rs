@@ -21,14 +21,16 @@ use core::ptr::NonNull;
 impl<T: Operations> Request<T> {
     /// Registers the pages of a request as the buffer `index` of the ring of `cmd`.
     ///
-    /// The reference goes to the table. When the buffer was removed from it and the last of its
-    /// users is gone, [`Operations::lease_ended`] gets it back. If it can not be registered, the
-    /// reference is returned with the error: `EINVAL` if the ring has no such index or the request
-    /// no data, `EBUSY` if it is taken, `ENOMEM`.
+    /// The reference goes to the table. When the buffer was removed from there, and the last of its
+    /// users is done, [`Operations::lease_ended`] gets the reference back.
+    ///
+    /// Fails with `EINVAL` if the ring has no such index or the request no data, with `EBUSY` if
+    /// the index is taken, and with `ENOMEM`; the reference is returned with the error.
     ///
     /// # Context
     ///
-    /// Process context. Takes the ring's lock if `flags` do not prove that it is held.
+    /// Process context; may sleep. If `flags` do not prove that the ring's lock is held, then this
+    /// takes it, and the lock of no other ring may be held.
     ///
     /// Wraps C's `io_buffer_register_request()`.
     pub fn register_buffer(

@@ -15,9 +15,19 @@ use crate::{
 
 /// The status with which a driver ends a request.
 ///
-/// Wraps the C `blk_status_t`. Only statuses that may end a request have a name here: those that
-/// ask the block layer to dispatch again (`BLK_STS_RESOURCE` and the like) are for
-/// `Operations::queue_rq`, which returns an [`Error`].
+/// Wraps the C `blk_status_t`. Those that ask the block layer to dispatch a request again
+/// (`BLK_STS_RESOURCE` and the like) have no name here, because a driver asks for that by what
+/// `Operations::queue_rq` returns, which is an [`Error`].
+///
+/// # Examples
+///
+/// ```
+/// use kernel::block::mq::BlkStatus;
+///
+/// assert_eq!(BlkStatus::from_errno(ENOSPC), BlkStatus::NOSPC);
+/// assert_eq!(BlkStatus::from_errno(EPERM), BlkStatus::IOERR);
+/// assert_eq!(BlkStatus::NOSPC.to_result(), Err(ENOSPC));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlkStatus(bindings::blk_status_t);
 
@@ -34,7 +44,7 @@ impl BlkStatus {
     pub const NOSPC: Self = Self(bindings::BLK_STS_NOSPC);
     /// The link to the device failed; it may be recoverable.
     pub const TRANSPORT: Self = Self(bindings::BLK_STS_TRANSPORT);
-    /// The device failed for good.
+    /// The device failed, and would fail again on another path.
     pub const TARGET: Self = Self(bindings::BLK_STS_TARGET);
     /// The medium has an error.
     pub const MEDIUM: Self = Self(bindings::BLK_STS_MEDIUM);
