@@ -216,6 +216,35 @@ TEST_F(nvme, errors)
 	}
 }
 
+/* A task that waits for just the CQEs that come, without a time-out, wakes up. */
+TEST_F(nvme, wakes)
+{
+	struct cqe cqe = { };
+	int nr, skip, i, cqes;
+
+	for (nr = 1; nr <= 4; nr += 3) {
+		for (skip = 0; skip < 2; skip++) {
+			group_init(&self->g, &self->ring, &variant->mode, self->dev,
+				   OP_LEND, 0, LEN);
+			for (i = 0; i < nr; i++) {
+				add_nvme(&self->g, self->ng, false, i * 4096, 4096, 0,
+					 self->block);
+				if (skip)
+					self->g.secondary[i]->flags |= IOSQE_CQE_SKIP_SUCCESS;
+			}
+			group_push(&self->g);
+			cqes = skip ? 1 : nr + 1;
+			ASSERT_LE(0, ring_submit_and_wait(&self->ring, cqes));
+			for (i = 0; i < cqes; i++)
+				ASSERT_TRUE(ring_wait(&self->ring, &cqe, 0))
+					TH_LOG("%d, skip %d: CQE %d", nr, skip, i);
+			EXPECT_EQ(UD_PRIMARY, cqe.user_data);
+			EXPECT_EQ(0, cqe.res);
+			EXPECT_FALSE(ring_wait(&self->ring, &cqe, 0));
+		}
+	}
+}
+
 /* IOPOLL: the primary is not polled for, its secondaries are */
 TEST(iopoll)
 {

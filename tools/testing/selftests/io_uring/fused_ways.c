@@ -22,11 +22,16 @@
 	ASSERT_EQ(nr_, (log)->nr) TH_LOG("%s x %d", (p_).way->name, (p_).nr); \
 })
 
-/* A read that keeps what comes behind it waiting until @fd is written to */
+/*
+ * A read that keeps what comes behind it waiting until @fd is written to. With
+ * a request linked to it: its end alone does not wake a task that waits for more
+ * CQEs on a DEFER_TASKRUN ring, though what is drained can not start before.
+ */
 static void push_gate(struct ring *r, int fd, void *buf)
 {
 	struct io_uring_sqe sqe[2] = { {
 		.opcode = IORING_OP_READ,
+		.flags = IOSQE_IO_LINK,
 		.fd = fd,
 		.addr = (uintptr_t)buf,
 		.len = 1,
@@ -35,6 +40,12 @@ static void push_gate(struct ring *r, int fd, void *buf)
 	} };
 
 	push_sqe(r, sqe);
+}
+
+/* What is sent to a peer that resets the connection may or may not arrive. */
+static bool is_fine(const struct way *way, int res)
+{
+	return res >= 0 || (way->opcode == IORING_OP_SEND_ZC && way->later);
 }
 
 /* uapi: IO_DRAIN on the primary works with every kind of secondary */
@@ -51,14 +62,17 @@ TEST_F(fused, drain)
 		nr = p.nr * p.way->nr_cqes + 1;
 		if (way_open(&p, self->buf)) {
 			push_gate(&self->ring, fd[0], self->buf);
+			push_nop(&self->ring, UD_OTHER + 1, 0);
 			PUSH_WAY(p, IOSQE_IO_DRAIN);
-			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
-			WAIT_WAY(p, &log, nr + 2);
+			push_nop(&self->ring, UD_OTHER + 2, IOSQE_IO_DRAIN);
+			WAIT_WAY(p, &log, nr + 3);
 			EXPECT_EQ(0, log_index(&log, UD_OTHER));
-			EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
-			EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
+			EXPECT_EQ(1, log_index(&log, UD_OTHER + 1));
+			EXPECT_EQ(nr + 1, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+			EXPECT_EQ(nr + 2, log_index(&log, UD_OTHER + 2));
 			for (i = 0; i < log.nr; i++)
-				EXPECT_LE(0, log.cqe[i].res) TH_LOG("%s", p.way->name);
+				EXPECT_TRUE(is_fine(p.way, log.cqe[i].res))
+					TH_LOG("%s", p.way->name);
 		}
 		way_close(&p);
 	}
@@ -80,13 +94,15 @@ TEST_F(fused, behind_a_drain)
 		nr = p.nr * p.way->nr_cqes + 1;
 		if (way_open(&p, self->buf)) {
 			push_gate(&self->ring, fd[0], self->buf);
-			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
+			push_nop(&self->ring, UD_OTHER + 1, 0);
+			push_nop(&self->ring, UD_OTHER + 2, IOSQE_IO_DRAIN);
 			PUSH_WAY(p, 0);
-			push_nop(&self->ring, UD_OTHER + 2, 0);
-			WAIT_WAY(p, &log, nr + 3);
+			push_nop(&self->ring, UD_OTHER + 3, 0);
+			WAIT_WAY(p, &log, nr + 4);
 			EXPECT_EQ(0, log_index(&log, UD_OTHER));
-			EXPECT_EQ(1, log_index(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
-			EXPECT_LE(0, log_res(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+			EXPECT_EQ(2, log_index(&log, UD_OTHER + 2)) TH_LOG("%s", p.way->name);
+			EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_PRIMARY)))
+				TH_LOG("%s", p.way->name);
 		}
 		way_close(&p);
 	}
@@ -107,24 +123,15 @@ TEST_F(fused, linked)
 	for (p.way = ways; p.way->name; p.way++) {
 		nr = p.nr * p.way->nr_cqes + 1;
 		if (way_open(&p, self->buf)) {
-			struct io_uring_sqe gate[2] = { {
-				.opcode = IORING_OP_READ,
-				.flags = IOSQE_IO_LINK,
-				.fd = fd[0],
-				.addr = (uintptr_t)self->buf,
-				.len = 1,
-				.off = -1,
-				.user_data = UD_OTHER,
-			} };
-
-			push_sqe(&self->ring, gate);
+			push_gate(&self->ring, fd[0], self->buf);
 			PUSH_WAY(p, IOSQE_IO_LINK);
 			push_nop(&self->ring, UD_OTHER + 1, 0);
 			WAIT_WAY(p, &log, nr + 2);
 			EXPECT_EQ(0, log_index(&log, UD_OTHER));
 			EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
 			EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
-			EXPECT_EQ(0, log_res(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
+			EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_OTHER + 1)))
+				TH_LOG("%s", p.way->name);
 		}
 		way_close(&p);
 	}
