@@ -55,31 +55,6 @@ int patience(void)
 	return patience_ms;
 }
 
-/* Never freed: no process of ours lives long */
-const char *str(const char *fmt, ...)
-{
-	va_list args;
-	char *s;
-
-	va_start(args, fmt);
-	if (vasprintf(&s, fmt, args) < 0)
-		_exit(2);
-	va_end(args);
-	return s;
-}
-
-const char *res_name(int res)
-{
-	const char *name;
-
-	if (res == BLOCKS)
-		return "waits";
-	if (res >= 0)
-		return str("%d", res);
-	name = strerrorname_np(-res);
-	return name ? name : str("%d", res);
-}
-
 void put(const char *state, const char *cmd, const char *arg, const char *fmt, ...)
 {
 	char line[4096];

@@ -50,16 +50,18 @@ void run(const char *name, scenario_fn fn, const void *arg);
 /* Print one case */
 void __printf(4, 5)
 put(const char *state, const char *cmd, const char *arg, const char *fmt, ...);
-/* The name of a result */
-const char *res_name(int res);
-/* printf() to a string */
-__printf(1, 2) const char *str(const char *fmt, ...);
 /* The scenario can not go on: this is printed as a case */
 void __noreturn give_up(const char *what, int res);
 /* Have device @id deleted after the scenario */
 void remember(int id);
 /* How long to wait for what may never come, in ms */
 int patience(void);
+
+/* parity_text.c */
+/* The name of a result */
+const char *res_name(int res);
+/* printf() to a string */
+__printf(1, 2) const char *str(const char *fmt, ...);
 
 /* parity_dev.c: control commands */
 int ctrl(__u32 op, const struct ublksrv_ctrl_cmd *cmd);
@@ -122,6 +124,8 @@ void srv_open(struct srv *s, __u64 flags, const struct ublk_params *params);
 void srv_info(struct srv *s, struct ublksrv_ctrl_dev_info *info,
 	      const struct ublk_params *params);
 void srv_attach(struct srv *s);
+/* The same for who has opened /dev/ublkcN himself */
+void srv_opened(struct srv *s, int cdev);
 void srv_close(struct srv *s);
 void srv_fetch(struct srv *s, int from, int to);
 void srv_start(struct srv *s);

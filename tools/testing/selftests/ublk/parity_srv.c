@@ -30,13 +30,20 @@ void srv_info(struct srv *s, struct ublksrv_ctrl_dev_info *info,
 
 void srv_attach(struct srv *s)
 {
+	int fd = open_cdev(s->id);
+
+	if (fd < 0)
+		give_up("open", fd);
+	srv_opened(s, fd);
+}
+
+void srv_opened(struct srv *s, int cdev)
+{
 	size_t len = (s->depth * s->desc_size + 4095) & ~4095UL;
 	void *p;
 	int i;
 
-	s->cdev = open_cdev(s->id);
-	if (s->cdev < 0)
-		give_up("open", s->cdev);
+	s->cdev = cdev;
 	p = mmap(NULL, len, PROT_READ, MAP_SHARED, s->cdev, UBLKSRV_CMD_BUF_OFFSET);
 	if (p == MAP_FAILED)
 		give_up("mmap", -errno);

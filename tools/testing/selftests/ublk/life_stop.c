@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * life_stop: a device is stopped while a server attaches.
+ *
+ * All or nothing: the stop came first and nothing of the new server is touched,
+ * or it came later, and the server is stopped with all that it sent.
+ */
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include "life.h"
+#include "kselftest_harness.h"
+
+/* a stop that looks at each slot takes some time */
+#define MANY_SLOTS	UBLK_MAX_QUEUE_DEPTH
+#define FETCHED		16
+#define RACES		60
+/* of a device whose stop takes long for other reasons */
+#define FEW_SLOTS	4
+#define ORPHANS		12
+
+/* A server that fetches only: with UBLK_F_USER_COPY it needs no buffers */
+struct server {
+	int cdev;
+	struct io_uring ring;
+	int ended;		/* commands that were canceled or refused */
+	int requests;		/* commands that brought a request */
+};
+
+static void server_open(struct server *s, int id, unsigned int slots)
+{
+	*s = (struct server){};
+	if (io_uring_queue_init(slots, &s->ring, 0))
+		give_up("ring", -errno);
+	io_uring_ring_dontfork(&s->ring);
+	s->cdev = open_free(id);
+}
+
+static void server_fetch(struct server *s, int q_id, int tag)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&s->ring);
+	struct ublksrv_io_cmd *cmd;
+
+	if (!sqe)
+		give_up("SQE", -ENOSPC);
+	memset(sqe, 0, sizeof(*sqe));
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = s->cdev;
+	sqe->cmd_op = UBLK_U_IO_FETCH_REQ;
+	cmd = (void *)sqe->cmd;
+	cmd->q_id = q_id;
+	cmd->tag = tag;
+	io_uring_submit(&s->ring);
+}
+
+/* Look at what was posted by now */
+static void server_look(struct server *s)
+{
+	struct io_uring_cqe *cqe;
+
+	io_uring_get_events(&s->ring);
+	while (!io_uring_peek_cqe(&s->ring, &cqe)) {
+		if (cqe->res == UBLK_IO_RES_OK)
+			s->requests++;
+		else
+			s->ended++;
+		io_uring_cqe_seen(&s->ring, cqe);
+	}
+}
+
+/* With this many slots on each of the two queues */
+static void server_fetch_all(struct server *s, int depth)
+{
+	int i;
+
+	for (i = 0; i < 2 * depth; i++)
+		server_fetch(s, i / depth, i % depth);
+}
+
+static void server_close(struct server *s)
+{
+	io_uring_queue_exit(&s->ring);
+	close(s->cdev);
+}
+
+static int add_device(__u64 flags, unsigned int depth)
+{
+	struct ublksrv_ctrl_dev_info info =
+		default_info(flags | UBLK_F_USER_COPY | UBLK_F_NO_AUTO_PART_SCAN);
+	struct ublk_params params = default_params();
+	int id, res;
+
+	info.nr_hw_queues = 2;
+	info.queue_depth = depth;
+	id = add_info(&info);
+	if (id < 0)
+		give_up("ADD_DEV", id);
+	res = set_params(id, &params);
+	if (res)
+		give_up("SET_PARAMS", res);
+	return id;
+}
+
+/* A device that lost its server, but not its disk */
+static int add_orphan(__u64 flags, int *disk)
+{
+	int id = add_device(flags, FEW_SLOTS), res;
+	struct server s;
+
+	server_open(&s, id, 32);
+	server_fetch_all(&s, FEW_SLOTS);
+	res = start(id, getpid());
+	if (res)
+		give_up("START_DEV", res);
+	if (disk) {
+		*disk = open(str("/dev/ublkb%d", id), O_RDWR | O_CLOEXEC);
+		if (*disk < 0)
+			give_up("open of the disk", -errno);
+	}
+	server_close(&s);
+	if (!wait_dev_state(id, flags & UBLK_F_USER_RECOVERY_FAIL_IO ?
+			    UBLK_S_DEV_FAIL_IO : UBLK_S_DEV_QUIESCED))
+		give_up("the device is not recoverable", 0);
+	return id;
+}
+
+/* Send one command; it exits with what the command returned */
+static pid_t command(int id, __u32 op)
+{
+	pid_t pid = child();
+
+	if (pid)
+		return pid;
+	_exit(-ctrl_simple(id, op, NULL, 0, 0));
+}
+
+FIXTURE(stop) {
+	int id;
+};
+
+FIXTURE_VARIANT(stop) {
+	__u32 op;
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(stop, hold) {
+	.op = UBLK_U_CMD_STOP_DEV,
+	.flags = UBLK_F_USER_RECOVERY,
+};
+
+FIXTURE_VARIANT_ADD(stop, reissue) {
+	.op = UBLK_U_CMD_STOP_DEV,
+	.flags = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE,
+};
+
+FIXTURE_VARIANT_ADD(stop, fail_io) {
+	.op = UBLK_U_CMD_STOP_DEV,
+	.flags = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_FAIL_IO,
+};
+
+FIXTURE_VARIANT_ADD(stop, try_stop) {
+	.op = UBLK_U_CMD_TRY_STOP_DEV,
+	.flags = UBLK_F_USER_RECOVERY,
+};
+
+FIXTURE_SETUP(stop)
+{
+	self->id = -1;
+	if (why_not())
+		SKIP(return, "%s", why_not());
+}
+
+FIXTURE_TEARDOWN(stop)
+{
+	if (self->id >= 0)
+		EXPECT_EQ(0, delete_dev(self->id));
+}
+
+/* Send the command again and again until a server is there */
+static pid_t stop_until(int id, __u32 op, const int *attached)
+{
+	pid_t pid = child();
+
+	if (pid)
+		return pid;
+	do {
+		ctrl_simple(id, op, NULL, 0, 0);
+	} while (!__atomic_load_n(attached, __ATOMIC_ACQUIRE));
+	_exit(0);
+}
+
+/*
+ * There is no disk, and the last stop began before the server came, or after.
+ * One that goes through the slots from the first to the last meets the server,
+ * which goes from the last to the first.
+ */
+TEST_F_TIMEOUT(stop, without_disk, 120)
+{
+	int *attached = mmap(NULL, sizeof(int), PROT_READ | PROT_WRITE,
+				      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int round, i, ended, stopped = 0, torn = 0;
+	struct server s;
+
+	ASSERT_NE(MAP_FAILED, attached);
+	self->id = add_device(variant->flags, MANY_SLOTS);
+	for (round = 0; round < RACES; round++) {
+		pid_t stopper;
+
+		__atomic_store_n(attached, 0, __ATOMIC_RELEASE);
+		stopper = stop_until(self->id, variant->op, attached);
+		server_open(&s, self->id, 2 * FETCHED);
+		__atomic_store_n(attached, 1, __ATOMIC_RELEASE);
+		for (i = 1; i <= FETCHED; i++)
+			server_fetch(&s, 1, MANY_SLOTS - i);
+		ASSERT_EQ(0, exit_status(stopper));
+		server_look(&s);
+		ended = s.ended;
+		/* whether the server is stopped is told by one more command */
+		server_fetch(&s, 0, 0);
+		server_look(&s);
+		if (s.ended > ended)
+			stopped++;
+		if (ended != (s.ended > ended ? FETCHED : 0))
+			torn++;
+		server_close(&s);
+	}
+	munmap(attached, sizeof(int));
+	TH_LOG("%d of %d servers were stopped", stopped, RACES);
+	EXPECT_EQ(0, torn);
+}
+
+/* The disk of the last server is deleted while the next one comes. */
+TEST_F_TIMEOUT(stop, orphan, 120)
+{
+	int round, res, stopped = 0, torn = 0;
+	struct server s;
+	pid_t stopper;
+
+	for (round = 0; round < ORPHANS; round++) {
+		self->id = add_orphan(variant->flags, NULL);
+		stopper = command(self->id, variant->op);
+		usleep(rand() % 20000);
+		server_open(&s, self->id, 32);
+		server_fetch_all(&s, FEW_SLOTS);
+		res = -exit_status(stopper);
+		server_look(&s);
+		if (res == -EBUSY && variant->op == UBLK_U_CMD_TRY_STOP_DEV) {
+			/* somebody had it open, so nothing happened */
+			EXPECT_EQ(0, s.ended);
+			EXPECT_EQ(0, ctrl_simple(self->id, UBLK_U_CMD_END_USER_RECOVERY,
+						 NULL, 0, getpid()));
+		} else {
+			ASSERT_EQ(0, res);
+			/* somebody may still have the old disk open */
+			do {
+				res = start(self->id, getpid());
+			} while (res == -EEXIST && !usleep(1000));
+			server_look(&s);
+			stopped += !!res;
+			EXPECT_EQ(res, s.ended ? -EBUSY : 0);
+			torn += s.ended && s.ended != 2 * FEW_SLOTS;
+			torn += !!s.ended != !!res;
+		}
+		server_close(&s);
+		ASSERT_EQ(0, delete_dev(self->id));
+		self->id = -1;
+	}
+	TH_LOG("%d of %d servers were stopped", stopped, ORPHANS);
+	EXPECT_EQ(0, torn);
+}
+
+/*
+ * The disk is deleted for want of a server, so what is in its page cache is
+ * lost. It is not for the server that comes meanwhile, which knows nothing of it.
+ */
+TEST_F_TIMEOUT(stop, write_back, 120)
+{
+	char path[64], page[4096];
+	int disk, fd, status;
+	struct server s;
+	pid_t stopper;
+	off_t off;
+
+	if (variant->op == UBLK_U_CMD_TRY_STOP_DEV)
+		SKIP(return, "nobody may have the disk open");
+	self->id = add_orphan(variant->flags, &disk);
+	snprintf(path, sizeof(path), "/dev/ublkb%d", self->id);
+	memset(page, 0xa5, sizeof(page));
+	/* as many requests as possible */
+	for (off = 0; off < DEV_SECTORS << 9; off += 2 * sizeof(page))
+		ASSERT_EQ((ssize_t)sizeof(page), pwrite(disk, page, sizeof(page), off));
+
+	stopper = command(self->id, UBLK_U_CMD_STOP_DEV);
+	/* it can not be opened any more: it is about to be written back */
+	while ((fd = open(path, O_RDONLY | O_CLOEXEC)) >= 0)
+		close(fd);
+	server_open(&s, self->id, 32);
+	server_fetch_all(&s, FEW_SLOTS);
+	while (!waitpid(stopper, &status, WNOHANG) && !s.requests) {
+		server_look(&s);
+		usleep(1000);
+	}
+	EXPECT_EQ(0, s.requests);
+	server_close(&s);
+	close(disk);
+}
+
+TEST_HARNESS_MAIN
