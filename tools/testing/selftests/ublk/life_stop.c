@@ -13,10 +13,10 @@
 /* a stop that looks at each slot takes some time */
 #define MANY_SLOTS	UBLK_MAX_QUEUE_DEPTH
 #define FETCHED		16
-#define RACES		60
+#define RACES		30
 /* of a device whose stop takes long for other reasons */
 #define FEW_SLOTS	4
-#define ORPHANS		12
+#define ORPHANS		6
 
 /* A server that fetches only: with UBLK_F_USER_COPY it needs no buffers */
 struct server {
