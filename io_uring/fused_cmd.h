@@ -230,6 +230,16 @@ static inline int io_fused_max_events(struct io_ring_ctx *ctx, int nr_wait)
 	return nr_wait;
 }
 
+/*
+ * May requests wait for others to end? Those that have task work must not wait
+ * for more of it then: what is drained does not start before they are done.
+ */
+static inline bool io_fused_may_drain(struct io_ring_ctx *ctx)
+{
+	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
+		data_race(ctx->int_flags) & IO_RING_F_DRAIN_ACTIVE;
+}
+
 /* Requests that wait with @req for its issue */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
 {

@@ -22,16 +22,12 @@
 	ASSERT_EQ(nr_, (log)->nr) TH_LOG("%s x %d", (p_).way->name, (p_).nr); \
 })
 
-/*
- * A read that keeps what comes behind it waiting until @fd is written to. With
- * a request linked to it: its end alone does not wake a task that waits for more
- * CQEs on a DEFER_TASKRUN ring, though what is drained can not start before.
- */
-static void push_gate(struct ring *r, int fd, void *buf)
+/* A read that keeps what comes behind it waiting until @fd is written to */
+static void push_gate(struct ring *r, int fd, void *buf, unsigned int flags)
 {
 	struct io_uring_sqe sqe[2] = { {
 		.opcode = IORING_OP_READ,
-		.flags = IOSQE_IO_LINK,
+		.flags = flags,
 		.fd = fd,
 		.addr = (uintptr_t)buf,
 		.len = 1,
@@ -61,15 +57,13 @@ TEST_F(fused, drain)
 	for (p.way = ways; p.way->name; p.way++) {
 		nr = p.nr * p.way->nr_cqes + 1;
 		if (way_open(&p, self->buf)) {
-			push_gate(&self->ring, fd[0], self->buf);
-			push_nop(&self->ring, UD_OTHER + 1, 0);
+			push_gate(&self->ring, fd[0], self->buf, 0);
 			PUSH_WAY(p, IOSQE_IO_DRAIN);
-			push_nop(&self->ring, UD_OTHER + 2, IOSQE_IO_DRAIN);
-			WAIT_WAY(p, &log, nr + 3);
+			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
+			WAIT_WAY(p, &log, nr + 2);
 			EXPECT_EQ(0, log_index(&log, UD_OTHER));
-			EXPECT_EQ(1, log_index(&log, UD_OTHER + 1));
-			EXPECT_EQ(nr + 1, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
-			EXPECT_EQ(nr + 2, log_index(&log, UD_OTHER + 2));
+			EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+			EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
 			for (i = 0; i < log.nr; i++)
 				EXPECT_TRUE(is_fine(p.way, log.cqe[i].res))
 					TH_LOG("%s", p.way->name);
@@ -93,14 +87,13 @@ TEST_F(fused, behind_a_drain)
 	for (p.way = ways; p.way->name; p.way++) {
 		nr = p.nr * p.way->nr_cqes + 1;
 		if (way_open(&p, self->buf)) {
-			push_gate(&self->ring, fd[0], self->buf);
-			push_nop(&self->ring, UD_OTHER + 1, 0);
-			push_nop(&self->ring, UD_OTHER + 2, IOSQE_IO_DRAIN);
+			push_gate(&self->ring, fd[0], self->buf, 0);
+			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
 			PUSH_WAY(p, 0);
-			push_nop(&self->ring, UD_OTHER + 3, 0);
-			WAIT_WAY(p, &log, nr + 4);
+			push_nop(&self->ring, UD_OTHER + 2, 0);
+			WAIT_WAY(p, &log, nr + 3);
 			EXPECT_EQ(0, log_index(&log, UD_OTHER));
-			EXPECT_EQ(2, log_index(&log, UD_OTHER + 2)) TH_LOG("%s", p.way->name);
+			EXPECT_EQ(1, log_index(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
 			EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_PRIMARY)))
 				TH_LOG("%s", p.way->name);
 		}
@@ -123,7 +116,7 @@ TEST_F(fused, linked)
 	for (p.way = ways; p.way->name; p.way++) {
 		nr = p.nr * p.way->nr_cqes + 1;
 		if (way_open(&p, self->buf)) {
-			push_gate(&self->ring, fd[0], self->buf);
+			push_gate(&self->ring, fd[0], self->buf, IOSQE_IO_LINK);
 			PUSH_WAY(p, IOSQE_IO_LINK);
 			push_nop(&self->ring, UD_OTHER + 1, 0);
 			WAIT_WAY(p, &log, nr + 2);
