@@ -16,7 +16,7 @@
 #define RACES		30
 /* of a device whose stop takes long for other reasons */
 #define FEW_SLOTS	4
-#define ORPHANS		6
+#define ORPHANS		10
 
 /* A server that fetches only: with UBLK_F_USER_COPY it needs no buffers */
 struct server {
@@ -238,7 +238,8 @@ TEST_F_TIMEOUT(stop, orphan, 120)
 	for (round = 0; round < ORPHANS; round++) {
 		self->id = add_orphan(variant->flags, NULL);
 		stopper = command(self->id, variant->op);
-		usleep(rand() % 20000);
+		/* from before the stop to behind it */
+		usleep(round * 10000 + rand() % 10000);
 		server_open(&s, self->id, 32);
 		server_fetch_all(&s, FEW_SLOTS);
 		res = -exit_status(stopper);
