@@ -35,13 +35,15 @@ pub(crate) fn stop(dev: &Device) {
 /// Stops a device that may have a disk or a server or both. Returns whether there is a server,
 /// which has no disk any more. The caller holds [`Device::lifecycle`].
 fn stop_disk(dev: &Device) -> bool {
-    let (served, disk, to_scan) = {
+    let (served, disk, has_server, to_scan) = {
         let mut state = dev.state.lock();
         let served = state.phase.is_live();
         // It is neither Starting nor Deleting while we hold the lifecycle lock.
         let disk = state.phase.change(Event::Stop).unwrap_or(None);
         dev.ready.notify_all();
-        (served, disk, state.to_scan.take())
+        // One that attaches later is none of our business.
+        let has_server = state.phase.server().is_some();
+        (served, disk, has_server, state.to_scan.take())
     };
     drop(to_scan);
     if let Some(disk) = disk {
@@ -66,7 +68,7 @@ fn stop_disk(dev: &Device) -> bool {
         // There was a disk, so this does not fail.
         let _ = dev.state.lock().phase.change(Event::Deleted);
     }
-    dev.state.lock().phase.server().is_some()
+    has_server
 }
 
 /// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], and with

@@ -80,6 +80,11 @@ void expect(struct server *s, const char *where, int primary_res, int nr,
 	submit(&s->ring);
 	check(wait_cqe(s, UD_SENTINEL) != NO_CQE, "%s: no CQE of the NOP", where);
 
+	/* the notification of a SEND_ZC that was never issued comes any time */
+	for (i = 0; i < s->nr_cqes; i++)
+		if (s->cqe[i].flags & IORING_CQE_F_NOTIF && primary_res < 0)
+			memmove(&s->cqe[i], &s->cqe[i + 1],
+				(--s->nr_cqes - i) * sizeof(s->cqe[0]));
 	for (i = 0; i < nr; i++) {
 		res = cqe_res(s, UD_SECONDARY(i));
 		check(res == sec_res[i], "%s: secondary %d posts %d, should be %d",
