@@ -104,6 +104,7 @@ TEST_F_TIMEOUT(place, of_a_device_that_ends, 120)
 	deleter = child();
 	if (!deleter) {
 		close(s.cdev);
+		close(s.ring.ring_fd);
 		_exit(-delete_dev(s.id));
 	}
 	/* the deletion is under way when the disk can not be opened any more */

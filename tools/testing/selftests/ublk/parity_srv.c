@@ -92,7 +92,7 @@ void srv_open(struct srv *s, __u64 flags, const struct ublk_params *params)
 bool srv_copies(struct srv *s)
 {
 	return !(s->flags & (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY |
-			     UBLK_F_AUTO_BUF_REG));
+			     UBLK_F_AUTO_BUF_REG | UBLK_F_FUSED_CMD));
 }
 
 __u64 srv_addr(struct srv *s, int tag)

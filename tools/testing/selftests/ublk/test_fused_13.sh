@@ -45,6 +45,7 @@ _serve()
 	pid=$!
 	until dev=$(grep -o '/dev/ublkb[0-9]*' "$WORK"/out); do
 		if ! kill -0 $pid 2> /dev/null; then
+			cat "$WORK"/out
 			wait $pid
 			return
 		fi
