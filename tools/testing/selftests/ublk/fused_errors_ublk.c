@@ -116,10 +116,6 @@ void test_ublk_add_dev(struct server *s)
 	if (id >= 0)
 		ctrl(id, UBLK_U_CMD_DEL_DEV, NULL, 0, 0);
 	CHECK(id == -EINVAL, "with NEED_GET_DATA: %d", id);
-	id = add_dev(UBLK_F_FUSED_CMD | UBLK_F_UNPRIVILEGED_DEV);
-	if (id >= 0)
-		ctrl(id, UBLK_U_CMD_DEL_DEV, NULL, 0, 0);
-	CHECK(id == -EINVAL, "with UNPRIVILEGED_DEV: %d", id);
 }
 
 void test_ublk_fetch_addr(struct server *s)
