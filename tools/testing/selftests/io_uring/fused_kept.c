@@ -110,7 +110,11 @@ static int kept_result(struct ring *r, int dev, struct log *log, int nr)
 		if (log_until(log, r, i) == NO_CQE)
 			return NO_CQE;
 	do {
-		/* until the last secondary is freed, too, there is none */
+		/*
+		 * Until the last secondary is freed, too, there is none, and
+		 * that may take task work, which runs when one waits.
+		 */
+		log_rest(log, r, 0);
 		log->nr = 0;
 		push_release(r, dev, 0);
 		if (ring_submit(r) < 0)
