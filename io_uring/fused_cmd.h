@@ -236,8 +236,10 @@ static inline int io_fused_max_events(struct io_ring_ctx *ctx, int nr_wait)
  */
 static inline bool io_fused_may_drain(struct io_ring_ctx *ctx)
 {
-	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&
-		data_race(ctx->int_flags) & IO_RING_F_DRAIN_ACTIVE;
+	if (!IS_ENABLED(CONFIG_IO_URING_FUSED_CMD))
+		return false;
+	/* the bit is set before anything is drained, by the task that will wait */
+	return data_race(ctx->int_flags) & IO_RING_F_DRAIN_ACTIVE;
 }
 
 /* Requests that wait with @req for its issue */

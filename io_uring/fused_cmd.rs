@@ -529,9 +529,9 @@ unsafe extern "C" fn io_fused_cmd_start(
     } else {
         issue.set_phase(Phase::Queued);
         let req = issue.primary();
-        // SAFETY: The place is a variable of `io_fused_cmd()`, which waits for the driver to return.
-        // The primary is issued and waits for nothing else. From here on it belongs to the task
-        // work.
+        // SAFETY: The place is a variable of `io_fused_cmd()`, which waits for the driver to
+        // return. The primary is issued and waits for nothing else. From here on it belongs to the
+        // task work.
         unsafe {
             *accepted = true;
             (*req).__bindgen_anon_4.io_task_work.func = Some(start_in_task);

@@ -229,8 +229,9 @@ impl Group {
     ///
     /// # Safety
     ///
-    /// `req` is a live request of opcode `IORING_OP_FUSED_CMD` that was not started, `uring_lock` is
-    /// held as long as the value is used, and there is no other reference to the group meanwhile.
+    /// `req` is a live request of opcode `IORING_OP_FUSED_CMD` that was not started, `uring_lock`
+    /// is held as long as the value is used, and there is no other reference to the group
+    /// meanwhile.
     pub(crate) unsafe fn of(req: *mut bindings::io_kiocb) -> Option<Self> {
         // SAFETY: By the safety requirement.
         let flags = unsafe { (*req).flags };
@@ -249,8 +250,8 @@ impl Group {
     ///
     /// # Safety
     ///
-    /// `io_fused_cmd_prep()` succeeded for `req`, whose group has not ended; `uring_lock` is held as
-    /// long as the value is used, and there is no other reference to the group meanwhile.
+    /// `io_fused_cmd_prep()` succeeded for `req`, whose group has not ended; `uring_lock` is held
+    /// as long as the value is used, and there is no other reference to the group meanwhile.
     pub(crate) unsafe fn prepared(req: *mut bindings::io_kiocb) -> Self {
         // INVARIANT: By the safety requirement.
         // SAFETY: By the safety requirement; the command is the first member of the request.
@@ -259,8 +260,8 @@ impl Group {
 
     /// # Safety
     ///
-    /// `group` is a group that has not ended; `uring_lock` is held as long as the value is used, and
-    /// there is no other reference to the group meanwhile.
+    /// `group` is a group that has not ended; `uring_lock` is held as long as the value is used,
+    /// and there is no other reference to the group meanwhile.
     pub(crate) unsafe fn from_raw(group: NonNull<bindings::io_fused_group>) -> Self {
         // INVARIANT: By the safety requirement. The primary completes when its group ends, so it is
         // live.

@@ -199,15 +199,15 @@ pub(super) unsafe fn range_of(
 ///
 /// # Safety
 ///
-/// `req` is a secondary that is not being executed and has a reference on the leased buffer. The part
-/// belongs to the buffer, and nobody else was given it.
+/// `req` is a secondary that is not being executed and has a reference on the leased buffer. The
+/// part belongs to the buffer, and nobody else was given it.
 #[cold]
 #[inline(never)]
 pub(super) unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) {
     let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
 
-    // SAFETY: By the safety requirement the request has its buffer node, and the import of a part of
-    // the buffer succeeds; if not, `iter` is not used.
+    // SAFETY: By the safety requirement the request has its buffer node, and the import of a part
+    // of the buffer succeeds; if not, `iter` is not used.
     unsafe {
         let ret = bindings::io_import_reg_buf(
             req,

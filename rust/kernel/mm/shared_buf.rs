@@ -159,8 +159,8 @@ impl SharedBuf {
     /// Maps the buffer, from its start, into the address space that `vma` is being set up in.
     ///
     /// User space can only ever read the mapping. It may outlive the buffer. Fails with `EPERM` if
-    /// write access is asked for, with `EINVAL` if `vma` is larger than the buffer's pages, and with
-    /// `ENOMEM`.
+    /// write access is asked for, with `EINVAL` if `vma` is larger than the buffer's pages, and
+    /// with `ENOMEM`.
     ///
     /// # Context
     ///

@@ -18,8 +18,8 @@ use core::ptr::NonNull;
 
 /// A work queue that belongs to its creator.
 ///
-/// Its items run on any CPU, many at a time. Dropping it waits until all items have run; so the last
-/// owner must not be one of them.
+/// Its items run on any CPU, many at a time. Dropping it waits until all items have run; so the
+/// last owner must not be one of them.
 ///
 /// It does not give out a plain [`Queue`], because that takes delayed items: destroying the queue
 /// does not wait for an item whose time has not come, which would then be enqueued in a queue that
@@ -116,8 +116,8 @@ impl OwnedQueue {
         self.as_queue().enqueue(w)
     }
 
-    /// Runs `func` as a work item, as [`Queue::try_spawn`] does. Fails if there is no memory for it;
-    /// may sleep if `flags` allow that.
+    /// Runs `func` as a work item, as [`Queue::try_spawn`] does. Fails if there is no memory for
+    /// it; may sleep if `flags` allow that.
     pub fn try_spawn<T: 'static + Send + FnOnce()>(
         &self,
         flags: Flags,
