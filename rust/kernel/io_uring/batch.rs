@@ -14,8 +14,8 @@ use core::{
     ptr::NonNull, //
 };
 
-/// Queued commands on their way to their tasks, where [`CommandHandler::task_work`] gets them in the
-/// order in which they were pushed.
+/// Queued commands on their way to their tasks, where [`CommandHandler::task_work`] gets them in
+/// the order in which they were pushed.
 ///
 /// This does what [`QueuedCmd::complete_in_task`] does for each of them, but successive commands of
 /// the same ring and task share one piece of task work. They are sent when a command of another

@@ -57,8 +57,8 @@ use core::ptr::NonNull;
 ///
 /// # Invariants
 ///
-/// - `disk` is valid, with a blk-mq queue. As long as `refs` is not 0, its tag set is valid too, and
-///   `self` owns one reference to `disk`.
+/// - `disk` is valid, with a blk-mq queue. As long as `refs` is not 0, its tag set is valid too,
+///   and `self` owns one reference to `disk`.
 /// - `self` is the first field of an object that `free` frees. For a disk that was added, the
 ///   `free_disk` callback does that; for one that was not, whoever drops the last reference.
 ///

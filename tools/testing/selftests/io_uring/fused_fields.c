@@ -17,8 +17,8 @@ struct field {
 	__u8 ops[5];
 };
 
-#define AT(name) #name, offsetof(struct io_uring_sqe, name),		\
-		 sizeof(((struct io_uring_sqe *)0)->name)
+#define AT(field)	offsetof(struct io_uring_sqe, field)
+#define SIZE(field)	sizeof(((struct io_uring_sqe *)0)->field)
 
 #define RW	{ IORING_OP_READ, IORING_OP_READ_FIXED, IORING_OP_WRITE, \
 		  IORING_OP_WRITE_FIXED }
@@ -31,23 +31,25 @@ struct field {
 #define NET_FLAGS	(IORING_RECVSEND_POLL_FIRST | IORING_RECVSEND_FIXED_BUF)
 
 static const struct field fields[] = {
-	{ AT(rw_flags), RW_FLAGS, 0, RW },
-	{ AT(attr_type_mask), 0, 0, RW },
-	{ AT(msg_flags), SEND_FLAGS, 0, SENDS },
-	{ AT(msg_flags), RECV_FLAGS, 0, { IORING_OP_RECV } },
-	{ AT(ioprio), NET_FLAGS, 0, { IORING_OP_SEND, IORING_OP_RECV } },
-	{ AT(ioprio), NET_FLAGS | IORING_SEND_ZC_REPORT_USAGE, 0, { IORING_OP_SEND_ZC } },
-	{ AT(addr2), 0, 0, { IORING_OP_RECV } },
-	{ AT(optlen), 0, 0, { IORING_OP_RECV } },
-	{ AT(__pad2), 0, 0, { IORING_OP_SEND_ZC } },
-	{ AT(uring_cmd_flags), IORING_URING_CMD_FIXED, IORING_URING_CMD_FIXED,
-	  { IORING_OP_URING_CMD } },
-	{ AT(__pad1), 0, 0, { IORING_OP_URING_CMD } },
-	{ AT(ioprio), 0, 0, { IORING_OP_URING_CMD } },
+	{ "rw_flags", AT(rw_flags), SIZE(rw_flags), RW_FLAGS, 0, RW },
+	{ "attr_type_mask", AT(attr_type_mask), SIZE(attr_type_mask), 0, 0, RW },
+	{ "msg_flags", AT(msg_flags), SIZE(msg_flags), SEND_FLAGS, 0, SENDS },
+	{ "msg_flags", AT(msg_flags), SIZE(msg_flags), RECV_FLAGS, 0, { IORING_OP_RECV } },
+	{ "ioprio", AT(ioprio), SIZE(ioprio), NET_FLAGS, 0, { IORING_OP_SEND, IORING_OP_RECV } },
+	{ "ioprio", AT(ioprio), SIZE(ioprio), NET_FLAGS | IORING_SEND_ZC_REPORT_USAGE, 0,
+	  { IORING_OP_SEND_ZC } },
+	{ "addr2", AT(addr2), SIZE(addr2), 0, 0, { IORING_OP_RECV } },
+	{ "optlen", AT(optlen), SIZE(optlen), 0, 0, { IORING_OP_RECV } },
+	{ "__pad2", AT(__pad2), SIZE(__pad2), 0, 0, { IORING_OP_SEND_ZC } },
+	{ "uring_cmd_flags", AT(uring_cmd_flags), SIZE(uring_cmd_flags),
+	  IORING_URING_CMD_FIXED, IORING_URING_CMD_FIXED, { IORING_OP_URING_CMD } },
+	{ "__pad1", AT(__pad1), SIZE(__pad1), 0, 0, { IORING_OP_URING_CMD } },
+	{ "ioprio", AT(ioprio), SIZE(ioprio), 0, 0, { IORING_OP_URING_CMD } },
 	/* FIXED_FILE, ASYNC, CQE_SKIP_SUCCESS */
-	{ AT(flags), 0x51, 0, { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_SEND,
-				IORING_OP_RECV, IORING_OP_URING_CMD } },
-	{ AT(flags), 0x11, 0, { IORING_OP_SEND_ZC } },
+	{ "flags", AT(flags), SIZE(flags), 0x51, 0,
+	  { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_SEND, IORING_OP_RECV,
+	    IORING_OP_URING_CMD } },
+	{ "flags", AT(flags), SIZE(flags), 0x11, 0, { IORING_OP_SEND_ZC } },
 };
 
 static bool reads_buffer(int op)

@@ -7,19 +7,26 @@
 
 /* A group of the kind @p_, if there are such files */
 #define PUSH_WAY(p_, primary_flags) ({					\
-	INIT(OP_LEND, (p_).way->writes ? 0 : LEND_SOURCE, BUFFER_LEN);	\
+	struct pending *push_ = &(p_);					\
+									\
+	INIT(OP_LEND, push_->way->writes ? 0 : LEND_SOURCE, BUFFER_LEN); \
 	self->g.primary->flags = primary_flags;				\
-	way_add(&(p_), &self->g, self->dev, false);			\
+	way_add(push_, &self->g, self->dev, false);			\
 	group_push(&self->g);						\
 })
 
 /* Wait for all CQEs, with one system call: these many, no others */
-#define WAIT_WAY(p_, log, nr_) ({					\
-	ASSERT_LE(0, way_wait(&(p_), &self->ring, nr_))			\
-		TH_LOG("%s x %d", (p_).way->name, (p_).nr);		\
-	(log)->nr = 0;							\
-	log_rest(log, &self->ring, 0);					\
-	ASSERT_EQ(nr_, (log)->nr) TH_LOG("%s x %d", (p_).way->name, (p_).nr); \
+#define WAIT_WAY(p_, to, nr_) ({					\
+	struct pending *wait_ = &(p_);					\
+	struct log *log_ = (to);					\
+	const int want_ = (nr_);					\
+									\
+	ASSERT_LE(0, way_wait(wait_, &self->ring, want_))		\
+		TH_LOG("%s x %d", wait_->way->name, wait_->nr);		\
+	log_->nr = 0;							\
+	log_rest(log_, &self->ring, 0);					\
+	ASSERT_EQ(want_, log_->nr)					\
+		TH_LOG("%s x %d", wait_->way->name, wait_->nr);		\
 })
 
 /* A read that keeps what comes behind it waiting until @fd is written to */

@@ -95,7 +95,7 @@ static void feed(int fd[2])
 	unsigned char data[WAY_LEN] = { 1 };
 
 	if (write(fd[1], data, WAY_LEN) != WAY_LEN)
-		ksft_print_msg("cannot feed a secondary\n");
+		ksft_print_msg("no data for a secondary\n");
 }
 
 static void drain(int fd[2])

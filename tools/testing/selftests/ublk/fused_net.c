@@ -29,11 +29,11 @@ struct head {
 static struct srv s;
 static unsigned char *memory;
 static int sock[2];
-static volatile sig_atomic_t ended;
+static int ended;
 
 static void on_term(int sig)
 {
-	ended = 1;
+	__atomic_store_n(&ended, 1, __ATOMIC_RELAXED);
 }
 
 /* All of it, or the connection is over */
@@ -131,7 +131,7 @@ static int serve_all(bool zc)
 	struct io_uring_cqe *cqe;
 	unsigned int want = 0;
 
-	while (!ended || want) {
+	while (!__atomic_load_n(&ended, __ATOMIC_RELAXED) || want) {
 		if (io_uring_submit_and_wait_timeout(&s.ring, &cqe, 1, &ts, NULL) < 0 ||
 		    io_uring_peek_cqe(&s.ring, &cqe))
 			continue;

@@ -52,7 +52,8 @@ _serve()
 		sleep 0.1
 	done
 	udevadm settle
-	if ! mkfs."$kind" "$@" "$dev" > "$WORK"/log 2>&1 || ! _use "$kind" "$dev" >> "$WORK"/log 2>&1; then
+	if ! mkfs."$kind" "$@" "$dev" > "$WORK"/log 2>&1 ||
+	   ! _use "$kind" "$dev" >> "$WORK"/log 2>&1; then
 		tail -n 20 "$WORK"/log
 		umount -l "$WORK"/mnt 2> /dev/null
 		kill $pid
