@@ -5,7 +5,7 @@ help:
 	@echo "make run       set up, build, boot, serve a real image in both modes, verify, compare"
 	@echo "make test      each behaviour once; FULL=1 all tests, T=pattern some of all"
 	@echo "make bench     both drivers in every data mode; FULL=1 GROWTH=1 T=pattern BASE=file.csv"
-	@echo "make vm        CMD='...' in the VM; DRIVER=rust|c|none CONFIG=speed|test|bpf; no CMD: a shell"
+	@echo "make vm        CMD='...' in the VM; DRIVER=rust|c|none CONFIG=speed|test; no CMD: a shell"
 	@echo "make check     style, lints, documentation, series = tree"
 	@echo "make tree      assemble build/linux from series/ and the kernel directories"
 	@echo "make refresh   write the commits of build/linux back"

@@ -12,11 +12,12 @@ use kernel::bindings;
 
 /// How far a buffer is covered by the secondaries so far.
 ///
-/// Only one place is kept, so ranges that are not in ascending order have bytes zeroed that are
-/// written again later. In the usual case, ranges in order and without gaps, there is nothing to
-/// do.
+/// Each secondary is added before it is issued, so that nothing that one of them has written is
+/// zeroed. Only one place is kept: ranges that are not in ascending order have bytes zeroed that
+/// are written later. In the usual case, ranges in order and without gaps, there is nothing to do.
 pub(crate) struct Coverage {
-    /// All bytes before this one were given to a secondary, or zeroed.
+    /// All bytes before this one were given to a secondary, or zeroed. None of those added so far
+    /// was given one from here on.
     end: u64,
     /// Length of the buffer.
     len: u64,
@@ -36,22 +37,22 @@ impl Coverage {
     ///
     /// # Safety
     ///
-    /// `req` is a secondary of the group that is prepared, but not issued, and has a reference on
-    /// its buffer. No secondary that was issued was added with less than what `self` covers, and
-    /// none that is not issued was added.
+    /// `req` is a secondary that writes the buffer, is prepared but not issued, and has a reference
+    /// on the buffer.
     pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) {
-        // SAFETY: By the safety requirement; its opcode never changes from here on.
+        // SAFETY: By the safety requirement. The opcode of a secondary that is prepared does not
+        // change.
         let range = unsafe { secondary::range_of(req, (*req).opcode) };
         // One that is out of the buffer fails, and with it the group.
         let start = range.offset.min(self.len);
 
         if start > self.end {
-            // SAFETY: By the safety requirement, nobody has been given this part yet.
+            // SAFETY: By the safety requirement.
             unsafe { secondary::zero(req, self.end, (start - self.end) as usize) };
         }
         self.end = self.end.max(start.saturating_add(range.len).min(self.len));
         if is_last && self.end < self.len {
-            // SAFETY: As above. This one is given no byte behind `self.end`.
+            // SAFETY: By the safety requirement.
             unsafe { secondary::zero(req, self.end, (self.len - self.end) as usize) };
         }
     }

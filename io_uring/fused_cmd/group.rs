@@ -306,13 +306,11 @@ impl Group {
         let nr = self.state().nr;
         let mut chain = self.take_gathered();
         let state = self.state();
-        let mut flags = 0;
         let mut node = null_mut();
         let mut coverage = None;
 
         state.phase = Phase::Started as u8;
         if state.leased {
-            flags = bindings::REQ_F_BUF_NODE as u64;
             node = addr_of_mut!(state.lease.node);
             // A reference for each secondary; that of the group is the last one's. A group that is
             // started has at least one, and all of them are in the chain.
@@ -334,11 +332,12 @@ impl Group {
 
             // SAFETY: The secondary is prepared and was not issued, so all of it is ours, and
             // `io_fused_queue_secondary()` may be called for it once, under `uring_lock`. If there
-            // is a node, one of its references is for this secondary.
+            // is a node, one of its references is for this secondary; and if the buffer is to be
+            // written, then all secondaries write it, or the group would have been refused.
             unsafe {
                 if !node.is_null() {
                     (*secondary).__bindgen_anon_2.buf_node = node;
-                    (*secondary).flags |= flags;
+                    (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;
                     if let Some(coverage) = &mut coverage {
                         coverage.add(secondary, chain.is_empty());
                     }

@@ -164,7 +164,7 @@ unsafe fn zero_rest(
         return range.len as u32;
     };
     if rest > 0 {
-        // SAFETY: By the safety requirement. This is a part of the request's range.
+        // SAFETY: By the safety requirement, and the flags say that the buffer is leased.
         unsafe { zero(req, range.offset + u64::from(count), rest as usize) };
         // SAFETY: A completed request has its file until it is freed.
         if state.done.is_some() && !unsafe { bindings::io_fused_reads_file(req) } {
@@ -195,19 +195,21 @@ pub(super) unsafe fn range_of(
     }
 }
 
-/// Zeroes a part of the buffer that is leased to a secondary, which writes it.
+/// Zeroes a part of the buffer that is leased to a secondary, which writes it. Nothing happens if
+/// the part is not inside the buffer. What another secondary writes there meanwhile, or has
+/// written, may be lost.
 ///
 /// # Safety
 ///
-/// `req` is a secondary that is not being executed and has a reference on the leased buffer. The
-/// part belongs to the buffer, and nobody else was given it.
+/// `req` is a secondary that is not being executed, and has a reference on the leased buffer.
 #[cold]
 #[inline(never)]
 pub(super) unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) {
     let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
 
-    // SAFETY: By the safety requirement the request has its buffer node, and the import of a part
-    // of the buffer succeeds; if not, `iter` is not used.
+    // SAFETY: By the safety requirement the request has its buffer node, which keeps the pages, and
+    // nobody else changes the request. The import fails for what is not inside the buffer, or is
+    // only to be read; `iter` is not used then.
     unsafe {
         let ret = bindings::io_import_reg_buf(
             req,

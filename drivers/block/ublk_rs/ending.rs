@@ -119,7 +119,7 @@ pub(crate) trait FindEndings {
 
 /// Gives up a reference to a request that a slot has, or had. The last one ends the request.
 ///
-/// Task context; no lock of the driver may be held.
+/// Wherever interrupts are enabled; no lock of the driver may be held.
 pub(crate) fn finish(rq: RequestRef) {
     let Some(rq) = Request::into_unique_or_drop(rq) else {
         return;

@@ -77,11 +77,12 @@ pub(crate) fn start(dev: &Arc<Device>, pid: i32) -> Result {
         let trust = state.phase.server().map(|server| server.trust);
         state.phase.change(Event::Started(disk))?;
         // A scan by a server that need not answer would keep everybody else from opening the disk.
-        let scan = trust == Some(Trust::Trusted) && !dev.has(UBLK_F_NO_AUTO_PART_SCAN);
-        state.to_scan = scan.then(|| disk_ref.clone());
-        if trust == Some(Trust::Trusted) && !scan {
+        let may_scan = trust == Some(Trust::Trusted);
+        let scan = may_scan && !dev.has(UBLK_F_NO_AUTO_PART_SCAN);
+        if may_scan && !scan {
             disk_ref.allow_partition_scan();
         }
+        state.to_scan = scan.then(|| disk_ref.clone());
         scan
     };
     if scan {

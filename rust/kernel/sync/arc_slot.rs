@@ -14,10 +14,7 @@ use super::{
     rcu,
     Arc, //
 };
-use crate::{
-    bindings,
-    prelude::*, //
-};
+use crate::prelude::*;
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
@@ -143,8 +140,7 @@ impl<T: 'static> Drop for ArcSlotGuard<T> {
         // Only this guard empties the slot, so it sees what its own `fill()` stored.
         let raw = self.slot.ptr.xchg(ptr::null_mut(), Relaxed);
 
-        // SAFETY: There are no requirements but that the context may sleep.
-        unsafe { bindings::synchronize_rcu() };
+        rcu::synchronize_rcu();
 
         // SAFETY: By the type invariants the slot was filled, so this came from `Arc::into_raw` and
         // the slot owned that reference, which the exchange has taken out. The grace period has

@@ -76,7 +76,8 @@ impl Slot {
         state.addr = next.map_or(addr, AutoReg::addr);
         state.auto_reg = next;
         // From here on the command may be canceled, but the tag is in use until the request ends.
-        // Nobody has taken the request meanwhile: that takes this task, or the end of its file.
+        // The request may be gone if the task is dying and the disk is being stopped; the command
+        // then waits for the end of the ring.
         let rq = state.stage.commit(queued);
         drop(state);
 

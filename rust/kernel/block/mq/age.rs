@@ -5,16 +5,17 @@
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
 use super::RequestView;
-use crate::{
-    bindings,
-    time::Delta, //
+use crate::time::{
+    Delta,
+    Instant,
+    Monotonic, //
 };
 
 impl RequestView {
     /// How long ago the block layer made the request; [`None`] if it does not keep statistics for
     /// this disk, and so has not looked at the clock.
     ///
-    /// Any context. Reads the C field `start_time_ns`.
+    /// Any context but an NMI. Reads the C field `start_time_ns`.
     pub fn age(&self) -> Option<Delta> {
         // SAFETY: By the type invariants the request is valid. The field is written before it is
         // given to the driver.
@@ -22,8 +23,7 @@ impl RequestView {
         if start == 0 {
             return None;
         }
-        // SAFETY: It is always safe to call `ktime_get()` outside of NMI context.
-        let now = unsafe { bindings::ktime_get() };
+        let now = Instant::<Monotonic>::now().as_nanos();
         Some(Delta::from_nanos(now.saturating_sub(start as i64).max(0)))
     }
 }

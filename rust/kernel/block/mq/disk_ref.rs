@@ -16,6 +16,7 @@ use crate::{
     },
     sync::{
         aref::AlwaysRefCounted,
+        rcu::synchronize_rcu,
         Refcount, //
     },
 };
@@ -309,9 +310,7 @@ unsafe impl AlwaysRefCounted for DiskRef {
         // A call of `queue_rq()` may still be running, though its request has ended and the disk
         // is removed. It uses the queue data, and the request if it returns an error. All such
         // calls are in RCU read side critical sections.
-        //
-        // SAFETY: There are no requirements but that the context may sleep.
-        unsafe { bindings::synchronize_rcu() };
+        synchronize_rcu();
 
         // SAFETY: The count is 0, so the reference to the disk goes too, by the type invariants.
         // For a disk that was added this may call `free_disk()`, so that `obj` is gone afterwards.

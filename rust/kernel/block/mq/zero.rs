@@ -8,7 +8,7 @@ use super::RequestView;
 use crate::bindings;
 
 impl RequestView {
-    /// Fill all data of the request with zeroes. Does nothing to a request that transfers towards
+    /// Fills all data of the request with zeroes. Does nothing to a request that transfers towards
     /// the device ([`Op::is_write`](super::Op::is_write)), whose data belongs to whoever sent it,
     /// or that has no data.
     ///

@@ -17,8 +17,10 @@ struct field {
 	__u8 ops[5];
 };
 
+static const struct io_uring_sqe model;
+
 #define AT(field)	offsetof(struct io_uring_sqe, field)
-#define SIZE(field)	sizeof(((struct io_uring_sqe *)0)->field)
+#define SIZE(field)	sizeof(model.field)
 
 #define RW	{ IORING_OP_READ, IORING_OP_READ_FIXED, IORING_OP_WRITE, \
 		  IORING_OP_WRITE_FIXED }

@@ -29,13 +29,13 @@
 		TH_LOG("%s x %d", wait_->way->name, wait_->nr);		\
 })
 
-/* A read that keeps what comes behind it waiting until @fd is written to */
-static void push_gate(struct ring *r, int fd, void *buf, unsigned int flags)
+/* A read that keeps what comes behind it waiting until the task sleeps */
+static void push_gate(struct ring *r, struct pending *p, void *buf, unsigned int flags)
 {
 	struct io_uring_sqe sqe[2] = { {
 		.opcode = IORING_OP_READ,
 		.flags = flags,
-		.fd = fd,
+		.fd = p->gate[0],
 		.addr = (uintptr_t)buf,
 		.len = 1,
 		.off = -1,
@@ -43,6 +43,12 @@ static void push_gate(struct ring *r, int fd, void *buf, unsigned int flags)
 	} };
 
 	push_sqe(r, sqe);
+}
+
+/* CQEs of the group */
+static int nr_cqes(const struct pending *p)
+{
+	return p->nr * p->way->nr_cqes + 1;
 }
 
 /* What is sent to a peer that resets the connection may or may not arrive. */
@@ -56,29 +62,23 @@ TEST_F(fused, drain)
 {
 	struct pending p = { .nr = WAY_MOST };
 	struct log log;
-	int fd[2], nr, i;
+	int nr, i;
 
 	signal(SIGPIPE, SIG_IGN);
-	ASSERT_EQ(0, pipe(fd));
-	p.gate = fd[1];
-	for (p.way = ways; p.way->name; p.way++) {
-		nr = p.nr * p.way->nr_cqes + 1;
-		if (way_open(&p, self->buf)) {
-			push_gate(&self->ring, fd[0], self->buf, 0);
-			PUSH_WAY(p, IOSQE_IO_DRAIN);
-			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
-			WAIT_WAY(p, &log, nr + 2);
-			EXPECT_EQ(0, log_index(&log, UD_OTHER));
-			EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
-			EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
-			for (i = 0; i < log.nr; i++)
-				EXPECT_TRUE(is_fine(p.way, log.cqe[i].res))
-					TH_LOG("%s", p.way->name);
-		}
-		way_close(&p);
+	ASSERT_EQ(0, gate_open(&p));
+	while (way_next(&p, self->buf)) {
+		nr = nr_cqes(&p);
+		push_gate(&self->ring, &p, self->buf, 0);
+		PUSH_WAY(p, IOSQE_IO_DRAIN);
+		push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
+		WAIT_WAY(p, &log, nr + 2);
+		EXPECT_EQ(0, log_index(&log, UD_OTHER));
+		EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+		EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
+		for (i = 0; i < log.nr; i++)
+			EXPECT_TRUE(is_fine(p.way, log.cqe[i].res)) TH_LOG("%s", p.way->name);
 	}
-	close(fd[0]);
-	close(fd[1]);
+	gate_close(&p);
 }
 
 /* a group that comes behind a request that drains waits with it */
@@ -86,28 +86,20 @@ TEST_F(fused, behind_a_drain)
 {
 	struct pending p = { .nr = WAY_MOST };
 	struct log log;
-	int fd[2], nr;
 
 	signal(SIGPIPE, SIG_IGN);
-	ASSERT_EQ(0, pipe(fd));
-	p.gate = fd[1];
-	for (p.way = ways; p.way->name; p.way++) {
-		nr = p.nr * p.way->nr_cqes + 1;
-		if (way_open(&p, self->buf)) {
-			push_gate(&self->ring, fd[0], self->buf, 0);
-			push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
-			PUSH_WAY(p, 0);
-			push_nop(&self->ring, UD_OTHER + 2, 0);
-			WAIT_WAY(p, &log, nr + 3);
-			EXPECT_EQ(0, log_index(&log, UD_OTHER));
-			EXPECT_EQ(1, log_index(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
-			EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_PRIMARY)))
-				TH_LOG("%s", p.way->name);
-		}
-		way_close(&p);
+	ASSERT_EQ(0, gate_open(&p));
+	while (way_next(&p, self->buf)) {
+		push_gate(&self->ring, &p, self->buf, 0);
+		push_nop(&self->ring, UD_OTHER + 1, IOSQE_IO_DRAIN);
+		PUSH_WAY(p, 0);
+		push_nop(&self->ring, UD_OTHER + 2, 0);
+		WAIT_WAY(p, &log, nr_cqes(&p) + 3);
+		EXPECT_EQ(0, log_index(&log, UD_OTHER));
+		EXPECT_EQ(1, log_index(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
+		EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_PRIMARY))) TH_LOG("%s", p.way->name);
 	}
-	close(fd[0]);
-	close(fd[1]);
+	gate_close(&p);
 }
 
 /* what is linked behind the group comes after the primary, what is before it first */
@@ -115,35 +107,30 @@ TEST_F(fused, linked)
 {
 	struct pending p = { .nr = WAY_MOST };
 	struct log log;
-	int fd[2], nr;
+	int nr;
 
 	signal(SIGPIPE, SIG_IGN);
-	ASSERT_EQ(0, pipe(fd));
-	p.gate = fd[1];
-	for (p.way = ways; p.way->name; p.way++) {
-		nr = p.nr * p.way->nr_cqes + 1;
-		if (way_open(&p, self->buf)) {
-			push_gate(&self->ring, fd[0], self->buf, IOSQE_IO_LINK);
-			PUSH_WAY(p, IOSQE_IO_LINK);
-			push_nop(&self->ring, UD_OTHER + 1, 0);
-			WAIT_WAY(p, &log, nr + 2);
-			EXPECT_EQ(0, log_index(&log, UD_OTHER));
-			EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
-			EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
-			EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_OTHER + 1)))
-				TH_LOG("%s", p.way->name);
-		}
-		way_close(&p);
+	ASSERT_EQ(0, gate_open(&p));
+	while (way_next(&p, self->buf)) {
+		nr = nr_cqes(&p);
+		push_gate(&self->ring, &p, self->buf, IOSQE_IO_LINK);
+		PUSH_WAY(p, IOSQE_IO_LINK);
+		push_nop(&self->ring, UD_OTHER + 1, 0);
+		WAIT_WAY(p, &log, nr + 2);
+		EXPECT_EQ(0, log_index(&log, UD_OTHER));
+		EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
+		EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
+		EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_OTHER + 1)))
+			TH_LOG("%s", p.way->name);
 	}
-	close(fd[0]);
-	close(fd[1]);
+	gate_close(&p);
 }
 
 /* a secondary that waits is canceled, or all of them are; the ring goes on */
 TEST_F(fused, canceled)
 {
 	const __u32 flags[] = { 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL };
-	struct pending p = { .gate = -1, .nr = WAY_MOST };
+	struct pending p = { .nr = WAY_MOST };
 	struct log log;
 	int i, j;
 

@@ -134,6 +134,19 @@ const struct way ways[] = {
 	{ }
 };
 
+int gate_open(struct pending *p)
+{
+	return pipe(p->gate);
+}
+
+void gate_close(struct pending *p)
+{
+	close(p->gate[0]);
+	close(p->gate[1]);
+	p->gate[0] = 0;
+	p->gate[1] = 0;
+}
+
 bool way_open(struct pending *p, unsigned char *buf)
 {
 	for (p->opened = 0; p->opened < p->nr; p->opened++)
@@ -151,6 +164,19 @@ void way_close(struct pending *p)
 		if (fd[1] >= 0)
 			close(fd[1]);
 	}
+}
+
+bool way_next(struct pending *p, unsigned char *buf)
+{
+	if (p->way)
+		way_close(p);
+	for (p->way = p->way ? p->way + 1 : ways; p->way->name; p->way++) {
+		if (way_open(p, buf))
+			return true;
+		way_close(p);
+	}
+	p->way = NULL;
+	return false;
 }
 
 void way_add(struct pending *p, struct group *g, int dev, bool skip)
@@ -199,9 +225,9 @@ static void *end_later(void *arg)
 	struct pending *p = arg;
 	int i;
 
-	if (p->gate >= 0) {
+	if (p->gate[1]) {
 		when_asleep(p->tid);
-		if (write(p->gate, "x", 1) != 1)
+		if (write(p->gate[1], "x", 1) != 1)
 			ksft_print_msg("cannot open the gate\n");
 	}
 	for (i = 0; i < p->nr && p->way->later; i++) {

@@ -32,15 +32,20 @@ extern const struct way ways[];
 struct pending {
 	const struct way *way;
 	int nr;
-	int gate;		/* written to first, -1 for none */
+	int gate[2];		/* a pipe that is written to first, if it is open */
 	int fd[WAY_MOST][2];
 	int opened;
 	pid_t tid;
 };
 
+/* Open a pipe for a read that is to wait until the task sleeps; 0 if it is there */
+int gate_open(struct pending *p);
+void gate_close(struct pending *p);
 /* Open the files of @p->nr secondaries; false if there are no such files here */
 bool way_open(struct pending *p, unsigned char *buf);
 void way_close(struct pending *p);
+/* Close them, and go on to the next kind that there are files for; false behind the last */
+bool way_next(struct pending *p, unsigned char *buf);
 /* Add them to a group */
 void way_add(struct pending *p, struct group *g, int dev, bool skip);
 /*

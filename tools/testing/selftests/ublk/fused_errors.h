@@ -130,6 +130,10 @@ int open_cdev(int id);
 
 /* fused_errors_srv.c: the server */
 
+/* Parameters of a device of DEV_BYTES with these UBLK_ATTR_* */
+struct ublk_params server_params(__u32 attrs);
+/* Map the descriptors of its queue */
+const struct ublksrv_io_desc *map_desc(int cdev);
 /* Add and start a device and serve it */
 void server_start(struct server *s, __u64 flags);
 /* Stop and delete it */
@@ -183,6 +187,8 @@ struct io_uring_sqe *secondary_on(struct io_uring *ring, int idx, int op,
 /* A secondary on the server's ring, for the server's file */
 struct io_uring_sqe *secondary(struct server *s, int idx, int op,
 			       __u64 addr, __u32 len, __u64 off);
+/* What the primary of a group gets on a ring of the current task's own */
+int primary_elsewhere(struct server *s, __u32 cmd_op, int tag);
 /* A primary that commits: its CQE is that of a commit, not of a group. */
 void fused_commit(struct server *s, int tag, int nr);
 /* Submit a group and check its CQEs; call it by EXPECT() */

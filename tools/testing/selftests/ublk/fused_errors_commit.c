@@ -73,24 +73,8 @@ static void commit_refused(struct server *s, const char *where, struct ublksrv_i
 static void *commit_from_thread(void *arg)
 {
 	struct server *s = arg;
-	struct io_uring_cqe *cqe;
-	struct io_uring other;
-	intptr_t res;
 
-	if (io_uring_queue_init(8, &other, 0))
-		FATAL("no ring");
-	primary_on(s, &other, s->got, 1)->cmd_op = UBLK_U_IO_COMMIT_AND_FETCH_REQ;
-	secondary_on(&other, 0, IORING_OP_READ, s->file, 0, 512, 0)->flags |=
-		IOSQE_CQE_SKIP_SUCCESS;
-	submit(&other);
-	do {
-		if (io_uring_wait_cqe(&other, &cqe))
-			FATAL("no CQE");
-		res = cqe->user_data == UD_PRIMARY ? cqe->res : NO_CQE;
-		io_uring_cqe_seen(&other, cqe);
-	} while (res == NO_CQE);
-	io_uring_queue_exit(&other);
-	return (void *)res;
+	return (void *)(intptr_t)primary_elsewhere(s, UBLK_U_IO_COMMIT_AND_FETCH_REQ, s->got);
 }
 
 void test_fused_commit_refused(struct server *s)

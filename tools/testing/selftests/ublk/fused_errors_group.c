@@ -39,6 +39,29 @@ struct io_uring_sqe *secondary(struct server *s, int idx, int op,
 	return secondary_on(&s->ring, idx, op, s->file, addr, len, off);
 }
 
+/* On a ring of its own, with a secondary whose CQE does not matter */
+int primary_elsewhere(struct server *s, __u32 cmd_op, int tag)
+{
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	int res;
+
+	if (io_uring_queue_init(8, &ring, 0))
+		FATAL("no ring");
+	primary_on(s, &ring, tag, 1)->cmd_op = cmd_op;
+	secondary_on(&ring, 0, IORING_OP_READ, s->file, 0, 512, 0)->flags |=
+		IOSQE_CQE_SKIP_SUCCESS;
+	submit(&ring);
+	do {
+		if (io_uring_wait_cqe(&ring, &cqe))
+			FATAL("no CQE");
+		res = cqe->user_data == UD_PRIMARY ? cqe->res : NO_CQE;
+		io_uring_cqe_seen(&ring, cqe);
+	} while (res == NO_CQE);
+	io_uring_queue_exit(&ring);
+	return res;
+}
+
 /* A primary that commits: its CQE is that of a commit, not of a group. */
 void fused_commit(struct server *s, int tag, int nr)
 {

@@ -198,7 +198,24 @@ static int ctrl_served(struct server *s, __u32 op, __u64 data)
 	return res;
 }
 
-static const struct ublksrv_io_desc *map_desc(int cdev)
+struct ublk_params server_params(__u32 attrs)
+{
+	return (struct ublk_params){
+		.len = sizeof(struct ublk_params),
+		.types = UBLK_PARAM_TYPE_BASIC,
+		.basic = {
+			.attrs = attrs,
+			.logical_bs_shift = 9,
+			.physical_bs_shift = 12,
+			.io_opt_shift = 12,
+			.io_min_shift = 9,
+			.max_sectors = (1 << 20) >> 9,
+			.dev_sectors = DEV_BYTES >> 9,
+		},
+	};
+}
+
+const struct ublksrv_io_desc *map_desc(int cdev)
 {
 	void *p = mmap(NULL, getpagesize(), PROT_READ, MAP_SHARED, cdev,
 		       UBLKSRV_CMD_BUF_OFFSET);
@@ -210,19 +227,7 @@ static const struct ublksrv_io_desc *map_desc(int cdev)
 
 void server_start(struct server *s, __u64 flags)
 {
-	struct ublk_params params = {
-		.len = sizeof(params),
-		.types = UBLK_PARAM_TYPE_BASIC,
-		.basic = {
-			.attrs = UBLK_ATTR_VOLATILE_CACHE,
-			.logical_bs_shift = 9,
-			.physical_bs_shift = 12,
-			.io_opt_shift = 12,
-			.io_min_shift = 9,
-			.max_sectors = (1 << 20) >> 9,
-			.dev_sectors = DEV_BYTES >> 9,
-		},
-	};
+	struct ublk_params params = server_params(UBLK_ATTR_VOLATILE_CACHE);
 	struct io_uring_params p = { .flags = ring_flags };
 	unsigned char *content = malloc(FILE_LEN);
 	int tag, res;

@@ -75,18 +75,7 @@ static void give_node(const char *fmt, int id)
 
 static void start_hostile(struct server *s)
 {
-	struct ublk_params params = {
-		.len = sizeof(params),
-		.types = UBLK_PARAM_TYPE_BASIC,
-		.basic = {
-			.logical_bs_shift = 9,
-			.physical_bs_shift = 12,
-			.io_opt_shift = 12,
-			.io_min_shift = 9,
-			.max_sectors = (1 << 20) >> 9,
-			.dev_sectors = DEV_BYTES >> 9,
-		},
-	};
+	struct ublk_params params = server_params(0);
 	int tag, res;
 
 	give_node("/dev/ublkc%d", s->id);
@@ -94,9 +83,8 @@ static void start_hostile(struct server *s)
 	res = ctrl_path(s->id, UBLK_U_CMD_SET_PARAMS, &params, sizeof(params), 0);
 	if (res)
 		FATAL("SET_PARAMS: %s", strerror(-res));
-	s->desc = mmap(NULL, getpagesize(), PROT_READ, MAP_SHARED, s->cdev,
-		       UBLKSRV_CMD_BUF_OFFSET);
-	if (s->desc == MAP_FAILED || io_uring_queue_init(128, &s->ring, 0))
+	s->desc = map_desc(s->cdev);
+	if (io_uring_queue_init(128, &s->ring, 0))
 		FATAL("no ring");
 	for (tag = 0; tag < DEPTH; tag++) {
 		io_cmd_sqe(s, &s->ring, UBLK_U_IO_FETCH_REQ, 0, tag)->user_data = UD_CMD | tag;
@@ -396,29 +384,6 @@ TEST_F(hostile, registers)
 	}
 }
 
-/* A task that is not the slot's owner, and what it gets for its commit */
-static int commit_elsewhere(struct server *s, __u32 op, int tag)
-{
-	struct io_uring_cqe *cqe;
-	struct io_uring other;
-	int res;
-
-	if (io_uring_queue_init(8, &other, 0))
-		FATAL("no ring");
-	primary_on(s, &other, tag, 1)->cmd_op = op;
-	secondary_on(&other, 0, IORING_OP_READ, s->file, 0, LEN, 0)->flags |=
-		IOSQE_CQE_SKIP_SUCCESS;
-	submit(&other);
-	do {
-		if (io_uring_wait_cqe(&other, &cqe))
-			FATAL("no CQE");
-		res = cqe->user_data == UD_PRIMARY ? cqe->res : NO_CQE;
-		io_uring_cqe_seen(&other, cqe);
-	} while (res == NO_CQE);
-	io_uring_queue_exit(&other);
-	return res;
-}
-
 TEST_F(hostile, from_elsewhere)
 {
 	struct server *s = &self->s;
@@ -426,13 +391,13 @@ TEST_F(hostile, from_elsewhere)
 	pid_t pid;
 
 	/* a ring of ours is no way around, a task that does not own the slot neither */
-	EXPECT_EQ(-EPERM, commit_elsewhere(s, UBLK_U_IO_FUSED_SUBMIT_IO, tag));
+	EXPECT_EQ(-EPERM, primary_elsewhere(s, UBLK_U_IO_FUSED_SUBMIT_IO, tag));
 	fflush(stdout);
 	pid = fork();
 	if (!pid) {
 		become(0);
 		become(NOBODY);
-		_exit(-commit_elsewhere(s, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag) != EINVAL);
+		_exit(-primary_elsewhere(s, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag) != EINVAL);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
