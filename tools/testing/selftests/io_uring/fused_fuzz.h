@@ -12,6 +12,7 @@
 #define FILE_LEN	(2 * BUFFER_LEN)
 #define MAX_GROUPS	8
 #define MAX_SOCKS	8
+#define UD_RELEASE	4000	/* of the command that asks for a kept group */
 #define ANY_CANCEL	(INT_MIN + 1)	/* -ECANCELED or -EINTR */
 
 extern unsigned long base_seed;
@@ -43,6 +44,8 @@ struct fuzz_group {
 	int buffer;		/* that it got, or -1 */
 	bool dest;
 	bool started;
+	bool kept;		/* by the driver, when it is over */
+	int told;		/* what the driver is told of it then */
 	__u32 offset, len;
 };
 
@@ -56,6 +59,8 @@ struct fuzz {
 	struct socket_use sock[MAX_SOCKS];
 	struct fuzz_group *group;
 	int nr_groups;
+	struct fuzz_group *kept;	/* one at most; NULL when it was released */
+	bool asked;		/* for it: an answer is to come */
 	int nr_cqes;		/* that are still to come, notifications too */
 	unsigned char *buf, *expected, *cover, *user;
 	char text[300];
@@ -78,6 +83,8 @@ __u32 around(struct fuzz *f, __u32 limit);
 void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest,
 		   __u32 limit);
 bool outside(__u64 addr, __u32 len, __u64 limit);
+/* Set a bit in one of its fields that is not allowed there: can it be done? */
+bool spoil_field(struct fuzz *f, struct io_uring_sqe *sqe);
 int result_of_read(__u32 len, __u64 off);
 
 /* fused_fuzz_group.c */
@@ -90,6 +97,8 @@ void push_group(struct fuzz *f, struct fuzz_group *fg, int index);
 /* CQEs that are still to come */
 int nr_cqes(const struct expect *e);
 void handle_cqe(struct fuzz *f, const struct cqe *cqe);
+/* Is @got what was expected? */
+bool fits(int want, int got);
 /* What must be in the buffer of a group that wrote to it */
 void check_buffer(struct fuzz *f, struct fuzz_group *fg);
 

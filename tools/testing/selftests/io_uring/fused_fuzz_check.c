@@ -12,7 +12,7 @@ int nr_cqes(const struct expect *e)
 	return (!e->done && (e->res < 0 || !e->skip)) + e->zc;
 }
 
-static bool fits(int want, int got)
+bool fits(int want, int got)
 {
 	if (want == ANY_CANCEL)
 		return canceled(got);
@@ -47,6 +47,14 @@ void handle_cqe(struct fuzz *f, const struct cqe *cqe)
 	if (ud >= UD_OTHER && ud < UD_OTHER + f->nr_groups) {
 		fg = &f->group[ud - UD_OTHER];
 		check_cqe(f, &fg->after, cqe, "linked", ud - UD_OTHER, 0);
+	} else if (f->asked && ud == UD_RELEASE) {
+		f->asked = false;
+		/* a group that is not over is not there yet */
+		if (cqe->res == -ENOENT)
+			return;
+		if (!fits(f->kept->told, cqe->res))
+			wrong(f, "the driver is told %d, should be %d", cqe->res, f->kept->told);
+		f->kept = NULL;
 	} else if (ud >= UD_SENTINEL && ud < UD_SENTINEL + f->nr_groups) {
 		/* it is canceled if the link is malformed: either is fine */
 		fg = &f->group[ud - UD_SENTINEL];
@@ -93,6 +101,12 @@ void check_buffer(struct fuzz *f, struct fuzz_group *fg)
 		return;
 	fill(f->expected, fg->buffer, 0, BUFFER_LEN);
 	memset(f->cover, 0, BUFFER_LEN);
+	/* what no secondary was given is zeroed if all of it is taken for good data */
+	if (fg->kept && fg->dest) {
+		memset(f->expected + fg->offset, 0, fg->len);
+		if (fg->told < 0)
+			memset(f->cover + fg->offset, 3, fg->len);
+	}
 	for (i = 0; i < (unsigned int)fg->g.nr && fg->dest; i++) {
 		sqe = fg->g.secondary[i];
 		if (sqe->opcode == IORING_OP_URING_CMD || outside(sqe->addr, sqe->len, fg->len))
@@ -102,9 +116,14 @@ void check_buffer(struct fuzz *f, struct fuzz_group *fg)
 		/* more than one, or one that the model says too little about */
 		for (k = from; k < from + len; k++)
 			f->cover[k] += f->cover[k] < 3;
+		/* of a receive, it only says what must be zeroes */
+		res = sqe->opcode == IORING_OP_RECV && fg->secondary[i].res > 0 ?
+			fg->secondary[i].res : 0;
+		if (sqe->fd == -1 || (sqe->opcode == IORING_OP_RECV && !res))
+			res = len;
 		if (sqe->opcode == IORING_OP_RECV || sqe->fd == -1) {
-			for (k = from; k < from + len; k++)
-				f->cover[k] = 3;
+			memset(f->cover + from, 3, res);
+			memset(f->expected + from + res, 0, len - res);
 			continue;
 		}
 		res = result_of_read(len, sqe->off);

@@ -9,7 +9,7 @@
 /* Make a group malformed that is not: -EINVAL whatever it is */
 static void spoil(struct fuzz *f, struct fuzz_group *fg)
 {
-	int index = rnd(f, fg->g.nr), how = rnd(f, 7);
+	int index = rnd(f, fg->g.nr), how = rnd(f, 9);
 	static const unsigned char flags[] = { IOSQE_IO_LINK, IOSQE_IO_HARDLINK,
 					       IOSQE_BUFFER_SELECT, 1 << 7 };
 	static const unsigned char ops[] = {
@@ -43,19 +43,54 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 	case 6:
 		fg->g.primary->flags |= IOSQE_BUFFER_SELECT;
 		break;
+	default:
+		/* most fields are not of this opcode */
+		while (!spoil_field(f, sqe))
+			;
+		break;
 	}
 }
 
 /* The primary has @res without its secondaries being issued */
-static void refused(struct fuzz_group *fg, int res)
+static void refused(struct fuzz *f, struct fuzz_group *fg, int res)
 {
 	int i;
 
 	fg->primary.res = res;
+	if (f->kept == fg)
+		f->kept = NULL;
+	fg->kept = false;
 	for (i = 0; i < fg->g.nr; i++)
 		fg->secondary[i] = (struct expect){ .res = -ECANCELED,
 						    .zc = fg->secondary[i].zc };
 	fg->started = false;
+}
+
+/* What becomes of a group that is started: the sum, or the first error */
+static void predict(struct fuzz *f, struct fuzz_group *fg)
+{
+	long long sum = 0;
+	int i, res, error = 0;
+
+	for (i = 0; i < fg->g.nr && !error; i++) {
+		const struct io_uring_sqe *sqe = fg->g.secondary[i];
+
+		res = fg->secondary[i].res;
+		if (res < 0)
+			error = res;
+		else if (fg->kept && sqe->opcode == IORING_OP_RECV && res != (int)sqe->len)
+			/* a peer that sent less is no good data */
+			error = -EIO;
+		else
+			sum += res;
+	}
+	res = error ? error : sum > INT_MAX ? INT_MAX : sum;
+	if (fg->kept) {
+		/* its result is what it is released with */
+		fg->told = res;
+		res = rnd(f, 1000);
+	}
+	fg->primary.res = res;
 }
 
 void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
@@ -78,6 +113,10 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 	} else if (one_in(f, 25)) {
 		op = OP_RELEASE + 1 + rnd(f, 1000);
 		res = -ENOTTY;
+	} else if (!f->kept && one_in(f, 3)) {
+		op = OP_KEEP;
+		fg->kept = true;
+		f->kept = fg;
 	}
 	fg->offset = one_in(f, 2) ? 0 : rnd(f, BUFFER_LEN - 1);
 	fg->len = 1 + around(f, BUFFER_LEN - fg->offset - 1);
@@ -104,7 +143,7 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 
 	/* what the driver says, then what the SQEs say, which counts first */
 	if (res) {
-		refused(fg, res);
+		refused(f, fg, res);
 	} else if (one_in(f, 15)) {
 		switch (rnd(f, 4)) {
 		case 0:
@@ -131,29 +170,17 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 				group_cmd(&fg->g)->len = BUFFER_LEN + 1 + rnd(f, 100);
 			break;
 		}
-		refused(fg, -EINVAL);
+		refused(f, fg, -EINVAL);
 		fg->buffer = -1;
 	}
 	if (one_in(f, 10)) {
 		spoil(f, fg);
-		refused(fg, -EINVAL);
+		refused(f, fg, -EINVAL);
 		fg->buffer = -1;
 	}
 
-	/* the sum, or the first error */
-	if (fg->started) {
-		long long sum = 0;
-
-		for (i = 0; i < fg->g.nr && !fg->primary.res; i++) {
-			res = fg->secondary[i].res;
-			if (res == ANY_CANCEL || res < 0)
-				fg->primary.res = res;
-			else
-				sum += res;
-		}
-		if (!fg->primary.res)
-			fg->primary.res = sum > INT_MAX ? INT_MAX : sum;
-	}
+	if (fg->started)
+		predict(f, fg);
 }
 
 int malformed(const struct fuzz_group *fg)
@@ -184,7 +211,7 @@ void push_group(struct fuzz *f, struct fuzz_group *fg, int index)
 		push_nop(&f->ring, UD_SENTINEL + index, IOSQE_IO_LINK);
 	}
 	/* whether it breaks depends on when it is refused; -EINVAL is either */
-	if (one_in(f, 8) && !malformed(fg)) {
+	if (one_in(f, 8) && !malformed(fg) && !fg->kept) {
 		fg->has_after = true;
 		fg->g.primary->flags |= IOSQE_IO_LINK;
 		if (fails)

@@ -58,6 +58,31 @@ static void end_silent(struct fuzz *f)
 	}
 }
 
+/* Ask the driver for the group that it keeps. */
+static void release(struct fuzz *f)
+{
+	struct io_uring_sqe sqe[2] = { };
+
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = f->dev;
+	sqe->cmd_op = OP_RELEASE;
+	sqe->user_data = UD_RELEASE;
+	((struct device_cmd *)sqe->cmd)->arg = f->kept->primary.res;
+	push_sqe(&f->ring, sqe);
+	ring_publish(&f->ring);
+	if (ring_enter(&f->ring, 1) < 0)
+		wrong(f, "cannot ask for the group");
+	f->asked = true;
+}
+
+/* Nothing comes any more by itself. */
+static void nudge(struct fuzz *f)
+{
+	end_silent(f);
+	if (f->kept && !f->asked)
+		release(f);
+}
+
 /* All that there is: a malformed group ends a submission. */
 static void submit(struct fuzz *f)
 {
@@ -89,6 +114,8 @@ void one_round(struct fuzz *f)
 	if (i)
 		wrong(f, "no ring: %s", strerror(-i));
 	memset(f->sock, 0, sizeof(f->sock));
+	f->kept = NULL;
+	f->asked = false;
 	f->nr_groups = 1 + rnd(f, MAX_GROUPS);
 	f->nr_cqes = 0;
 	look = one_in(f, 4);
@@ -131,11 +158,11 @@ void one_round(struct fuzz *f)
 	}
 	submit(f);
 	end = now_ms() + TIMEOUT_MS;
-	while (!let_go && f->nr_cqes > 0) {
+	while (!let_go && (f->nr_cqes > 0 || f->kept || f->asked)) {
 		if (ring_wait(&f->ring, &cqe, 5))
 			handle_cqe(f, &cqe);
 		else
-			end_silent(f);
+			nudge(f);
 		if (now_ms() > end)
 			wrong(f, "%d CQEs are missing", f->nr_cqes);
 	}

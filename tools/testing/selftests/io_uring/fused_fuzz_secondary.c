@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include "fields.h"
 #include "fused_fuzz.h"
 
 #define SEND_MAX	2000
@@ -12,6 +13,27 @@
 bool outside(__u64 addr, __u32 len, __u64 limit)
 {
 	return addr > limit || len > limit - addr;
+}
+
+bool spoil_field(struct fuzz *f, struct io_uring_sqe *sqe)
+{
+	const struct field *field = fields;
+	unsigned int nr = 0, bit;
+	const __u8 *op;
+	__u64 value = 0;
+
+	while (field[nr].name)
+		nr++;
+	field += rnd(f, nr);
+	op = memchr(field->ops, sqe->opcode, sizeof(field->ops));
+	bit = rnd(f, field->size * 8);
+	if (!op || field->allowed & (1ULL << bit))
+		return false;
+	memcpy(&value, (char *)sqe + field->offset, field->size);
+	value |= 1ULL << bit;
+	memcpy((char *)sqe + field->offset, &value, field->size);
+	tell(f, "# spoiled: %s, bit %u of opcode %u\n", field->name, bit, *op);
+	return true;
 }
 
 int result_of_read(__u32 len, __u64 off)
@@ -93,6 +115,9 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 	sqe = NULL;
 	switch (rnd(f, 10)) {
 	case 0:
+		/* its result is no number of bytes: that group would be refused */
+		if (fg->kept)
+			break;
 		e->res = one_in(f, 4) ? -ENOSPC : (int)rnd(f, 1000);
 		sqe = group_add_cmd(&fg->g, f->dev, e->res);
 		break;
