@@ -83,8 +83,8 @@ __u32 around(struct fuzz *f, __u32 limit);
 void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest,
 		   __u32 limit);
 bool outside(__u64 addr, __u32 len, __u64 limit);
-/* Set a bit in one of its fields that is not allowed there: can it be done? */
-bool spoil_field(struct fuzz *f, struct io_uring_sqe *sqe);
+/* Set a bit in some field of a secondary that is not allowed there: can it be done? */
+bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index);
 int result_of_read(__u32 len, __u64 off);
 
 /* fused_fuzz_group.c */

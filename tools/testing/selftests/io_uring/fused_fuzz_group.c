@@ -45,7 +45,7 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 		break;
 	default:
 		/* most fields are not of this opcode */
-		while (!spoil_field(f, sqe))
+		while (!spoil_field(f, fg, index))
 			;
 		break;
 	}

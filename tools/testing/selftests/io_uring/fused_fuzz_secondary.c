@@ -15,8 +15,9 @@ bool outside(__u64 addr, __u32 len, __u64 limit)
 	return addr > limit || len > limit - addr;
 }
 
-bool spoil_field(struct fuzz *f, struct io_uring_sqe *sqe)
+bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index)
 {
+	struct io_uring_sqe *sqe = fg->g.secondary[index];
 	const struct field *field = fields;
 	unsigned int nr = 0, bit;
 	const __u8 *op;
@@ -32,6 +33,10 @@ bool spoil_field(struct fuzz *f, struct io_uring_sqe *sqe)
 	memcpy(&value, (char *)sqe + field->offset, field->size);
 	value |= 1ULL << bit;
 	memcpy((char *)sqe + field->offset, &value, field->size);
+	/* a SEND_ZC looks at these before it has a notification */
+	if (field->offset == offsetof(struct io_uring_sqe, flags) ||
+	    field->offset == offsetof(struct io_uring_sqe, __pad2))
+		fg->secondary[index].zc = false;
 	tell(f, "# spoiled: %s, bit %u of opcode %u\n", field->name, bit, *op);
 	return true;
 }
