@@ -36,4 +36,20 @@ rust_helper_io_uring_cmd_mark_cancelable(struct io_uring_cmd *cmd,
 {
 	io_uring_cmd_mark_cancelable(cmd, issue_flags);
 }
+
+__rust_helper struct io_br_sel
+rust_helper_io_uring_cmd_buffer_select(struct io_uring_cmd *ioucmd,
+				       unsigned int buf_group, size_t *len,
+				       unsigned int issue_flags)
+{
+	return io_uring_cmd_buffer_select(ioucmd, buf_group, len, issue_flags);
+}
+
+__rust_helper bool
+rust_helper_io_uring_mshot_cmd_post_cqe(struct io_uring_cmd *ioucmd,
+					struct io_br_sel *sel,
+					unsigned int issue_flags)
+{
+	return io_uring_mshot_cmd_post_cqe(ioucmd, sel, issue_flags);
+}
 #endif

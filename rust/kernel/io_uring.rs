@@ -23,6 +23,8 @@
 //!
 //! [`IssueFlags`] tell a callback whether it may sleep, and which lock is held.
 //!
+//! A command that posts several CQEs, with buffers that user space provides, is a [`MultishotCmd`].
+//!
 //! The primary of an `IORING_OP_FUSED_CMD` goes to [`CommandHandler::fused`]; see [`FusedCmd`].
 //!
 //! # Examples
@@ -127,6 +129,7 @@ mod cmd;
 mod flags;
 mod fused;
 mod handler;
+mod multishot;
 mod page_buf;
 mod registered;
 
@@ -148,6 +151,13 @@ pub use self::{
         CommandHandler,
         NoQueue,
         TaskContext, //
+    },
+    multishot::{
+        BufGroup,
+        LastShot,
+        MultishotCmd,
+        MultishotIssued,
+        Shot, //
     },
     page_buf::{
         PageBuf,

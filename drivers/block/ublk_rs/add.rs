@@ -36,6 +36,7 @@ pub(crate) const FEATURES: u64 = ALWAYS
     | UBLK_F_UNPRIVILEGED_DEV
     | UBLK_F_AUTO_BUF_REG
     | UBLK_F_NO_AUTO_PART_SCAN
+    | UBLK_F_BATCH_IO
     | UBLK_F_IO_DESC_SIZE
     | if cfg!(CONFIG_IO_URING_FUSED_CMD) {
         UBLK_F_FUSED_CMD
@@ -43,7 +44,7 @@ pub(crate) const FEATURES: u64 = ALWAYS
         0
     };
 
-/// The features that every device has.
+/// The features that every device has, but for `UBLK_F_PER_IO_DAEMON` with `UBLK_F_BATCH_IO`.
 const ALWAYS: u64 = UBLK_F_CMD_IOCTL_ENCODE
     | UBLK_F_URING_CMD_COMP_IN_TASK
     | UBLK_F_PER_IO_DAEMON
@@ -122,6 +123,10 @@ fn negotiate(
         if has(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG) {
             return Err(EINVAL);
         }
+        // Only a commit may move data then, and none of a batch does.
+        if FEATURES & UBLK_F_FUSED_CMD != 0 && has(UBLK_F_FUSED_CMD) && has(UBLK_F_BATCH_IO) {
+            return Err(EINVAL);
+        }
     }
     if has(UBLK_F_INTEGRITY) && !has(UBLK_F_USER_COPY) {
         return Err(EINVAL);
@@ -143,6 +148,10 @@ fn negotiate(
     // Who moves the data of a write himself needs not be asked for a buffer.
     if info.flags & (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG) != 0 {
         info.flags &= !UBLK_F_NEED_GET_DATA;
+    }
+    // Slots belong to no task then, and no command could ask for the buffer of just one request.
+    if info.flags & UBLK_F_BATCH_IO != 0 {
+        info.flags &= !(UBLK_F_PER_IO_DAEMON | UBLK_F_NEED_GET_DATA);
     }
     info.state = UBLK_S_DEV_DEAD as u16;
     info.ublksrv_pid = -1;
@@ -270,6 +279,24 @@ mod tests {
         assert_eq!(flags(UBLK_F_QUIESCE), Some(EINVAL));
         assert_eq!(flags(UBLK_F_USER_RECOVERY | UBLK_F_QUIESCE), None);
         assert_eq!(flags(UBLK_F_INTEGRITY), Some(EINVAL));
+    }
+
+    #[test]
+    fn batches() -> Result {
+        let batch = get(|info| info.flags = UBLK_F_BATCH_IO | UBLK_F_NEED_GET_DATA)?;
+        assert_eq!(
+            batch.flags,
+            ALWAYS & !UBLK_F_PER_IO_DAEMON | UBLK_F_BATCH_IO
+        );
+        if cfg!(CONFIG_IO_URING_FUSED_CMD) {
+            let both = UBLK_F_BATCH_IO | UBLK_F_FUSED_CMD;
+            assert!(get(|info| info.flags = both).is_ok_and(|info| info.flags & both == both));
+            let user = asked(|info| info.flags = UBLK_F_UNPRIVILEGED_DEV | both);
+            assert_eq!(negotiate(&user, u32::MAX, 4, || false).err(), Some(EINVAL));
+        }
+        let user = asked(|info| info.flags = UBLK_F_UNPRIVILEGED_DEV | UBLK_F_BATCH_IO);
+        assert!(negotiate(&user, u32::MAX, 4, || false).is_ok());
+        Ok(())
     }
 
     #[test]

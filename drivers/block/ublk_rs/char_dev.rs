@@ -11,19 +11,26 @@ use crate::{
         Trust, //
     },
     phase::Event,
-    types::IoCommands,
+    types::{
+        BatchCommands,
+        IoCommands, //
+    },
     uapi::*,
     user_copy, //
 };
+use core::marker::PhantomData;
 use kernel::{
     chrdev::{
         CharDevice,
-        CharDeviceRegistration, //
+        CharDeviceRegistration,
+        Class,
+        Region, //
     },
     fs::{
         File,
         Kiocb, //
     },
+    io_uring::CommandHandler,
     iov::{
         IovIterDest,
         IovIterSource, //
@@ -38,17 +45,41 @@ use kernel::{
     }, //
 };
 
-/// A character device that is in `/dev`.
-pub(crate) type CharDev = CharDeviceRegistration<ServerDevice>;
+/// A character device that is in `/dev`; it goes when this is dropped.
+pub(crate) enum CharDev {
+    PerIo(CharDeviceRegistration<ServerDevice<IoCommands>>),
+    /// With `UBLK_F_BATCH_IO`.
+    Batch(CharDeviceRegistration<ServerDevice<BatchCommands>>),
+}
 
-/// What a server sees of a device.
-pub(crate) struct ServerDevice;
+impl CharDev {
+    /// Makes the character device of a device.
+    pub(crate) fn new(
+        region: &Region,
+        class: &Class,
+        parent: &kernel::device::Device,
+        dev: &Arc<Device>,
+    ) -> Result<Self> {
+        let (id, parent) = (dev.id(), Some(parent));
+        let name = fmt!("ublkc{id}");
+        if dev.has(UBLK_F_BATCH_IO) {
+            CharDeviceRegistration::new(region, class, id, parent, name, dev.clone())
+                .map(Self::Batch)
+        } else {
+            CharDeviceRegistration::new(region, class, id, parent, name, dev.clone())
+                .map(Self::PerIo)
+        }
+    }
+}
+
+/// What a server sees of a device, which it sends the commands `C`.
+pub(crate) struct ServerDevice<C>(PhantomData<C>);
 
 #[vtable]
-impl CharDevice for ServerDevice {
+impl<C: CommandHandler<Ptr = Arc<Device>> + 'static> CharDevice for ServerDevice<C> {
     type Context = Arc<Device>;
     type Ptr = Arc<Device>;
-    type Cmd = IoCommands;
+    type Cmd = C;
 
     fn open(dev: &Arc<Device>, _file: &File) -> Result<Arc<Device>> {
         let server = Server {

@@ -51,6 +51,11 @@ impl Writer for View {
             queue.slots().for_each(|slot| slots.add(slot));
             slots.write(f)?;
             writeln!(f)?;
+            if let Some(batch) = queue.batch() {
+                let (tags, commands, telling) = batch.snapshot();
+                let telling = if telling { ", one telling" } else { "" };
+                writeln!(f, "  {tags} tags to tell, {commands} commands{telling}")?;
+            }
             for (tag, slot) in queue.slots().enumerate() {
                 let at = slot.snapshot();
                 let Some(rq) = at.request else {

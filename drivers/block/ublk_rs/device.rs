@@ -153,7 +153,8 @@ impl Device {
         let recovery = Recovery::new(info.flags);
         let mut queues = KVVec::with_capacity(info.nr_hw_queues.into(), GFP_KERNEL)?;
         for _ in 0..info.nr_hw_queues {
-            let queue = Queue::new(info.queue_depth, info.io_desc_size, data, recovery)?;
+            let batch = info.flags & UBLK_F_BATCH_IO != 0;
+            let queue = Queue::new(info.queue_depth, info.io_desc_size, data, recovery, batch)?;
             queues.push(queue, GFP_KERNEL)?;
         }
         let tag_set = Arc::pin_init(
@@ -287,6 +288,27 @@ impl Device {
                 cmd.done(UBLK_IO_RES_ABORT, IssueFlags::UNLOCKED);
             }
         }
+        self.close_batches();
+    }
+
+    /// With `UBLK_F_BATCH_IO`, ends all fetch commands but those that are just telling the server
+    /// something, which end then. No other one is taken, and what the server was not told goes back
+    /// to the block layer. As [`Self::cancel_commands`] otherwise.
+    pub(crate) fn close_batches(&self) {
+        for queue in self.queues() {
+            queue.close_batch(IssueFlags::UNLOCKED);
+        }
+    }
+
+    /// Makes all slots ready for the next server. The last one must have closed its file and its
+    /// requests must be aborted, and no request must be on its way to a slot.
+    pub(crate) fn reset_slots(&self) {
+        for queue in self.queues() {
+            queue.slots().for_each(Slot::reset);
+            if let Some(batch) = queue.batch() {
+                batch.reset();
+            }
+        }
     }
 
     /// Whether the server was sent away, and gets no further request.
@@ -312,12 +334,34 @@ impl Device {
         let mut state = self.state.lock();
         let (result, taken) = take(state.phase.may_fetch());
         if taken {
+            self.note_fetched(&mut state, 1);
+        }
+        result
+    }
+
+    /// Calls `prepare` with how many slots may still be prepared, if any may. It returns how many
+    /// it has prepared.
+    pub(crate) fn fetch_many(&self, prepare: impl FnOnce(Result<u32>) -> Result<u32>) -> Result {
+        let mut state = self.state.lock();
+        let prepared = prepare(state.phase.left_to_fetch(self.nr_slots()))?;
+        self.note_fetched(&mut state, prepared);
+        Ok(())
+    }
+
+    /// How many slots there are.
+    fn nr_slots(&self) -> u32 {
+        u32::from(self.info.nr_hw_queues) * u32::from(self.info.queue_depth)
+    }
+
+    /// So many slots took their first command.
+    fn note_fetched(&self, state: &mut DeviceState, slots: u32) {
+        for _ in 0..slots {
             if let Some(server) = state.phase.server_mut() {
                 if server.trust == Trust::Trusted && !capable(Capability::SYS_ADMIN) {
                     server.trust = Trust::Unprivileged;
                 }
             }
-            let total = u32::from(self.info.nr_hw_queues) * u32::from(self.info.queue_depth);
+            let total = self.nr_slots();
             // It may be fetched, and this never gives up a disk.
             let _ = state.phase.change(Event::Fetched { total });
             if state.phase.fetched_or_stopping() {
@@ -329,6 +373,5 @@ impl Device {
                 self.set_gate(Gate::Open);
             }
         }
-        result
     }
 }

@@ -3,6 +3,7 @@
 //! The block device `/dev/ublkbN`: what the block layer calls.
 
 use crate::{
+    batch_queue::BatchQueue,
     device::{
         Device,
         Opening, //
@@ -13,14 +14,17 @@ use crate::{
         FindEndings, //
     },
     policy::Gate,
-    slot::Slot,
+    slot::{
+        Slot,
+        ToSend, //
+    },
     types::{
-        Command,
         Disk,
         RequestRef, //
     },
     uapi::UBLK_F_UNPRIVILEGED_DEV, //
 };
+use core::ptr;
 use kernel::{
     block::mq::{
         Op,
@@ -55,10 +59,9 @@ impl DiskData {
         self.dev.queue(hw_queue)?.slot(tag)
     }
 
-    /// Gives a request, which passed the gate, to its slot; the command that is returned has to be
-    /// sent to its task.
+    /// Gives a request, which passed the gate, to its slot. What is returned has to be done.
     #[inline]
-    fn dispatch(&self, rq: RequestRef, gate: Gate) -> Option<Command> {
+    fn dispatch(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
         let slot = match rq.op() {
             Op::Other(_) => None,
             _ => self.slot(rq.hw_queue(), rq.tag()),
@@ -67,7 +70,7 @@ impl DiskData {
             Some(slot) => slot.dispatch(rq, gate),
             None => {
                 ending::refuse(rq);
-                None
+                ToSend::Nothing
             }
         }
     }
@@ -101,8 +104,10 @@ impl Operations for Disk {
             Gate::Failing => return Err(EREMOTEIO),
             Gate::Aborting => return Err(EIO),
         }
-        if let Some(cmd) = data.dispatch(rq, gate) {
-            cmd.complete_in_task();
+        match data.dispatch(rq, gate) {
+            ToSend::Command(cmd) => cmd.complete_in_task(),
+            ToSend::Kick(queue) => queue.kick(),
+            ToSend::Nothing => {}
         }
         Ok(())
     }
@@ -113,8 +118,20 @@ impl Operations for Disk {
             return;
         }
         let mut batch = TaskBatch::default();
-        for cmd in requests.filter_map(|rq| data.dispatch(rq, Gate::Open)) {
-            batch.push(cmd);
+        let mut to_kick: Option<&BatchQueue> = None;
+        for rq in requests {
+            match data.dispatch(rq, Gate::Open) {
+                ToSend::Command(cmd) => batch.push(cmd),
+                // Once for all of the requests of a queue.
+                ToSend::Kick(queue) => match to_kick.replace(queue) {
+                    Some(last) if !ptr::eq(last, queue) => last.kick(),
+                    _ => {}
+                },
+                ToSend::Nothing => {}
+            }
+        }
+        if let Some(queue) = to_kick {
+            queue.kick();
         }
     }
 

@@ -139,14 +139,7 @@ impl Driver {
             dev.number().make_known();
         }
 
-        let node = CharDev::new(
-            &self.region,
-            &self.class,
-            dev.id(),
-            Some(&self.parent),
-            fmt!("ublkc{}", dev.id()),
-            dev.clone(),
-        )?;
+        let node = CharDev::new(&self.region, &self.class, &self.parent, dev)?;
         let surplus = match self.devices.lock().get_mut(&dev.id()) {
             // The device has its number, so this is its entry.
             Some(added) => added.node.replace(node),

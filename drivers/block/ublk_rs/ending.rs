@@ -14,6 +14,7 @@ use crate::types::{
 use kernel::{
     block::mq::{
         BlkStatus,
+        CompletionBatch,
         Op,
         OwnedRequest,
         Request, //
@@ -100,6 +101,24 @@ impl Endings {
         self.verdict.set(verdict);
         if let Some(rq) = Request::into_unique_or_drop(rq) {
             self.of(&rq).apply(rq);
+        }
+    }
+
+    /// As [`Self::finish`], but a request that has succeeded ends with `batch`.
+    pub(crate) fn finish_in(
+        &self,
+        rq: RequestRef,
+        verdict: Verdict,
+        batch: &mut CompletionBatch<Disk>,
+    ) {
+        self.verdict.set(verdict);
+        let Some(rq) = Request::into_unique_or_drop(rq) else {
+            return;
+        };
+        match self.of(&rq) {
+            Ending::Whole(Ok(())) => batch.add(rq),
+            Ending::Part(bytes) if bytes >= rq.bytes() => batch.add(rq),
+            other => other.apply(rq),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::{
 use kernel::{
     block::mq::RequestLease,
     io_uring::{
+        CommandHandler,
         FusedCmd,
         IssueFlags,
         Outcome, //
@@ -74,18 +75,42 @@ pub(crate) fn submit<'a>(
             Err(e) => cmd.refuse(e),
         }
     } else {
-        let owned = slot.data().check_reach().and_then(|()| slot.owned_data());
-        match owned.and_then(lease) {
-            Ok(lease) => cmd.lease(lease),
-            Err(e) => cmd.refuse(e),
-        }
+        lend(slot, cmd)
+    }
+}
+
+/// As [`submit`], of a device with `UBLK_F_BATCH_IO`: its slots belong to no task, so there is no
+/// primary that commits.
+pub(crate) fn submit_shared<'a, H: CommandHandler>(
+    dev: &Device,
+    cmd: FusedCmd<'a, H>,
+) -> Outcome<'a> {
+    let op = cmd.op();
+    let payload: IoCmd = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
+
+    if command_nr(op) != uapi::UBLK_IO_FUSED_SUBMIT_IO {
+        return cmd.refuse(EINVAL);
+    }
+    match check(dev, &cmd, op, &payload) {
+        Ok(slot) => lend(slot, cmd),
+        Err(e) => cmd.refuse(e),
+    }
+}
+
+/// Leases the data of the request of a slot, which is not committed.
+#[inline]
+fn lend<'a, H: CommandHandler>(slot: &Slot, cmd: FusedCmd<'a, H>) -> Outcome<'a> {
+    let owned = slot.data().check_reach().and_then(|()| slot.owned_data());
+    match owned.and_then(lease) {
+        Ok(lease) => cmd.lease(lease),
+        Err(e) => cmd.refuse(e),
     }
 }
 
 /// Checks a primary; returns the slot that it is about.
-fn check<'a>(
+fn check<'a, H: CommandHandler>(
     dev: &'a Device,
-    cmd: &FusedCmd<'_, IoCommands>,
+    cmd: &FusedCmd<'_, H>,
     op: u32,
     payload: &IoCmd,
 ) -> Result<&'a Slot> {

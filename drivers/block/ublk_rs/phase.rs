@@ -268,6 +268,14 @@ impl<S, D, R> DevicePhase<S, D, R> {
         }
     }
 
+    /// How many of `total` slots have no first command yet, if the server may give one now.
+    pub(crate) fn left_to_fetch(&self, total: u32) -> Result<u32> {
+        match self {
+            Self::Fetching { fetched, .. } => Ok(total.saturating_sub(*fetched)),
+            other => Err(other.may_fetch().err().unwrap_or(EINVAL)),
+        }
+    }
+
     /// Whether the disk may be added now.
     pub(crate) fn may_start(&self) -> Result {
         match self {

@@ -8,6 +8,7 @@
 use crate::{
     device::Device,
     ending,
+    slot::Slot,
     types::IoCommands,
     uapi::{
         IoCmd,
@@ -17,6 +18,7 @@ use crate::{
 use kernel::{
     block::mq::Request,
     io_uring::{
+        CommandHandler,
         IssueFlags,
         IssuedCmd,
         Outcome, //
@@ -32,18 +34,34 @@ pub(crate) fn register<'a>(
     io: IoCmd,
     flags: IssueFlags<'_>,
 ) -> Outcome<'a> {
-    let registered = try_register(dev, &cmd, io, flags);
+    let checked = check(dev, io).and_then(|slot| slot.check_registrant().map(|()| slot));
+    let registered = checked.and_then(|slot| try_register(dev, slot, &cmd, io, flags));
     cmd.complete(registered.map(|()| 0))
 }
 
-fn try_register(
+/// As [`register`], of a device with `UBLK_F_BATCH_IO`, whose slots belong to no task.
+pub(crate) fn register_shared<'a, H: CommandHandler>(
     dev: &Device,
-    cmd: &IssuedCmd<'_, IoCommands>,
+    cmd: IssuedCmd<'a, H>,
+    io: IoCmd,
+    flags: IssueFlags<'_>,
+) -> Outcome<'a> {
+    let registered = check(dev, io).and_then(|slot| try_register(dev, slot, &cmd, io, flags));
+    cmd.complete(registered.map(|()| 0))
+}
+
+/// The slot that a command is about.
+fn check(dev: &Device, io: IoCmd) -> Result<&Slot> {
+    dev.slot(io.q_id, io.tag).ok_or(EINVAL)
+}
+
+fn try_register<H: CommandHandler>(
+    dev: &Device,
+    slot: &Slot,
+    cmd: &IssuedCmd<'_, H>,
     io: IoCmd,
     flags: IssueFlags<'_>,
 ) -> Result {
-    let slot = dev.slot(io.q_id, io.tag).ok_or(EINVAL)?;
-    slot.check_registrant()?;
     slot.data().check_reach()?;
     if !dev.has(UBLK_F_SUPPORT_ZERO_COPY) {
         return Err(EINVAL);
@@ -58,9 +76,9 @@ fn try_register(
 }
 
 /// `UBLK_IO_UNREGISTER_IO_BUF`: names nothing but the index, on the command's ring.
-pub(crate) fn unregister<'a>(
+pub(crate) fn unregister<'a, H: CommandHandler>(
     dev: &Device,
-    cmd: IssuedCmd<'a, IoCommands>,
+    cmd: IssuedCmd<'a, H>,
     io: IoCmd,
     flags: IssueFlags<'_>,
 ) -> Outcome<'a> {

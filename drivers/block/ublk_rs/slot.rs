@@ -14,8 +14,13 @@
 
 mod commit;
 mod handover;
+pub(crate) mod shared;
 
 use crate::{
+    batch_queue::{
+        BatchQueue,
+        QueuedTag, //
+    },
     data_mode::{
         AutoReg,
         DataMode, //
@@ -29,7 +34,10 @@ use crate::{
         Gate,
         Recovery, //
     },
-    stage::Stage,
+    stage::{
+        Dispatched,
+        Stage, //
+    },
     types::{
         CmdData,
         Command,
@@ -122,6 +130,15 @@ pub(crate) struct RequestSnapshot {
     pub(crate) age: Option<Delta>,
 }
 
+/// What has to follow when a request was given to a slot.
+pub(crate) enum ToSend<'a> {
+    /// This command has to be sent to its task.
+    Command(Command),
+    /// This queue has to be kicked.
+    Kick(&'a BatchQueue),
+    Nothing,
+}
+
 /// The place of one tag of one queue. Slots do not share a cache line.
 #[pin_data]
 #[repr(align(64))]
@@ -134,11 +151,17 @@ pub(crate) struct Slot {
     data: DataMode,
     /// What becomes of a request when the server dies.
     recovery: Recovery,
+    /// With `UBLK_F_BATCH_IO`, how the server is told.
+    shared: Option<QueuedTag>,
 }
 
 impl Slot {
     /// Creates an idle slot.
-    pub(crate) fn new(data: DataMode, recovery: Recovery) -> impl PinInit<Self> {
+    pub(crate) fn new(
+        data: DataMode,
+        recovery: Recovery,
+        shared: Option<QueuedTag>,
+    ) -> impl PinInit<Self> {
         pin_init!(Self {
             state <- new_spinlock!(
                 SlotState {
@@ -154,6 +177,7 @@ impl Slot {
             endings: Endings::new(data.copies),
             data,
             recovery,
+            shared,
         })
     }
 
@@ -180,17 +204,28 @@ impl Slot {
         (outcome, true)
     }
 
-    /// Gives a request of the block layer to the waiting command, which is returned: it has to be
-    /// sent to its task. If there is none then the request waits for the next server, or, without
-    /// one to come, ends with an error. `gate` is what let it pass.
-    pub(crate) fn dispatch(&self, rq: RequestRef, gate: Gate) -> Option<Command> {
+    /// Gives a request of the block layer to the waiting command, or has the server told of it by
+    /// another one. If there is none then the request waits for the next server, or, without one to
+    /// come, ends with an error. `gate` is what let it pass.
+    pub(crate) fn dispatch(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
         let dispatched = self.state.lock().stage.dispatch(rq);
         match dispatched {
-            Ok(cmd) => return Some(cmd),
-            Err(rq) if self.recovery.holds && gate == Gate::Open => ending::hold(rq),
-            Err(rq) => ending::refuse(rq),
+            Dispatched::Send(cmd) => ToSend::Command(cmd),
+            Dispatched::Enqueue => self.enqueue(gate),
+            Dispatched::Refused(rq) => {
+                self.turn_away(rq, gate);
+                ToSend::Nothing
+            }
         }
-        None
+    }
+
+    /// Has a request wait for the next server, or ends it with an error.
+    fn turn_away(&self, rq: RequestRef, gate: Gate) {
+        if self.recovery.holds && gate == Gate::Open {
+            ending::hold(rq);
+        } else {
+            ending::refuse(rq);
+        }
     }
 
     /// Why a command with an unknown number is refused.
@@ -264,19 +299,14 @@ impl Slot {
         }
     }
 
-    /// As [`Self::abort`], but only if the task that fetched the slot is dying, so that it will
-    /// never commit. Returns whether there was such a request.
+    /// As [`Self::abort`], but only if the task that fetched the slot is dying, or the process that
+    /// did so for all of its tasks, so that nobody will ever commit. Returns whether there was such
+    /// a request.
     ///
     /// A dying task may wait for just this request before it closes its files, for instance if it
     /// is the last one that uses a mount of the disk.
     pub(crate) fn abort_if_deserted(&self) -> bool {
-        let rq = {
-            let mut state = self.state.lock();
-            match &state.task {
-                Some(task) if task.is_dying() => state.stage.abort(),
-                _ => None,
-            }
-        };
+        let rq = self.take_deserted();
         let found = rq.is_some();
         if let Some(rq) = rq {
             self.requeue_or_fail(rq, self.recovery.reissues);

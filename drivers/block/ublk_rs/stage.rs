@@ -19,6 +19,19 @@
 //! The server of a device with `UBLK_F_NEED_GET_DATA` is asked for a buffer before it gets a write;
 //! its answer is `UBLK_IO_NEED_GET_DATA`.
 //!
+//! With `UBLK_F_BATCH_IO` a slot has no command of its own. The tag of a request that is
+//! Dispatching waits in a queue, until one of the server's commands tells it and others:
+//!
+//! ```text
+//!           prepare            dispatch                start          hand_to_server
+//!      Idle <------> Prepared -------------> Dispatching ------> Starting -----> Owned
+//!          unprepare ^ ^  ^  <-- withdraw ---- | ^                  |            | | |
+//!                    | |  +---------- put_back_shared --------------+            | | | abort,
+//!                    | |                       | +------ not_told ---------------+ | | desert
+//!                    | |                       +-- desert --------------> Canceled <-+
+//!                    +-+-------------------------- commit_shared ------------------+
+//! ```
+//!
 //! All slots are Idle again once the server has closed its character device.
 
 use core::mem;
@@ -31,6 +44,8 @@ pub(crate) enum Stage<C, R> {
     Idle,
     /// The command waits for a request.
     Active(C),
+    /// The server waits for a request, with commands that are not this slot's.
+    Prepared,
     /// The request waits for the task of the command, which is on its way.
     Dispatching(R),
     /// That task has the command and the request and is about to hand the request to the server.
@@ -43,6 +58,17 @@ pub(crate) enum Stage<C, R> {
     Canceled,
 }
 
+/// What is to be done with a request that was given to a slot.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Dispatched<C, R> {
+    /// This command has to be sent to its task.
+    Send(C),
+    /// The server has to be told the tag.
+    Enqueue,
+    /// The slot does not take it.
+    Refused(R),
+}
+
 impl<C, R> Stage<C, R> {
     /// Idle to Active. Only for a slot that [`Self::is_idle`].
     pub(crate) fn fetch(&mut self, cmd: C) {
@@ -50,17 +76,45 @@ impl<C, R> Stage<C, R> {
         *self = Self::Active(cmd);
     }
 
-    /// Active to Dispatching; returns the command to send to its task. Without a command, the
-    /// request is given back.
-    pub(crate) fn dispatch(&mut self, rq: R) -> Result<C, R> {
+    /// Idle to Prepared. Only for a slot that [`Self::is_idle`].
+    pub(crate) fn prepare(&mut self) {
+        debug_assert!(self.is_idle());
+        *self = Self::Prepared;
+    }
+
+    /// Prepared to Idle: it was in vain.
+    pub(crate) fn unprepare(&mut self) {
+        if let Self::Prepared = self {
+            *self = Self::Idle;
+        }
+    }
+
+    /// Active or Prepared to Dispatching; returns the command to send to its task, if there is one.
+    /// In another stage, the request is given back.
+    pub(crate) fn dispatch(&mut self, rq: R) -> Dispatched<C, R> {
         match mem::replace(self, Self::Starting) {
             Self::Active(cmd) => {
                 self.leave_starting(Self::Dispatching(rq));
-                Ok(cmd)
+                Dispatched::Send(cmd)
+            }
+            Self::Prepared => {
+                self.leave_starting(Self::Dispatching(rq));
+                Dispatched::Enqueue
             }
             other => {
                 self.leave_starting(other);
-                Err(rq)
+                Dispatched::Refused(rq)
+            }
+        }
+    }
+
+    /// Dispatching to Prepared: no command will tell the server. Returns the request.
+    pub(crate) fn withdraw(&mut self) -> Option<R> {
+        match mem::replace(self, Self::Prepared) {
+            Self::Dispatching(rq) => Some(rq),
+            other => {
+                *self = other;
+                None
             }
         }
     }
@@ -118,6 +172,25 @@ impl<C, R> Stage<C, R> {
         self.leave_starting(Self::Active(cmd));
     }
 
+    /// Starting to Prepared: the request goes back to the block layer.
+    pub(crate) fn put_back_shared(&mut self) {
+        self.leave_starting(Self::Prepared);
+    }
+
+    /// Owned to Dispatching: the server could not be told. Returns whether it was Owned.
+    pub(crate) fn not_told(&mut self) -> bool {
+        match mem::replace(self, Self::Starting) {
+            Self::Owned(rq) => {
+                self.leave_starting(Self::Dispatching(rq));
+                true
+            }
+            other => {
+                self.leave_starting(other);
+                false
+            }
+        }
+    }
+
     /// Starting to Canceled: the task can not handle the request.
     pub(crate) fn give_up(&mut self) {
         self.leave_starting(Self::Canceled);
@@ -129,6 +202,17 @@ impl<C, R> Stage<C, R> {
         match mem::replace(self, Self::Active(cmd)) {
             Self::Owned(rq) => Some(rq),
             _ => None,
+        }
+    }
+
+    /// Owned to Prepared: the server gives the request back, and waits for the next one.
+    pub(crate) fn commit_shared(&mut self) -> Option<R> {
+        match mem::replace(self, Self::Prepared) {
+            Self::Owned(rq) => Some(rq),
+            other => {
+                *self = other;
+                None
+            }
         }
     }
 
@@ -154,6 +238,17 @@ impl<C, R> Stage<C, R> {
         }
     }
 
+    /// As [`Self::abort`], and Dispatching to Canceled: nobody will tell the server.
+    pub(crate) fn desert(&mut self) -> Option<R> {
+        match mem::replace(self, Self::Canceled) {
+            Self::Owned(rq) | Self::Dispatching(rq) => Some(rq),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
     /// Any stage to Idle, for the next server. Returns what the slot still owned, which is nothing
     /// once the server's file is closed and its requests are aborted.
     pub(crate) fn reset(&mut self) -> Self {
@@ -161,13 +256,14 @@ impl<C, R> Stage<C, R> {
     }
 
     /// How many stages there are.
-    pub(crate) const COUNT: usize = 7;
+    pub(crate) const COUNT: usize = 8;
 
     /// The stage, and the request that it owns.
     pub(crate) fn describe(&self) -> (&'static str, Option<&R>) {
         match self {
             Self::Idle => ("Idle", None),
             Self::Active(_) => ("Active", None),
+            Self::Prepared => ("Prepared", None),
             Self::Dispatching(rq) => ("Dispatching", Some(rq)),
             Self::Starting => ("Starting", None),
             Self::Asked(rq) => ("Asked", Some(rq)),
@@ -186,6 +282,7 @@ impl<C, R> Stage<C, R> {
             Self::Owned(rq) => Some(rq),
             Self::Idle
             | Self::Active(_)
+            | Self::Prepared
             | Self::Dispatching(_)
             | Self::Starting
             | Self::Asked(_)
@@ -215,17 +312,17 @@ mod tests {
     #[test]
     fn one_request() {
         let mut stage = Test::Idle;
-        assert_eq!(stage.dispatch(1), Err(1));
+        assert_eq!(stage.dispatch(1), Dispatched::Refused(1));
         stage.fetch("fetch");
-        assert_eq!(stage.dispatch(1), Ok("fetch"));
-        assert_eq!(stage.dispatch(2), Err(2));
+        assert_eq!(stage.dispatch(1), Dispatched::Send("fetch"));
+        assert_eq!(stage.dispatch(2), Dispatched::Refused(2));
         assert!(stage.owned().is_none());
         assert_eq!(stage.start(), Some(1));
         assert_eq!(stage.start(), None);
         stage.hand_to_server(1);
         assert_eq!(stage.owned(), Some(&1));
         assert_eq!(stage.commit("commit"), Some(1));
-        assert_eq!(stage.dispatch(3), Ok("commit"));
+        assert_eq!(stage.dispatch(3), Dispatched::Send("commit"));
     }
 
     #[test]
@@ -233,7 +330,7 @@ mod tests {
         let mut stage = Test::Active("fetch");
         assert_eq!(stage.cancel(), Some("fetch"));
         assert_eq!(stage.cancel(), None);
-        assert_eq!(stage.dispatch(1), Err(1));
+        assert_eq!(stage.dispatch(1), Dispatched::Refused(1));
         assert!(!stage.is_idle());
         for mut stage in [
             Test::Dispatching(1),
@@ -263,10 +360,10 @@ mod tests {
         let mut stage = Test::Dispatching(1);
         assert_eq!(stage.start(), Some(1));
         stage.put_back("cmd");
-        assert_eq!(stage.dispatch(1), Ok("cmd"));
+        assert_eq!(stage.dispatch(1), Dispatched::Send("cmd"));
         assert_eq!(stage.start(), Some(1));
         stage.give_up();
-        assert_eq!(stage.dispatch(2), Err(2));
+        assert_eq!(stage.dispatch(2), Dispatched::Refused(2));
     }
 
     #[test]
@@ -282,5 +379,42 @@ mod tests {
         assert_eq!(stage.answer(), None);
         let mut stage = Test::Asked(2);
         assert_eq!(stage.abort(), Some(2));
+    }
+    #[test]
+    fn without_command() {
+        let mut stage = Test::Idle;
+        stage.prepare();
+        assert_eq!(stage.cancel(), None);
+        assert_eq!(stage.abort(), None);
+        assert_eq!(stage.dispatch(1), Dispatched::Enqueue);
+        assert_eq!(stage.dispatch(2), Dispatched::Refused(2));
+        assert_eq!(stage.withdraw(), Some(1));
+        assert_eq!(stage.withdraw(), None);
+        assert_eq!(stage.dispatch(3), Dispatched::Enqueue);
+        assert_eq!(stage.start(), Some(3));
+        stage.hand_to_server(3);
+        assert!(stage.not_told());
+        assert!(!stage.not_told());
+        assert_eq!(stage.commit_shared(), None);
+        assert_eq!(stage.start(), Some(3));
+        stage.put_back_shared();
+        assert_eq!(stage.dispatch(4), Dispatched::Enqueue);
+        assert_eq!(stage.start(), Some(4));
+        stage.hand_to_server(4);
+        assert_eq!(stage.commit_shared(), Some(4));
+        assert!(!stage.not_told());
+        stage.unprepare();
+        assert!(stage.is_idle());
+    }
+
+    #[test]
+    fn desert_takes_what_waits() {
+        for mut stage in [Test::Dispatching(1), Test::Owned(1)] {
+            assert_eq!(stage.desert(), Some(1));
+            assert_eq!(stage.start(), None);
+            assert_eq!(stage.withdraw(), None);
+            assert!(stage.is_canceled());
+        }
+        assert_eq!(Test::Prepared.desert(), None);
     }
 }

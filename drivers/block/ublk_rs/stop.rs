@@ -110,6 +110,7 @@ impl WorkItem<{ Device::RELEASE }> for Device {
         // No command is left, as each of them held the file; so no request can get to the server,
         // and new ones are refused. This must not wait for any lock: somebody may hold the
         // lifecycle lock and wait for just these requests.
+        dev.close_batches();
         for slot in dev.slots() {
             slot.abort();
         }
@@ -119,9 +120,7 @@ impl WorkItem<{ Device::RELEASE }> for Device {
             return;
         }
         stop_disk(&dev);
-        for slot in dev.slots() {
-            slot.reset();
-        }
+        dev.reset_slots();
         // It is Stopping, as there was a server.
         let _ = dev.state.lock().phase.change(Event::Close);
     }
@@ -135,9 +134,7 @@ fn orphan(dev: &Device) -> bool {
     };
     dev.change_gate(&disk, dev.recovery().gate_without_server());
     // No request comes any more, so the slots can be made ready for the next server.
-    for slot in dev.slots() {
-        slot.reset();
-    }
+    dev.reset_slots();
     // There is a disk, so this does not fail.
     dev.state.lock().phase.change(Event::Orphan).is_ok()
 }

@@ -5,7 +5,11 @@
 
 use kernel::{
     block::mq::Request,
-    io_uring::QueuedCmd,
+    io_uring::{
+        BufGroup,
+        MultishotCmd,
+        QueuedCmd, //
+    },
     sync::aref::ARef, //
 };
 
@@ -15,8 +19,14 @@ pub(crate) struct Disk;
 /// The I/O commands of `/dev/ublkcN`.
 pub(crate) struct IoCommands;
 
+/// The I/O commands of `/dev/ublkcN` of a device with `UBLK_F_BATCH_IO`.
+pub(crate) struct BatchCommands;
+
 /// A command of the server, waiting for a request.
 pub(crate) type Command = QueuedCmd<IoCommands>;
+
+/// A command of the server that tells it the tags of many requests.
+pub(crate) type FetchCommand = MultishotCmd<BatchCommands>;
 
 /// A reference to a request.
 pub(crate) type RequestRef = ARef<Request<Disk>>;
@@ -45,4 +55,17 @@ pub(crate) struct CmdData {
     pub(crate) tag: u16,
     /// Which of the slot's requests it commits, if it is a primary that does.
     pub(crate) generation: Generation,
+}
+
+/// Tells the fetch commands of a queue apart; earlier ones are lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FetchId(pub(crate) u64);
+
+/// What a queued fetch command carries.
+#[derive(Clone, Copy)]
+pub(crate) struct FetchData {
+    pub(crate) id: FetchId,
+    pub(crate) q_id: u16,
+    /// Where the server's buffers come from.
+    pub(crate) group: BufGroup,
 }

@@ -19,6 +19,9 @@
 //!
 //! [`stage`] has the stages of an I/O, and who may change them.
 //!
+//! A server may also work on many requests with each of its commands: see [`batch`], and
+//! [`batch_queue`] for how it gets them.
+//!
 //! The life of a device: [`add`], [`params`], [`char_dev`], [`start`], [`recovery`], [`stop`], with
 //! its phases in [`phase`] and its number in [`numbers`].
 //!
@@ -31,11 +34,15 @@
 //! 2. The ring's lock of io_uring, the `mmap_lock` of a process, and the `open_mutex` of a disk.
 //! 3. [`Device::state`](device::Device), a mutex: the phase and the parameters. Nothing sleeps
 //!    under it, no user memory is touched and no command is completed.
-//! 4. The lock of an I/O slot, a spin lock: see [`slot`].
+//! 4. The lock of an I/O slot, a spin lock: see [`slot`]. That of a [`batch_queue`], likewise;
+//!    neither is taken under the other.
 //!
 //! The devices in [`driver`] and their [`numbers`] have a mutex each, held for a look-up only.
 
 mod add;
+mod batch;
+mod batch_cmd;
+mod batch_queue;
 mod char_dev;
 mod control;
 mod data_mode;

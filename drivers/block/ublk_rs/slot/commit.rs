@@ -96,7 +96,7 @@ impl Slot {
 
     /// In copy mode, takes the data of a read from the server. Returns the verdict on the request,
     /// which is less than `result` if not all of the data could be had.
-    fn take_data(&self, rq: &Request<Disk>, addr: u64, result: i32) -> Verdict {
+    pub(super) fn take_data(&self, rq: &Request<Disk>, addr: u64, result: i32) -> Verdict {
         if result <= 0 || rq.op() != Op::Read || !rq.has_data() {
             return Verdict::Result(result);
         }

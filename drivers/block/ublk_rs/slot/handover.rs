@@ -28,6 +28,7 @@ use kernel::{
         Request, //
     },
     io_uring::{
+        CmdRef,
         IssueFlags,
         IssuedCmd,
         Outcome,
@@ -84,7 +85,7 @@ impl Slot {
             return ending::retry(rq);
         };
         let registered = match auto_reg {
-            Some(auto_reg) if rq.has_data() => register(&rq, &cmd, auto_reg, cx.flags()),
+            Some(auto_reg) if rq.has_data() => register(&rq, cmd.as_cmd(), auto_reg, cx.flags()),
             _ => Registered::No,
         };
         let (flags, registered_on) = match registered {
@@ -144,7 +145,7 @@ impl Slot {
 }
 
 /// Copies the data of a write to the server. Returns how much of it: not nothing.
-fn give_data(rq: &Request<Disk>, addr: u64) -> Option<u32> {
+pub(super) fn give_data(rq: &Request<Disk>, addr: u64) -> Option<u32> {
     let user = UserPtr::from_addr(addr as usize);
     match rq.copy_to_user(0, user, rq.bytes() as usize) {
         0 => None,
@@ -153,7 +154,7 @@ fn give_data(rq: &Request<Disk>, addr: u64) -> Option<u32> {
 }
 
 /// What came of registering the data of a request.
-enum Registered {
+pub(super) enum Registered {
     /// There is nothing to register.
     No,
     On(RingId),
@@ -163,14 +164,12 @@ enum Registered {
 }
 
 /// Registers the data of a request with the ring of the command that waited for it.
-fn register(
+pub(super) fn register(
     rq: &RequestRef,
-    cmd: &Command,
+    cmd: CmdRef<'_>,
     auto_reg: AutoReg,
     flags: IssueFlags<'_>,
 ) -> Registered {
-    let cmd = cmd.as_cmd();
-
     match Request::register_buffer(rq.clone(), cmd, auto_reg.index.into(), flags) {
         Ok(()) => Registered::On(cmd.ring()),
         Err((_, rq)) => {

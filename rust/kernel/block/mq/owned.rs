@@ -69,9 +69,15 @@ impl<T: Operations> OwnedRequest<T> {
         }
     }
 
+    /// The pointer.
+    #[inline]
+    pub(super) fn as_raw(&self) -> *mut bindings::request {
+        self.rq.as_ptr()
+    }
+
     /// The pointer, whose ownership passes to the caller.
     #[inline]
-    fn into_raw(self) -> *mut bindings::request {
+    pub(super) fn into_raw(self) -> *mut bindings::request {
         ManuallyDrop::new(self).rq.as_ptr()
     }
 
@@ -188,11 +194,11 @@ impl<T: Operations> Drop for OwnedRequest<T> {
 }
 
 /// Softirqs are disabled for the current task as long as this exists.
-struct BhDisabled(PhantomData<*mut ()>);
+pub(super) struct BhDisabled(PhantomData<*mut ()>);
 
 impl BhDisabled {
     #[inline]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         // SAFETY: There are no requirements but that it is undone by the same task, which the drop
         // does, as this type is not `Send`.
         unsafe { bindings::local_bh_disable() };

@@ -42,6 +42,7 @@ static const struct {
 	{ "ctrl_args", group_ctrl_args },
 	{ "params", group_params },
 	{ "io", group_io },
+	{ "batch", group_batch },
 	{ "data", group_data },
 	{ "file", group_file },
 	{ "sysfs", group_sysfs },

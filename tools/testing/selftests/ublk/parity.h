@@ -165,6 +165,7 @@ void group_ctrl(void);
 void group_ctrl_args(void);
 void group_params(void);
 void group_io(void);
+void group_batch(void);
 void group_data(void);
 void group_file(void);
 void group_sysfs(void);

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the commands of a device with `UBLK_F_BATCH_IO` say: about many tags of one queue.
+
+use crate::{
+    data_mode::{
+        AutoReg,
+        DataMode, //
+    },
+    uapi::{
+        UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK,
+        UBLK_BATCH_F_HAS_BUF_ADDR,
+        UBLK_BATCH_F_HAS_ZONE_LBA, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    uapi, //
+};
+use zerocopy_derive::{
+    Immutable,
+    KnownLayout, //
+};
+
+/// `UBLK_U_IO_PREP_IO_CMDS`: the first use of slots.
+pub(crate) const PREP_IO_CMDS: u32 = kernel::ioctl::_IOWR::<BatchIo>(b'u' as u32, 0x25);
+/// `UBLK_U_IO_COMMIT_IO_CMDS`: the results of requests.
+pub(crate) const COMMIT_IO_CMDS: u32 = kernel::ioctl::_IOWR::<BatchIo>(b'u' as u32, 0x26);
+/// `UBLK_U_IO_FETCH_IO_CMDS`: the server is told tags with this command.
+pub(crate) const FETCH_IO_CMDS: u32 = kernel::ioctl::_IOWR::<BatchIo>(b'u' as u32, 0x27);
+
+/// `struct ublk_batch_io`, the payload of a command.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub(crate) struct BatchIo {
+    pub(crate) q_id: u16,
+    flags: u16,
+    nr_elem: u16,
+    elem_bytes: u8,
+    reserved: u8,
+    reserved2: u64,
+}
+
+static_assert!(size_of::<BatchIo>() == size_of::<uapi::ublk_batch_io>());
+static_assert!(size_of::<uapi::ublk_elem_header>() == Element::HEADER);
+
+/// What a device means for its commands.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) nr_queues: u16,
+    pub(crate) depth: u16,
+    pub(crate) data: DataMode,
+    pub(crate) zoned: bool,
+}
+
+impl BatchIo {
+    /// Checks a command that has elements; returns how these look.
+    ///
+    /// Fails with [`E2BIG`] if there are more of them than the queue has tags, and with [`EINVAL`]
+    /// for another queue than there are, and for flags and sizes that make no sense.
+    pub(crate) fn elements(&self, limits: Limits) -> Result<Layout> {
+        let has = |flag: u32| u32::from(self.flags) & flag != 0;
+        let lba = has(UBLK_BATCH_F_HAS_ZONE_LBA);
+        let addr = has(UBLK_BATCH_F_HAS_BUF_ADDR);
+        let fallback = has(UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK);
+        let known = UBLK_BATCH_F_HAS_ZONE_LBA
+            | UBLK_BATCH_F_HAS_BUF_ADDR
+            | UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK;
+        let bytes = Element::HEADER + if addr { 8 } else { 0 } + if lba { 8 } else { 0 };
+
+        if self.q_id >= limits.nr_queues {
+            return Err(EINVAL);
+        }
+        if self.nr_elem > limits.depth {
+            return Err(E2BIG);
+        }
+        // An element has a buffer either by its address or by its index.
+        if (lba && !limits.zoned)
+            || (addr && !limits.data.copies)
+            || (fallback && !limits.data.registers)
+            || (fallback && addr)
+            || u32::from(self.flags) & !known != 0
+            || usize::from(self.elem_bytes) != bytes
+        {
+            return Err(EINVAL);
+        }
+        Ok(Layout {
+            nr: self.nr_elem.into(),
+            bytes,
+            addr,
+            fallback,
+            data: limits.data,
+        })
+    }
+
+    /// Checks a command that the server is told tags with, but for its queue. Fails with
+    /// [`EINVAL`].
+    pub(crate) fn check_fetch(&self) -> Result {
+        if usize::from(self.elem_bytes) != size_of::<u16>() || self.flags != 0 {
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+}
+
+/// How the elements of a command look.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Layout {
+    nr: usize,
+    /// Bytes of each.
+    pub(crate) bytes: usize,
+    addr: bool,
+    fallback: bool,
+    data: DataMode,
+}
+
+impl Layout {
+    /// Bytes of all elements.
+    pub(crate) fn total(&self) -> usize {
+        self.nr * self.bytes
+    }
+
+    /// Reads one element. [`None`] if `bytes` are not those of one.
+    pub(crate) fn element(&self, bytes: &[u8]) -> Option<Element> {
+        let (header, rest) = bytes.split_first_chunk::<{ Element::HEADER }>()?;
+        let [t0, t1, i0, i1, result @ ..] = *header;
+        let auto_reg = AutoReg {
+            index: u16::from_ne_bytes([i0, i1]),
+            fallback: self.fallback,
+        };
+
+        Some(Element {
+            tag: u16::from_ne_bytes([t0, t1]),
+            result: i32::from_ne_bytes(result),
+            addr: match rest.first_chunk() {
+                Some(addr) if self.addr => u64::from_ne_bytes(*addr),
+                _ => 0,
+            },
+            auto_reg: self.data.registers.then_some(auto_reg),
+        })
+    }
+}
+
+/// What a command says about one tag: `struct ublk_elem_header`, and what follows it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Element {
+    pub(crate) tag: u16,
+    pub(crate) result: i32,
+    /// The server's buffer, 0 if there is none.
+    pub(crate) addr: u64,
+    /// Where to register the data of the next request.
+    pub(crate) auto_reg: Option<AutoReg>,
+}
+
+impl Element {
+    const HEADER: usize = 8;
+}
+
+#[kunit_tests(ublk_rs_batch_cmd)]
+mod tests {
+    use super::*;
+    use crate::uapi::*;
+
+    fn limits(features: u64) -> Limits {
+        Limits {
+            nr_queues: 2,
+            depth: 16,
+            data: DataMode::new(features),
+            zoned: false,
+        }
+    }
+
+    fn cmd(flags: u32, nr_elem: u16, elem_bytes: u8) -> BatchIo {
+        BatchIo {
+            q_id: 1,
+            flags: flags as u16,
+            nr_elem,
+            elem_bytes,
+            reserved: 0,
+            reserved2: 0,
+        }
+    }
+
+    #[test]
+    fn layouts() {
+        let get = |features, cmd: BatchIo| cmd.elements(limits(features)).map(|l| l.total());
+        let addr = UBLK_BATCH_F_HAS_BUF_ADDR;
+        let lba = UBLK_BATCH_F_HAS_ZONE_LBA;
+        let fallback = UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK;
+
+        assert_eq!(get(0, cmd(addr, 16, 16)), Ok(256));
+        assert_eq!(get(0, cmd(addr, 17, 16)), Err(E2BIG));
+        assert_eq!(get(0, cmd(addr, 16, 8)), Err(EINVAL));
+        assert_eq!(get(0, cmd(0, 3, 8)), Ok(24));
+        assert_eq!(get(0, cmd(8, 3, 8)), Err(EINVAL));
+        assert_eq!(get(0, cmd(lba, 3, 16)), Err(EINVAL));
+        assert_eq!(get(0, cmd(fallback, 3, 8)), Err(EINVAL));
+        assert_eq!(get(UBLK_F_USER_COPY, cmd(addr, 3, 16)), Err(EINVAL));
+        assert_eq!(get(UBLK_F_AUTO_BUF_REG, cmd(fallback, 3, 8)), Ok(24));
+        let other = BatchIo {
+            q_id: 2,
+            ..cmd(0, 99, 8)
+        };
+        assert_eq!(get(0, other), Err(EINVAL));
+        let zoned = Limits {
+            zoned: true,
+            ..limits(0)
+        };
+        let both = cmd(addr | lba, 2, 24).elements(zoned);
+        assert_eq!(both.map(|layout| layout.total()), Ok(48));
+    }
+
+    #[test]
+    fn elements() -> Result {
+        let mut bytes = [0; 16];
+        bytes[..2].copy_from_slice(&7u16.to_ne_bytes());
+        bytes[2..4].copy_from_slice(&9u16.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&(-5i32).to_ne_bytes());
+        bytes[8..].copy_from_slice(&0x1234u64.to_ne_bytes());
+
+        let copy = cmd(UBLK_BATCH_F_HAS_BUF_ADDR, 1, 16).elements(limits(0))?;
+        let element = copy.element(&bytes).ok_or(EINVAL)?;
+        assert_eq!((element.tag, element.result), (7, -5));
+        assert_eq!((element.addr, element.auto_reg), (0x1234, None));
+        assert_eq!(copy.element(&bytes[..7]), None);
+
+        let auto = cmd(UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, 1, 8);
+        let auto = auto.elements(limits(UBLK_F_AUTO_BUF_REG))?;
+        let element = auto.element(&bytes[..8]).ok_or(EINVAL)?;
+        let auto_reg = AutoReg {
+            index: 9,
+            fallback: true,
+        };
+        assert_eq!((element.addr, element.auto_reg), (0, Some(auto_reg)));
+        Ok(())
+    }
+
+    #[test]
+    fn fetch() {
+        assert_eq!(cmd(0, 99, 2).check_fetch(), Ok(()));
+        assert_eq!(cmd(0, 0, 8).check_fetch(), Err(EINVAL));
+        assert_eq!(cmd(1, 0, 2).check_fetch(), Err(EINVAL));
+    }
+}

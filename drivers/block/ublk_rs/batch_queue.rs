@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! With `UBLK_F_BATCH_IO`: the tags that the server of a queue is to be told, and the commands to
+//! tell it with.
+//!
+//! A command of the server, `UBLK_U_IO_FETCH_IO_CMDS`, tells it many tags at once, and again and
+//! again. Of the commands of a queue only one is telling at a time, in its own task: that for which
+//! the tags are meant, in the order in which they came. It is the oldest one; the others wait until
+//! that has ended, because its buffers ran out for instance.
+//!
+//! ```text
+//!               attach              kick                  park
+//!   (no command) ---> waiting <--------------> telling ------+
+//!                        ^  |                    |  ^        |
+//!                        |  | cancel, close      |  | kick   |
+//!                        |  v                    v  |        |
+//!                        | (ended) <--- retire --+  |        |
+//!                        +--------------------------+--------+
+//! ```
+//!
+//! The queue is closed when the server is sent away, or when its last command was canceled because
+//! the ring or the task went away. Then no command is taken any more, and no tag; whoever closed
+//! it, or was telling at that time, gives the requests back that nobody was told of. It opens again
+//! for the next server.
+
+use crate::types::{
+    FetchCommand,
+    FetchId, //
+};
+use kernel::{
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        new_spinlock,
+        Arc,
+        SpinLock, //
+    }, //
+};
+
+/// Tags in the order in which they came. Each is there once at most.
+struct TagRing {
+    /// A place for each tag of the queue.
+    places: KVVec<u16>,
+    first: usize,
+    len: usize,
+}
+
+impl TagRing {
+    fn new(depth: u16) -> Result<Self> {
+        Ok(Self {
+            places: KVVec::from_elem(0, depth.into(), GFP_KERNEL)?,
+            first: 0,
+            len: 0,
+        })
+    }
+
+    /// The place `n` behind the first one, for `n` below twice the number of places.
+    fn place(&mut self, n: usize) -> Option<&mut u16> {
+        let at = self.first + n;
+        let depth = self.places.len();
+
+        self.places
+            .get_mut(if at < depth { at } else { at - depth })
+    }
+
+    fn push(&mut self, tag: u16) {
+        if let Some(place) = self.place(self.len) {
+            *place = tag;
+            self.len += 1;
+        }
+    }
+
+    /// Puts a tag in front of all others.
+    fn push_front(&mut self, tag: u16) {
+        self.first = self.first.checked_sub(1).unwrap_or(self.places.len() - 1);
+        if let Some(place) = self.place(0) {
+            *place = tag;
+            self.len += 1;
+        }
+    }
+
+    fn pop(&mut self) -> Option<u16> {
+        self.len = self.len.checked_sub(1)?;
+        let tag = *self.place(0)?;
+        self.first += 1;
+        if self.first == self.places.len() {
+            self.first = 0;
+        }
+        Some(tag)
+    }
+}
+
+/// What the lock of a queue guards.
+struct State {
+    tags: TagRing,
+    /// The server's commands, but for the one that is telling, whose entry is empty.
+    commands: RBTree<FetchId, Option<FetchCommand>>,
+    /// Whether a command is telling, or on its way to its task to do so.
+    telling: bool,
+    closed: bool,
+}
+
+impl State {
+    /// Takes the command that is to tell the server of what is there, if one is needed.
+    fn next_to_tell(&mut self) -> Option<FetchCommand> {
+        if self.telling || self.tags.len == 0 {
+            return None;
+        }
+        let cmd = self.commands.iter_mut().next()?.1.take();
+        self.telling = cmd.is_some();
+        cmd
+    }
+}
+
+/// Room for a command in a [`BatchQueue`].
+pub(crate) type Room = RBTreeNodeReservation<FetchId, Option<FetchCommand>>;
+
+/// The tags and the commands of one queue. Its lock is a leaf.
+#[pin_data]
+pub(crate) struct BatchQueue {
+    #[pin]
+    state: SpinLock<State>,
+    /// That of the next command. Atomic, as it is needed before the command is there; it only
+    /// counts.
+    next_id: Atomic<u64>,
+}
+
+impl BatchQueue {
+    /// Makes a queue of `depth` tags, without any command.
+    pub(crate) fn new(depth: u16) -> Result<Arc<Self>> {
+        let state = State {
+            tags: TagRing::new(depth)?,
+            commands: RBTree::new(),
+            telling: false,
+            closed: false,
+        };
+        Arc::pin_init(
+            pin_init!(Self {
+                state <- new_spinlock!(state, "ublk_rs::BatchQueue::state"),
+                next_id: Atomic::new(0),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The identity for a new command.
+    pub(crate) fn new_id(&self) -> FetchId {
+        FetchId(self.next_id.fetch_add(1, Relaxed))
+    }
+
+    /// Room for a command. A server may ask for it while its disk has requests.
+    pub(crate) fn new_room() -> Result<Room> {
+        Ok(Room::new(GFP_NOIO)?)
+    }
+
+    /// Takes a command, which is sent to its task if there is something to tell. It is returned if
+    /// the queue is closed.
+    pub(crate) fn attach(
+        &self,
+        id: FetchId,
+        cmd: FetchCommand,
+        room: Room,
+    ) -> Result<(), FetchCommand> {
+        let next = {
+            let mut state = self.state.lock();
+            if state.closed {
+                drop(state);
+                return Err(cmd);
+            }
+            state.commands.insert(room.into_node(id, Some(cmd)));
+            state.next_to_tell()
+        };
+        if let Some(cmd) = next {
+            cmd.complete_in_task();
+        }
+        Ok(())
+    }
+
+    /// Adds the tag of a request; [`Self::kick`] has to follow. Returns false if the queue is
+    /// closed.
+    pub(crate) fn push(&self, tag: u16) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            return false;
+        }
+        state.tags.push(tag);
+        true
+    }
+
+    /// Sends a command to its task, if there is something to tell, and none is telling.
+    pub(crate) fn kick(&self) {
+        let next = self.state.lock().next_to_tell();
+        if let Some(cmd) = next {
+            cmd.complete_in_task();
+        }
+    }
+
+    /// Takes tags for the command that is telling; returns how many, and whether there are more.
+    pub(crate) fn take(&self, tags: &mut [u16]) -> (usize, bool) {
+        let mut state = self.state.lock();
+        let mut taken = 0;
+        for place in tags {
+            let Some(tag) = state.tags.pop() else {
+                break;
+            };
+            *place = tag;
+            taken += 1;
+        }
+        (taken, state.tags.len > 0)
+    }
+
+    /// Puts the tags back that the command that was telling could not tell.
+    pub(crate) fn give_back(&self, tags: &[u16]) {
+        let mut state = self.state.lock();
+        for tag in tags.iter().rev() {
+            state.tags.push_front(*tag);
+        }
+    }
+
+    /// The command that was telling waits again. It is returned if the queue is closed; then
+    /// the requests that are left have to be given back.
+    pub(crate) fn park(&self, id: FetchId, cmd: FetchCommand) -> Result<(), FetchCommand> {
+        let next = {
+            let mut state = self.state.lock();
+            state.telling = false;
+            if state.closed {
+                let entry = state.commands.remove_node(&id);
+                drop(state);
+                drop(entry);
+                return Err(cmd);
+            }
+            match state.commands.get_mut(&id) {
+                Some(entry) => *entry = Some(cmd),
+                // It was attached, and nobody else removes the one that is telling.
+                None => {
+                    drop(state);
+                    return Err(cmd);
+                }
+            }
+            state.next_to_tell()
+        };
+        if let Some(cmd) = next {
+            cmd.complete_in_task();
+        }
+        Ok(())
+    }
+
+    /// The command that was telling has ended, and another one tells the rest. If `gone`, then its
+    /// task or ring goes away; the queue is closed if it was the last one.
+    pub(crate) fn retire(&self, id: FetchId, gone: bool) {
+        let (entry, next) = {
+            let mut state = self.state.lock();
+            let entry = state.commands.remove_node(&id);
+            state.telling = false;
+            if gone && state.commands.is_empty() {
+                state.closed = true;
+            }
+            (entry, state.next_to_tell())
+        };
+        // Outside of the lock.
+        drop(entry);
+        if let Some(cmd) = next {
+            cmd.complete_in_task();
+        }
+    }
+
+    /// Takes a command out whose task or ring goes away, if it waits. The queue is closed if it was
+    /// the last one.
+    pub(crate) fn cancel(&self, id: FetchId) -> Option<FetchCommand> {
+        let (cmd, entry) = {
+            let mut state = self.state.lock();
+            let cmd = state.commands.get_mut(&id)?.take()?;
+            let entry = state.commands.remove_node(&id);
+            if state.commands.is_empty() {
+                state.closed = true;
+            }
+            (cmd, entry)
+        };
+        drop(entry);
+        Some(cmd)
+    }
+
+    /// Closes the queue. All commands that wait have to be taken out then, and the tags.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+    }
+
+    /// Takes a command out of a queue that is closed.
+    pub(crate) fn take_waiting(&self) -> Option<FetchCommand> {
+        let (cmd, entry) = {
+            let mut state = self.state.lock();
+            if !state.closed {
+                return None;
+            }
+            let (id, cmd) = state
+                .commands
+                .iter_mut()
+                .find_map(|(id, cmd)| Some((*id, cmd.take()?)))?;
+            (cmd, state.commands.remove_node(&id))
+        };
+        drop(entry);
+        Some(cmd)
+    }
+
+    /// Takes a tag out of a queue that is closed, if no command will tell it any more.
+    pub(crate) fn take_untold(&self) -> Option<u16> {
+        let mut state = self.state.lock();
+        if !state.closed || state.telling {
+            return None;
+        }
+        state.tags.pop()
+    }
+
+    /// Opens the queue for the next server. There must be no command, and no request on its way.
+    pub(crate) fn reset(&self) {
+        let mut state = self.state.lock();
+        state.tags.len = 0;
+        state.closed = false;
+    }
+
+    /// Whether the server can be told something, or is told already that it is not needed.
+    pub(crate) fn can_tell_server(&self) -> bool {
+        let state = self.state.lock();
+        state.closed || !state.commands.is_empty()
+    }
+
+    /// How many tags there are, how many commands, and whether one of these is telling.
+    pub(crate) fn snapshot(&self) -> (usize, usize, bool) {
+        let state = self.state.lock();
+        (state.tags.len, state.commands.keys().count(), state.telling)
+    }
+}
+
+/// A tag whose requests the server is told of by a [`BatchQueue`].
+pub(crate) struct QueuedTag {
+    queue: Arc<BatchQueue>,
+    tag: u16,
+}
+
+impl QueuedTag {
+    pub(crate) fn new(queue: Arc<BatchQueue>, tag: u16) -> Self {
+        Self { queue, tag }
+    }
+
+    /// Adds the tag to the queue, which is returned and has to be kicked, unless it is closed.
+    pub(crate) fn push(&self) -> Option<&BatchQueue> {
+        self.queue.push(self.tag).then_some(&*self.queue)
+    }
+}
+
+#[kunit_tests(ublk_rs_batch_queue)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_keep_their_order() -> Result {
+        let mut tags = TagRing::new(3)?;
+        assert_eq!(tags.pop(), None);
+        for round in 0..7 {
+            tags.push(round);
+            tags.push(round + 1);
+            assert_eq!(tags.pop(), Some(round));
+            tags.push_front(round);
+            tags.push(round + 2);
+            assert_eq!(tags.len, 3);
+            assert_eq!(tags.pop(), Some(round));
+            assert_eq!(tags.pop(), Some(round + 1));
+            assert_eq!(tags.pop(), Some(round + 2));
+            assert_eq!(tags.pop(), None);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn closed_queue_gives_its_tags_back() -> Result {
+        let queue = BatchQueue::new(4)?;
+        assert!(queue.push(3) && queue.push(1));
+        let mut tags = [0; 3];
+        assert_eq!(queue.take(&mut tags[..1]), (1, true));
+        assert_eq!(tags[0], 3);
+        queue.give_back(&tags[..1]);
+        assert_eq!(queue.take_untold(), None);
+        queue.close();
+        assert!(!queue.push(2));
+        assert!(queue.can_tell_server());
+        assert_eq!(queue.take_untold(), Some(3));
+        assert_eq!(queue.take_untold(), Some(1));
+        assert_eq!(queue.take_untold(), None);
+        queue.reset();
+        assert!(queue.push(2) && !queue.can_tell_server());
+        assert_eq!(queue.take(&mut tags), (1, false));
+        assert_eq!(tags[0], 2);
+        Ok(())
+    }
+
+    #[test]
+    fn one_place_is_enough() -> Result {
+        let queue = BatchQueue::new(1)?;
+        let mut tags = [9; 2];
+        for _ in 0..3 {
+            assert!(queue.push(0));
+            assert_eq!(queue.take(&mut tags), (1, false));
+            queue.give_back(&tags[..1]);
+            assert_eq!(queue.take(&mut tags), (1, false));
+            assert_eq!(tags[0], 0);
+        }
+        Ok(())
+    }
+}

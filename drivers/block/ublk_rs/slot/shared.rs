@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A slot of a device with `UBLK_F_BATCH_IO`: any task of the server may commit its requests, and
+//! it has no command of its own. Its queue tells the server the tag.
+
+use super::{
+    handover::{
+        give_data,
+        register,
+        Registered, //
+    },
+    Slot,
+    ToSend, //
+};
+use crate::{
+    data_mode::AutoReg,
+    descs::Descs,
+    ending,
+    policy::Gate,
+    types::{
+        Disk,
+        RequestRef, //
+    },
+    uapi::UBLK_IO_F_NEED_REG_BUF, //
+};
+use kernel::{
+    block::mq::{
+        CompletionBatch,
+        Op, //
+    },
+    io_uring::{
+        CmdRef,
+        IssueFlags, //
+    },
+    prelude::*,
+    sync::aref::ARef,
+    task::Task, //
+};
+
+/// What the server says about the next request of a slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Next {
+    /// Its buffer in copy mode, else 0.
+    pub(crate) addr: u64,
+    /// Where to register the data.
+    pub(crate) auto_reg: Option<AutoReg>,
+}
+
+impl Next {
+    /// What the server finds in the descriptor.
+    fn desc_addr(self) -> u64 {
+        self.auto_reg.map_or(self.addr, AutoReg::addr)
+    }
+}
+
+impl Slot {
+    /// Makes the slot ready for its first request. Fails with [`EINVAL`] if it is already.
+    pub(crate) fn prepare(&self, next: Next) -> Result {
+        let leader = ARef::from(current!().group_leader());
+        let mut state = self.state.lock();
+        if !state.stage.is_idle() {
+            drop(state);
+            return Err(EINVAL);
+        }
+        state.task = Some(leader);
+        state.addr = next.desc_addr();
+        state.auto_reg = next.auto_reg;
+        state.stage.prepare();
+        Ok(())
+    }
+
+    /// Undoes [`Self::prepare`].
+    pub(crate) fn unprepare(&self) {
+        let task = {
+            let mut state = self.state.lock();
+            state.stage.unprepare();
+            state.task.take()
+        };
+        // Outside of the lock.
+        drop(task);
+    }
+
+    /// Puts the tag of a request that was dispatched where the server will be told.
+    pub(super) fn enqueue(&self, gate: Gate) -> ToSend<'_> {
+        let Some(shared) = &self.shared else {
+            return ToSend::Nothing;
+        };
+        if let Some(queue) = shared.push() {
+            return ToSend::Kick(queue);
+        }
+        let rq = self.state.lock().stage.withdraw();
+        if let Some(rq) = rq {
+            self.turn_away(rq, gate);
+        }
+        ToSend::Nothing
+    }
+
+    /// Gives a request back of which the server will not be told.
+    pub(crate) fn withdraw(&self) {
+        let rq = self.state.lock().stage.withdraw();
+        if let Some(rq) = rq {
+            // The server has not seen it, so it can be held in any case.
+            self.requeue_or_fail(rq, self.recovery.holds);
+        }
+    }
+
+    /// Makes a request, whose tag was taken from the queue, the server's, in the task of `cmd`,
+    /// which is about to tell it. Returns whether the server is to be told; else the request went
+    /// back to the block layer.
+    pub(crate) fn start_shared(
+        &self,
+        cmd: CmdRef<'_>,
+        flags: IssueFlags<'_>,
+        descs: &Descs,
+    ) -> bool {
+        let mut state = self.state.lock();
+        // It may have been given back, if the server is dying.
+        let Some(rq) = state.stage.start() else {
+            return false;
+        };
+        let (addr, auto_reg) = (state.addr, state.auto_reg);
+        if !self.data.copies && !self.data.registers {
+            // Nothing that could sleep or fail.
+            descs.describe(&rq, addr, rq.bytes(), 0);
+            state.hand_to_server(rq, None);
+            return true;
+        }
+        drop(state);
+
+        let bytes = if self.data.copies && rq.op() == Op::Write && rq.has_data() {
+            give_data(&rq, addr)
+        } else {
+            Some(rq.bytes())
+        };
+        let Some(bytes) = bytes else {
+            self.state.lock().stage.put_back_shared();
+            ending::retry(rq);
+            return false;
+        };
+        let registered = match auto_reg {
+            Some(auto_reg) if rq.has_data() => register(&rq, cmd, auto_reg, flags),
+            _ => Registered::No,
+        };
+        let (more, registered_on) = match registered {
+            Registered::No => (0, None),
+            Registered::On(ring) => (0, Some(ring)),
+            Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
+            Registered::Failed => {
+                self.state.lock().stage.put_back_shared();
+                self.requeue_or_fail(rq, false);
+                return false;
+            }
+        };
+        descs.describe(&rq, addr, bytes, more);
+        self.state.lock().hand_to_server(rq, registered_on);
+        true
+    }
+
+    /// Undoes [`Self::start_shared`], because the server could not be told. Returns whether the tag
+    /// has to be told again: not if the server has committed the request all the same.
+    pub(crate) fn not_told(&self, cmd: CmdRef<'_>, flags: IssueFlags<'_>) -> bool {
+        let (undone, registered) = {
+            let mut state = self.state.lock();
+            if state.stage.not_told() {
+                let ring = state.registered_on.take();
+                (true, ring.and(state.auto_reg))
+            } else {
+                (false, None)
+            }
+        };
+        if let Some(auto_reg) = registered {
+            // If it is not there any more, the server was faster.
+            let _ = cmd.unregister_buffer(auto_reg.index.into(), flags);
+        }
+        undone
+    }
+
+    /// Takes back the request that the server worked on, with its result. The slot waits for the
+    /// next one. If it has succeeded, it ends with `batch`.
+    ///
+    /// Nothing changes when an error is returned: [`EBUSY`] if the server does not have a request
+    /// from this slot, [`EINVAL`] if `next` is wrong.
+    pub(crate) fn commit_shared(
+        &self,
+        cmd: CmdRef<'_>,
+        flags: IssueFlags<'_>,
+        next: Next,
+        result: i32,
+        batch: &mut CompletionBatch<Disk>,
+    ) -> Result {
+        let (rq, registered) = {
+            let mut state = self.state.lock();
+            if state.stage.owned().is_none() {
+                drop(state);
+                return Err(EBUSY);
+            }
+            if self.data.copies && next.addr == 0 {
+                drop(state);
+                return Err(EINVAL);
+            }
+            // On another ring it is the server that has to unregister it.
+            let here = state.registered_on.take() == Some(cmd.ring());
+            let registered = if here { state.auto_reg } else { None };
+            state.addr = next.desc_addr();
+            state.auto_reg = next.auto_reg;
+            (state.stage.commit_shared(), registered)
+        };
+        if let Some(auto_reg) = registered {
+            // If it is not there any more, the server was faster.
+            let _ = cmd.unregister_buffer(auto_reg.index.into(), flags);
+        }
+        // From here on the server is told of the next request as soon as this one has ended.
+        if let Some(rq) = rq {
+            let verdict = self.take_data(&rq, next.addr, result);
+            self.endings.finish_in(rq, verdict, batch);
+        }
+        Ok(())
+    }
+
+    /// Whether the server will never commit: its process is dying, or, if the slot belongs to one
+    /// task, that is.
+    pub(super) fn is_deserted_by(&self, task: &Task) -> bool {
+        if self.shared.is_some() {
+            task.is_group_dying()
+        } else {
+            task.is_dying()
+        }
+    }
+
+    /// The request of a deserted slot.
+    pub(super) fn take_deserted(&self) -> Option<RequestRef> {
+        let mut state = self.state.lock();
+        match &state.task {
+            Some(task) if self.is_deserted_by(task) => {}
+            _ => return None,
+        }
+        if self.shared.is_some() {
+            state.stage.desert()
+        } else {
+            state.stage.abort()
+        }
+    }
+}

@@ -1,0 +1,1000 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * life_batch: servers that work on batches (UBLK_F_BATCH_IO): what is refused,
+ * several threads on one queue, buffers that run out, and servers that die in
+ * each state.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <linux/fs.h>
+#include "life.h"
+#include "parity_bsrv.h"
+#include "kselftest_harness.h"
+
+#define NR_IOS		400
+
+/* An address that no process has */
+void *bad_addr = (void *)8;
+
+#define MAX_THREADS	4
+
+/* Errors ------------------------------------------------------------------- */
+
+FIXTURE(errors) {
+	struct srv s;
+	struct bring b;
+	struct elem elems[2 * MAX_DEPTH];
+};
+
+FIXTURE_VARIANT(errors) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(errors, copy) {
+	.flags = 0,
+};
+
+FIXTURE_VARIANT_ADD(errors, user_copy) {
+	.flags = UBLK_F_USER_COPY,
+};
+
+FIXTURE_VARIANT_ADD(errors, auto_reg) {
+	.flags = UBLK_F_AUTO_BUF_REG,
+};
+
+FIXTURE_SETUP(errors)
+{
+	self->s.id = -1;
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	srv_open(&self->s, variant->flags | UBLK_F_BATCH_IO, NULL);
+	bring_init(&self->b, &self->s, false);
+}
+
+FIXTURE_TEARDOWN(errors)
+{
+	if (self->s.id < 0)
+		return;
+	srv_close(&self->s);
+	EXPECT_EQ(0, delete_dev(self->s.id));
+}
+
+/* A command that is right, for a part of it to be changed */
+static struct bio good(struct bring *b, struct elem *elems, __u32 op, int nr)
+{
+	struct bio io = {
+		.op = op,
+		.flags = batch_flags(b->s),
+		.elem_bytes = batch_bytes(b->s),
+		.elems = elems,
+		.nr = nr,
+	};
+
+	batch_elems(b->s, elems, 0, nr, 0);
+	return io;
+}
+
+/* What is wrong before anything is looked at, in any state of the device */
+static const struct wrong {
+	const char *what;
+	int want;
+	int q_id;
+	int flags;		/* more flags */
+	int bytes;		/* more bytes of an element */
+	int tag;
+	int nr;			/* instead of 1 */
+	bool no_elems;
+	bool unmapped;
+	enum { ANY, COPIES, NO_COPY, NO_REG } only;
+} wrongs[] = {
+	{ "queue 1", -EINVAL, .q_id = 1 },
+	{ "queue 65535", -EINVAL, .q_id = 65535 },
+	{ "too many elements", -E2BIG, .nr = DEPTH + 1 },
+	{ "lba", -EINVAL, .flags = UBLK_BATCH_F_HAS_ZONE_LBA, .bytes = 8 },
+	{ "unknown flag", -EINVAL, .flags = 8 },
+	{ "last flag", -EINVAL, .flags = 0x8000 },
+	{ "larger element", -EINVAL, .bytes = 1 },
+	{ "element of 0 bytes", -EINVAL, .bytes = -16, .only = COPIES },
+	{ "element of 0 bytes", -EINVAL, .bytes = -8, .only = NO_COPY },
+	{ "fallback", -EINVAL, .flags = UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, .only = NO_REG },
+	{ "address", -EINVAL, .flags = UBLK_BATCH_F_HAS_BUF_ADDR, .bytes = 8, .only = NO_COPY },
+	{ "unmapped elements", -EFAULT, .unmapped = true },
+	{ "tag = depth", -EINVAL, .tag = DEPTH },
+	{ "tag 65535", -EINVAL, .tag = 65535 },
+	{ "no element", 0, .no_elems = true },
+};
+
+/* The first of them that got another answer, or NULL */
+static const char *accepted(struct bring *b, struct elem *elems, __u32 op)
+{
+	bool copies = srv_copies(b->s), registers = b->s->flags & UBLK_F_AUTO_BUF_REG;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(wrongs); i++) {
+		const struct wrong *w = &wrongs[i];
+		struct bio io = good(b, elems, op, 1);
+		int res;
+
+		if ((w->only == COPIES && !copies) || (w->only == NO_COPY && copies) ||
+		    (w->only == NO_REG && registers))
+			continue;
+		io.q_id = w->q_id;
+		io.flags |= w->flags;
+		io.elem_bytes += w->bytes;
+		if (w->tag)
+			elems->tag = w->tag;
+		if (w->nr || w->no_elems)
+			io.nr = w->nr;
+		if (w->unmapped)
+			io.elems = BAD_ADDR;
+		res = bring_do(b, &io);
+		if (res != w->want)
+			return str("%s: %s", w->what, res_name(res));
+	}
+	return NULL;
+}
+
+/* The same for a FETCH */
+static const char *fetch_accepted(struct bring *b)
+{
+	static const struct {
+		const char *what;
+		int q_id, bytes, flags, nr;
+		bool one_shot;
+	} cmds[] = {
+		{ "queue 1", .q_id = 1, .bytes = 2 },
+		{ "not multishot", .bytes = 2, .one_shot = true },
+		{ "4 bytes", .bytes = 4 },
+		{ "flags", .bytes = 2, .flags = UBLK_BATCH_F_HAS_BUF_ADDR },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cmds); i++) {
+		struct bio io = {
+			.op = UBLK_U_IO_FETCH_IO_CMDS,
+			.q_id = cmds[i].q_id,
+			.flags = cmds[i].flags,
+			.elem_bytes = cmds[i].bytes,
+			.sqe_flags = cmds[i].one_shot ? 0 : IOSQE_BUFFER_SELECT,
+			.cmd_flags = cmds[i].one_shot ? 0 : IORING_URING_CMD_MULTISHOT,
+			.group = b->group,
+		};
+		int res = bring_do(b, &io);
+
+		if (res != -EINVAL)
+			return str("%s: %s", cmds[i].what, res_name(res));
+	}
+	return NULL;
+}
+
+#define EXPECT_REFUSED(call)							\
+do {										\
+	const char *_what = call;						\
+										\
+	EXPECT_EQ(NULL, _what)							\
+		TH_LOG("%s", _what);						\
+} while (0)
+
+TEST_F_TIMEOUT(errors, each_command, 120)
+{
+	struct bring *b = &self->b;
+	struct io one = { .op = UBLK_U_IO_FETCH_REQ };
+	int copies = srv_copies(&self->s);
+	struct elem *elem = self->elems;
+	int bytes = batch_bytes(&self->s);
+	struct bio io;
+
+	/* nothing is prepared */
+	EXPECT_REFUSED(accepted(b, elem, UBLK_U_IO_PREP_IO_CMDS));
+	EXPECT_REFUSED(accepted(b, elem, UBLK_U_IO_COMMIT_IO_CMDS));
+	EXPECT_REFUSED(fetch_accepted(b));
+	EXPECT_EQ(-EBUSY, batch_commit(b, 0, 0, 0));
+	EXPECT_EQ(-EOPNOTSUPP, srv_do(&self->s, &one));
+	one.tag = self->s.depth;
+	EXPECT_EQ(-EINVAL, srv_do(&self->s, &one));
+
+	/* all or nothing: the second element is wrong, so the first one is not prepared */
+	io = good(b, elem, UBLK_U_IO_PREP_IO_CMDS, 2);
+	*(__u16 *)((char *)elem + bytes) = 0;
+	EXPECT_EQ(-EINVAL, bring_do(b, &io));
+	*(__u16 *)((char *)elem + bytes) = self->s.depth;
+	EXPECT_EQ(-EINVAL, bring_do(b, &io));
+	io = good(b, elem, UBLK_U_IO_PREP_IO_CMDS, 1);
+	elem->addr = 0;
+	if (copies)
+		EXPECT_EQ(-EINVAL, bring_do(b, &io));
+	EXPECT_EQ(0, batch_prep(b, 0, 0, 1));
+	EXPECT_EQ(-EINVAL, batch_prep(b, 0, 0, 1));
+	EXPECT_EQ(-EINVAL, batch_prep(b, 0, 0, 2));
+	EXPECT_EQ(0, batch_prep(b, 0, 1, 2));
+
+	/* all is prepared */
+	EXPECT_REFUSED(accepted(b, elem, UBLK_U_IO_PREP_IO_CMDS));
+	EXPECT_EQ(-EBUSY, batch_prep(b, 0, 0, 1));
+	EXPECT_EQ(-EBUSY, batch_commit(b, 0, 0, 0));
+	srv_start(&self->s);
+	EXPECT_EQ(-EBUSY, batch_prep(b, 0, 0, 1));
+	EXPECT_REFUSED(accepted(b, elem, UBLK_U_IO_COMMIT_IO_CMDS));
+	EXPECT_REFUSED(fetch_accepted(b));
+}
+
+TEST_F_TIMEOUT(errors, commit, 120)
+{
+	struct bring *b = &self->b;
+	struct elem *elem = self->elems;
+	int bytes = batch_bytes(&self->s), tag[2], i;
+	struct blk_io io[2];
+	struct bio commit;
+	__u64 fetch;
+
+	ASSERT_EQ(0, batch_prep(b, 0, 0, 2));
+	srv_start(&self->s);
+	for (i = 0; i < 4; i++)
+		bring_provide(b, i, 1, NULL);
+	fetch = bring_fetch(b, 0);
+	for (i = 0; i < 2; i++) {
+		block_start(&io[i], self->s.id, B_WRITE, 8 * i, 4096);
+		ASSERT_EQ(2, batch_request(b, fetch, INT_MAX, &tag[i]));
+	}
+	EXPECT_NE(tag[0], tag[1]);
+
+	/* the second one fails: the first one is committed, and the result says so */
+	commit = good(b, elem, UBLK_U_IO_COMMIT_IO_CMDS, 1);
+	elem->tag = tag[0];
+	elem->result = 4096;
+	memcpy((char *)elem + bytes, elem, bytes);
+	commit.nr = 2;
+	EXPECT_EQ(bytes, bring_do(b, &commit));
+	EXPECT_EQ(1, block_wait(&io[0], INT_MAX));
+	/* not twice */
+	EXPECT_EQ(-EBUSY, bring_do(b, &commit));
+	if (srv_copies(&self->s)) {
+		elem->tag = tag[1];
+		elem->addr = 0;
+		commit.nr = 1;
+		EXPECT_EQ(-EINVAL, bring_do(b, &commit));
+	}
+	EXPECT_EQ(bytes, batch_commit(b, 0, tag[1], -ENOSPC));
+	EXPECT_EQ(-ENOSPC, block_wait(&io[1], INT_MAX));
+}
+
+/* Buffers ------------------------------------------------------------------ */
+
+FIXTURE(batch) {
+	struct srv s;
+	struct bring b;
+};
+
+FIXTURE_SETUP(batch)
+{
+	self->s.id = -1;
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	batch_live(&self->b, &self->s, 0);
+}
+
+FIXTURE_TEARDOWN(batch)
+{
+	if (self->s.id < 0)
+		return;
+	srv_close(&self->s);
+	EXPECT_EQ(0, delete_dev(self->s.id));
+}
+
+TEST_F_TIMEOUT(batch, buffers_run_out, 120)
+{
+	struct bring *b = &self->b;
+	struct blk_io io[2];
+	struct said said;
+	__u64 fetch;
+	int tag[2];
+
+	/* no buffer: the command ends when there is something to tell, the request waits */
+	fetch = bring_fetch(b, 0);
+	EXPECT_EQ(BLOCKS, bring_wait(b, fetch, 50, &said));
+	block_start(&io[0], self->s.id, B_READ, 0, 4096);
+	EXPECT_EQ(-ENOBUFS, bring_wait(b, fetch, INT_MAX, &said));
+	EXPECT_EQ(0, said.flags & IORING_CQE_F_MORE);
+	EXPECT_EQ(-ENOBUFS, bring_wait(b, bring_fetch(b, 0), INT_MAX, &said));
+
+	/* a buffer that can not be written: nothing is lost either */
+	bring_provide(b, 0, 1, BAD_ADDR);
+	EXPECT_EQ(-ENOBUFS, bring_wait(b, bring_fetch(b, 0), INT_MAX, &said));
+	bring_no_bufs(b);
+
+	/* one that has no room for a tag */
+	io_uring_buf_ring_add(b->br, b->tags, 1, 0, io_uring_buf_ring_mask(NR_TAG_BUFS), 0);
+	io_uring_buf_ring_advance(b->br, 1);
+	EXPECT_EQ(-ENOBUFS, bring_wait(b, bring_fetch(b, 0), INT_MAX, &said));
+	bring_no_bufs(b);
+
+	/* room for one, and then for no other */
+	bring_provide(b, 2, 1, NULL);
+	fetch = bring_fetch(b, 0);
+	ASSERT_EQ(2, batch_request(b, fetch, INT_MAX, &tag[0]));
+	block_start(&io[1], self->s.id, B_READ, 80, 4096);
+	EXPECT_EQ(-ENOBUFS, bring_wait(b, fetch, INT_MAX, &said));
+	EXPECT_EQ(16, batch_commit(b, 0, tag[0], 4096));
+	EXPECT_EQ(1, block_wait(&io[0], INT_MAX));
+
+	/* the next command gets what is left */
+	bring_provide(b, 3, 4, NULL);
+	ASSERT_EQ(2, batch_request(b, bring_fetch(b, 0), INT_MAX, &tag[1]));
+	EXPECT_EQ(16, batch_commit(b, 0, tag[1], 4096));
+	EXPECT_EQ(1, block_wait(&io[1], INT_MAX));
+}
+
+/*
+ * The data of a request is registered, or the server told that it has to do so,
+ * and then the request can not be told: all of it is undone, and done again.
+ */
+TEST(told_again)
+{
+	static const struct {
+		int index, flags;
+	} regs[] = {
+		{ 3, 0 },
+		{ 3, UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK },
+		/* no such index */
+		{ 99, UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK },
+	};
+	unsigned int i;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	for (i = 0; i < ARRAY_SIZE(regs); i++) {
+		struct elem elems[2] = { { .buf_index = regs[i].index } };
+		struct bio prep = {
+			.op = UBLK_U_IO_PREP_IO_CMDS,
+			.flags = regs[i].flags,
+			.nr = 2,
+			.elem_bytes = 8,
+			.elems = elems,
+		};
+		struct blk_io io;
+		struct bring b;
+		struct srv s;
+		bool must_register;
+		int tag, round;
+
+		srv_open(&s, UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG, NULL);
+		bring_init(&b, &s, false);
+		memcpy((char *)elems + 8, elems, 8);
+		((struct elem *)((char *)elems + 8))->tag = 1;
+		ASSERT_EQ(0, bring_do(&b, &prep));
+		srv_start(&s);
+		for (round = 0; round < 2; round++) {
+			block_start(&io, s.id, B_READ, 8, 4096);
+			bring_provide(&b, 0, 1, BAD_ADDR);
+			EXPECT_EQ(-ENOBUFS, bring_wait(&b, bring_fetch(&b, 0), INT_MAX, NULL));
+			bring_no_bufs(&b);
+			bring_provide(&b, 1, 1, NULL);
+			ASSERT_EQ(2, batch_request(&b, bring_fetch(&b, 0), INT_MAX, &tag));
+			must_register = ublksrv_get_flags(srv_desc(&s, tag)) &
+				(UBLK_IO_F_NEED_REG_BUF >> 8);
+			EXPECT_EQ(regs[i].index == 99, must_register);
+			prep.op = UBLK_U_IO_COMMIT_IO_CMDS;
+			prep.nr = 1;
+			elems[0].tag = tag;
+			elems[0].result = 4096;
+			EXPECT_EQ(8, bring_do(&b, &prep));
+			EXPECT_EQ(1, block_wait(&io, INT_MAX));
+		}
+		srv_close(&s);
+		EXPECT_EQ(0, delete_dev(s.id));
+	}
+}
+
+/* A command that ends gives what is left to the next one, on another ring */
+TEST_F_TIMEOUT(batch, next_command, 120)
+{
+	struct bring *b = &self->b, *other = calloc(1, sizeof(*other));
+	struct blk_io io;
+	struct said said;
+	__u64 first, second;
+	int tag;
+
+	bring_init(other, &self->s, true);
+	bring_provide(other, 0, 1, NULL);
+	first = bring_fetch(b, 0);
+	second = bring_fetch(other, 0);
+	block_start(&io, self->s.id, B_READ, 0, 4096);
+	EXPECT_EQ(-ENOBUFS, bring_wait(b, first, INT_MAX, &said));
+	ASSERT_EQ(2, batch_request(other, second, INT_MAX, &tag));
+	EXPECT_EQ(16, batch_commit(b, 0, tag, 4096));
+	EXPECT_EQ(1, block_wait(&io, INT_MAX));
+	bring_exit(other);
+	free(other);
+}
+
+/* STOP_DEV ends all commands, however busy they are; and no other one is taken */
+TEST_F_TIMEOUT(batch, stop, 120)
+{
+	struct bring *b = &self->b;
+	struct said said;
+	__u64 fetch[3];
+	int i;
+
+	for (i = 0; i < 3; i++)
+		fetch[i] = bring_fetch(b, 0);
+	ASSERT_EQ(0, ctrl_simple(self->s.id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(-ENODEV, bring_wait(b, fetch[i], INT_MAX, &said));
+	EXPECT_EQ(-ENODEV, bring_wait(b, bring_fetch(b, 0), INT_MAX, &said));
+	EXPECT_EQ(-ENODEV, batch_prep(b, 0, 0, 1));
+}
+
+/* A primary that names a request, and a secondary that writes its data to @fd */
+static void fused(struct srv *s, __u32 op, int tag, int fd, int res[2])
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&s->ring);
+	struct ublksrv_io_cmd *cmd;
+	struct io_uring_cqe *cqe;
+	int i;
+
+	if (!sqe)
+		give_up("too many commands", -ENOSPC);
+	memset(sqe, 0, sizeof(*sqe));
+	sqe->opcode = IORING_OP_FUSED_CMD;
+	sqe->fd = s->cdev;
+	sqe->cmd_op = op;
+	sqe->uring_cmd_flags = IORING_FUSED_CMD_BUF;
+	sqe->nr_secondary = 1;
+	sqe->user_data = 0;
+	cmd = (void *)sqe->cmd;
+	memset(cmd, 0, sizeof(*cmd));
+	cmd->tag = tag;
+	sqe = io_uring_get_sqe(&s->ring);
+	io_uring_prep_write(sqe, fd, NULL, 4096, 0);
+	sqe->user_data = 1;
+	io_uring_submit(&s->ring);
+	for (i = 0; i < 2; i++) {
+		if (io_uring_wait_cqe(&s->ring, &cqe))
+			give_up("io_uring_wait_cqe", 0);
+		if (cqe->user_data < 2)
+			res[cqe->user_data] = cqe->res;
+		io_uring_cqe_seen(&s->ring, cqe);
+	}
+}
+
+/* Fused commands move the data of a request, but none commits */
+TEST(fused_commands)
+{
+	struct ublksrv_ctrl_cmd features = { .len = 8, .queue_id = -1 };
+	int fd, tag, res[2];
+	__u64 known = 0;
+	char data[4096];
+	struct blk_io io;
+	struct bring b;
+	struct srv s;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	features.addr = (unsigned long)&known;
+	ASSERT_EQ(0, ctrl(UBLK_U_CMD_GET_FEATURES, &features));
+	if (!(known & UBLK_F_FUSED_CMD))
+		SKIP(return, "no fused commands");
+	fd = memfd_create("data", MFD_CLOEXEC);
+	ASSERT_LE(0, fd);
+	batch_live(&b, &s, UBLK_F_FUSED_CMD);
+	bring_provide(&b, 0, 1, NULL);
+	block_start(&io, s.id, B_WRITE, 8, 4096);
+	ASSERT_EQ(2, batch_request(&b, bring_fetch(&b, 0), INT_MAX, &tag));
+	fused(&s, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, fd, res);
+	EXPECT_EQ(-EINVAL, res[0]);
+	EXPECT_EQ(-ECANCELED, res[1]);
+	fused(&s, UBLK_U_IO_COMMIT_IO_CMDS, tag, fd, res);
+	EXPECT_EQ(-EINVAL, res[0]);
+	fused(&s, UBLK_U_IO_FUSED_SUBMIT_IO, !tag, fd, res);
+	EXPECT_EQ(-EINVAL, res[0]);
+	fused(&s, UBLK_U_IO_FUSED_SUBMIT_IO, tag, fd, res);
+	EXPECT_EQ(4096, res[0]);
+	EXPECT_EQ(4096, res[1]);
+	ASSERT_EQ(4096, pread(fd, data, 4096, 0));
+	EXPECT_EQ((char)0xa5, data[0]);
+	EXPECT_EQ((char)0xa5, data[4095]);
+	EXPECT_EQ(8, batch_commit(&b, 0, tag, 4096));
+	EXPECT_EQ(1, block_wait(&io, INT_MAX));
+	srv_close(&s);
+	EXPECT_EQ(0, delete_dev(s.id));
+	close(fd);
+}
+
+/* Threads ------------------------------------------------------------------ */
+
+struct worker {
+	struct srv *s;
+	pthread_t thread;
+	int nr;
+	/* ends after so many requests, without a word */
+	int mortal;
+	int served;
+	bool fetches;
+};
+
+/* So few that they run out, and another thread has its turn */
+#define WORKER_BUFS	4
+
+/* A sector is full of its number */
+static void fill(struct srv *s, int tag)
+{
+	const struct ublksrv_io_desc *desc = srv_desc(s, tag);
+	__u64 *words = s->buf[tag];
+	unsigned int i;
+
+	for (i = 0; i < desc->nr_sectors * 64; i++)
+		words[i] = desc->start_sector + i / 64;
+}
+
+static void *serve_batches(void *arg)
+{
+	struct worker *w = arg;
+	struct bring *b = calloc(1, sizeof(*b));
+	struct srv *s = w->s;
+	struct said said;
+	__u64 fetch;
+	int res = -ENOBUFS, bid, i;
+
+	bring_init(b, s, true);
+	for (;;) {
+		if (res == -ENOBUFS) {
+			/* who ends gets no more than it will commit */
+			int nr = w->mortal ? w->mortal - w->served : WORKER_BUFS;
+
+			for (bid = 0; bid < nr; bid++)
+				bring_provide(b, bid, w->mortal ? 1 : 1 + bid % 3, NULL);
+			fetch = bring_fetch(b, 0);
+			__atomic_store_n(&w->fetches, true, __ATOMIC_RELEASE);
+		}
+		res = bring_wait(b, fetch, INT_MAX, &said);
+		if (res == -ENOBUFS)
+			continue;
+		if (res < 0)
+			break;
+		bid = said.flags >> IORING_CQE_BUFFER_SHIFT;
+		for (i = 0; i < res / 2; i++) {
+			int tag = b->tags[bid * b->buf_tags + i];
+			unsigned int bytes = srv_desc(s, tag)->nr_sectors << 9;
+
+			fill(s, tag);
+			if (batch_commit(b, 0, tag, bytes) != 16)
+				give_up("COMMIT", tag);
+			w->served++;
+		}
+		if (w->mortal && w->served >= w->mortal)
+			/* the ring, and the command, stay behind */
+			return NULL;
+	}
+	bring_exit(b);
+	free(b);
+	return NULL;
+}
+
+/* Reads at random, and looks at what it gets; a child, for its exit status */
+static pid_t reader(int id, int seed)
+{
+	pid_t pid = child();
+	__u64 *buf;
+	int fd, i;
+
+	if (pid)
+		return pid;
+	close_range(3, ~0U, 0);
+	srand(seed);
+	fd = open(str("/dev/ublkb%d", id), O_RDONLY | O_DIRECT);
+	if (fd < 0 || posix_memalign((void **)&buf, 4096, 4096))
+		_exit(1);
+	for (i = 0; i < NR_IOS; i++) {
+		__u64 sector = rand() % (DEV_SECTORS / 8) * 8;
+
+		if (pread(fd, buf, 4096, sector << 9) != 4096)
+			_exit(2);
+		if (buf[0] != sector || buf[511] != sector + 7)
+			_exit(3);
+	}
+	_exit(0);
+}
+
+FIXTURE(threads) {
+	struct srv s;
+};
+
+FIXTURE_VARIANT(threads) {
+	int nr;
+	int mortal;
+};
+
+FIXTURE_VARIANT_ADD(threads, one) {
+	.nr = 1,
+};
+
+FIXTURE_VARIANT_ADD(threads, two) {
+	.nr = 2,
+};
+
+FIXTURE_VARIANT_ADD(threads, four) {
+	.nr = 4,
+};
+
+FIXTURE_VARIANT_ADD(threads, all_but_one_end) {
+	.nr = 4,
+	.mortal = 3,
+};
+
+FIXTURE_VARIANT_ADD(threads, one_ends) {
+	.nr = 2,
+	.mortal = 1,
+};
+
+FIXTURE_SETUP(threads)
+{
+	self->s.id = -1;
+	if (why_not())
+		SKIP(return, "%s", why_not());
+}
+
+FIXTURE_TEARDOWN(threads)
+{
+	if (self->s.id < 0)
+		return;
+	EXPECT_EQ(0, delete_dev(self->s.id));
+}
+
+TEST_F_TIMEOUT(threads, share_a_queue, 240)
+{
+	struct ublksrv_ctrl_dev_info info = default_info(UBLK_F_BATCH_IO |
+							 UBLK_F_NO_AUTO_PART_SCAN);
+	struct worker workers[MAX_THREADS] = {};
+	struct srv *s = &self->s;
+	struct bring b;
+	pid_t readers[4];
+	int i;
+
+	info.queue_depth = 8;
+	srv_info(s, &info, NULL);
+	srv_attach(s);
+	bring_init(&b, s, false);
+	ASSERT_EQ(0, batch_prep(&b, 0, 0, 8));
+	srv_start(s);
+	for (i = 0; i < variant->nr; i++) {
+		workers[i].s = s;
+		workers[i].mortal = i < variant->mortal ? 1 + i : 0;
+		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL, serve_batches,
+					    &workers[i]));
+		/* in this order */
+		while (!__atomic_load_n(&workers[i].fetches, __ATOMIC_ACQUIRE))
+			usleep(100);
+	}
+	for (i = 0; i < 4; i++)
+		readers[i] = reader(s->id, i);
+	for (i = 0; i < 4; i++)
+		EXPECT_EQ(0, exit_status(readers[i]));
+	ASSERT_EQ(0, ctrl_simple(s->id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
+	for (i = 0; i < variant->nr; i++) {
+		pthread_join(workers[i].thread, NULL);
+		TH_LOG("thread %d served %d", i, workers[i].served);
+		EXPECT_LT(0, workers[i].served);
+	}
+	srv_close(s);
+}
+
+/* Death -------------------------------------------------------------------- */
+
+/* What a server has when it is killed */
+enum moment {
+	IDLE_FETCH,	/* a command that waits */
+	OWNS,		/* a request */
+	UNTOLD,		/* a request that it was not told of: no command */
+	RAN_OUT,	/* the same, because the command ended */
+	OWNS_AND_UNTOLD,
+	NR_MOMENTS,
+};
+
+FIXTURE(death) {
+	int id;
+};
+
+FIXTURE_VARIANT(death) {
+	__u64 flags;
+	/* what becomes of a request that it had, and of one that it was not told of */
+	int owned, untold;
+};
+
+FIXTURE_VARIANT_ADD(death, final) {
+	.owned = -EIO,
+	.untold = -EIO,
+};
+
+FIXTURE_VARIANT_ADD(death, recovery) {
+	.flags = UBLK_F_USER_RECOVERY,
+	.owned = -EIO,
+	.untold = 1,
+};
+
+FIXTURE_VARIANT_ADD(death, reissue) {
+	.flags = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE,
+	.owned = 1,
+	.untold = 1,
+};
+
+FIXTURE_VARIANT_ADD(death, fail_io) {
+	.flags = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_FAIL_IO,
+	.owned = -EIO,
+	.untold = -EIO,
+};
+
+FIXTURE_SETUP(death)
+{
+	self->id = -1;
+	if (why_not())
+		SKIP(return, "%s", why_not());
+}
+
+FIXTURE_TEARDOWN(death)
+{
+	if (self->id >= 0)
+		EXPECT_EQ(0, delete_dev(self->id));
+}
+
+/* A server that comes to such a moment; tells its device, and when it is there */
+static pid_t server(enum moment moment, __u64 flags, int to_parent)
+{
+	pid_t pid = child();
+	struct bring b;
+	struct srv s;
+	__u64 fetch;
+	int tag;
+
+	if (pid)
+		return pid;
+	batch_live(&b, &s, flags);
+	if (write(to_parent, &s.id, sizeof(s.id)) != sizeof(s.id))
+		give_up("write", -errno);
+	switch (moment) {
+	case IDLE_FETCH:
+		bring_provide(&b, 0, 1, NULL);
+		bring_fetch(&b, 0);
+		break;
+	case OWNS:
+		bring_provide(&b, 0, 1, NULL);
+		if (batch_request(&b, bring_fetch(&b, 0), INT_MAX, &tag) != 2)
+			give_up("request", 0);
+		break;
+	case UNTOLD:
+		break;
+	case RAN_OUT:
+		if (bring_wait(&b, bring_fetch(&b, 0), INT_MAX, NULL) != -ENOBUFS)
+			give_up("no buffers", 0);
+		break;
+	case OWNS_AND_UNTOLD:
+		bring_provide(&b, 0, 1, NULL);
+		fetch = bring_fetch(&b, 0);
+		if (batch_request(&b, fetch, INT_MAX, &tag) != 2)
+			give_up("request", 0);
+		tell(to_parent);
+		if (bring_wait(&b, fetch, INT_MAX, NULL) != -ENOBUFS)
+			give_up("no buffers", 0);
+		break;
+	default:
+		break;
+	}
+	tell(to_parent);
+	for (;;)
+		pause();
+}
+
+/* The requests of the disk that have not ended */
+static int in_flight(int id)
+{
+	unsigned int reads = 0, writes = 0;
+	FILE *f = fopen(str("/sys/block/ublkb%d/inflight", id), "r");
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%u %u", &reads, &writes) != 2)
+		reads = 0;
+	fclose(f);
+	return reads + writes;
+}
+
+static void wait_in_flight(int id, int nr)
+{
+	while (in_flight(id) != nr)
+		usleep(1000);
+}
+
+/* A new server takes the disk over and serves all that comes, until the users end */
+static int take_over(int id, __u64 flags, struct blk_io *io, int nr, int *got)
+{
+	struct srv s = { .id = id, .flags = flags | UBLK_F_BATCH_IO, .queues = 1,
+			 .depth = DEPTH, .desc_size = 24 };
+	struct bring b;
+	__u64 fetch;
+	int i, tag, res, left = nr;
+
+	while (ctrl_simple(id, UBLK_U_CMD_START_USER_RECOVERY, NULL, 0, 0))
+		usleep(1000);
+	attach(&s);
+	bring_init(&b, &s, false);
+	for (i = 0; i < NR_TAG_BUFS; i++)
+		bring_provide(&b, i, 1, NULL);
+	/* before the slots are there */
+	fetch = bring_fetch(&b, 0);
+	res = batch_prep(&b, 0, 0, s.depth);
+	if (res)
+		return res;
+	res = ctrl_simple(id, UBLK_U_CMD_END_USER_RECOVERY, NULL, 0, getpid());
+	if (res)
+		return res;
+	while (left) {
+		res = batch_request(&b, fetch, 20, &tag);
+		if (res == 2)
+			batch_commit(&b, 0, tag, srv_desc(&s, tag)->nr_sectors << 9);
+		else if (res != BLOCKS)
+			return res;
+		for (i = 0; i < nr; i++) {
+			if (got[i] != BLOCKS)
+				continue;
+			got[i] = block_wait(&io[i], 0);
+			left -= got[i] != BLOCKS;
+		}
+	}
+	srv_close(&s);
+	return 0;
+}
+
+TEST_F_TIMEOUT(death, in_each_state, 240)
+{
+	int pipes[2], moment, i, owned, untold;
+
+	for (moment = 0; moment < NR_MOMENTS; moment++) {
+		struct blk_io io[2];
+		int got[2] = { BLOCKS, BLOCKS };
+		pid_t pid;
+
+		owned = moment == OWNS || moment == OWNS_AND_UNTOLD;
+		untold = moment == UNTOLD || moment == RAN_OUT || moment == OWNS_AND_UNTOLD;
+		ASSERT_EQ(0, pipe(pipes));
+		pid = server(moment, variant->flags, pipes[1]);
+		close(pipes[1]);
+		ASSERT_EQ((ssize_t)sizeof(self->id),
+			  read(pipes[0], &self->id, sizeof(self->id)));
+		if (owned) {
+			block_start(&io[0], self->id, B_WRITE, 8, 4096);
+			wait_in_flight(self->id, 1);
+			if (moment == OWNS_AND_UNTOLD)
+				hear(pipes[0]);
+		}
+		if (untold) {
+			block_start(&io[owned], self->id, B_WRITE, 80, 4096);
+			wait_in_flight(self->id, 1 + owned);
+		}
+		hear(pipes[0]);
+		close(pipes[0]);
+		kill(pid, SIGKILL);
+		EXPECT_EQ(-1, exit_status(pid));
+		if (variant->flags && owned + untold) {
+			EXPECT_EQ(0, take_over(self->id, variant->flags, io, owned + untold, got));
+		} else {
+			for (i = 0; i < owned + untold; i++)
+				got[i] = block_wait(&io[i], INT_MAX);
+		}
+		if (owned)
+			EXPECT_EQ(variant->owned, got[0]);
+		if (untold)
+			EXPECT_EQ(variant->untold, got[owned]);
+		EXPECT_EQ(0, delete_dev(self->id));
+		self->id = -1;
+	}
+}
+
+/* Killed when it has prepared one slot of two, and between PREP and END_USER_RECOVERY */
+TEST_F_TIMEOUT(death, half_way, 240)
+{
+	__u64 flags = variant->flags | UBLK_F_BATCH_IO;
+	int pipes[2], slots, got = BLOCKS;
+	struct blk_io io;
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(pipes));
+	pid = server(IDLE_FETCH, variant->flags, pipes[1]);
+	close(pipes[1]);
+	ASSERT_EQ((ssize_t)sizeof(self->id), read(pipes[0], &self->id, sizeof(self->id)));
+	hear(pipes[0]);
+	close(pipes[0]);
+	kill(pid, SIGKILL);
+	EXPECT_EQ(-1, exit_status(pid));
+	if (!(variant->flags & UBLK_F_USER_RECOVERY))
+		return;
+	while (ctrl_simple(self->id, UBLK_U_CMD_START_USER_RECOVERY, NULL, 0, 0))
+		usleep(1000);
+	for (slots = 0; slots <= DEPTH; slots++) {
+		ASSERT_EQ(0, pipe(pipes));
+		pid = child();
+		if (!pid) {
+			struct srv s = { .id = self->id, .flags = flags, .queues = 1,
+					 .depth = DEPTH, .desc_size = 24 };
+			struct bring b;
+
+			attach(&s);
+			bring_init(&b, &s, false);
+			bring_fetch(&b, 0);
+			if (slots && batch_prep(&b, 0, 0, slots))
+				give_up("PREP", slots);
+			bring_fetch(&b, 0);
+			tell(pipes[1]);
+			for (;;)
+				pause();
+		}
+		close(pipes[1]);
+		hear(pipes[0]);
+		close(pipes[0]);
+		kill(pid, SIGKILL);
+		EXPECT_EQ(-1, exit_status(pid));
+	}
+	if (!(variant->flags & UBLK_F_USER_RECOVERY_FAIL_IO)) {
+		/* the disk is as good as new */
+		block_start(&io, self->id, B_WRITE, 8, 4096);
+		EXPECT_EQ(0, take_over(self->id, variant->flags, &io, 1, &got));
+		EXPECT_EQ(1, got);
+	}
+}
+
+/*
+ * As life_exit: the server deletes its own disk, which waits for the server. Only
+ * the timer of the request, 30 s, notices that the server is dying.
+ */
+TEST_F_TIMEOUT(death, own_device, 240)
+{
+	static const enum moment moments[] = { OWNS, UNTOLD, RAN_OUT };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(moments); i++) {
+		int pipes[2], fd;
+		struct blk_io io;
+		pid_t pid;
+
+		ASSERT_EQ(0, pipe(pipes));
+		pid = child();
+		if (!pid) {
+			struct bring b;
+			struct srv s;
+			int tag;
+
+			batch_live(&b, &s, variant->flags);
+			if (write(pipes[1], &s.id, sizeof(s.id)) != sizeof(s.id))
+				give_up("write", -errno);
+			if (moments[i] == OWNS) {
+				bring_provide(&b, 0, 1, NULL);
+				batch_request(&b, bring_fetch(&b, 0), INT_MAX, &tag);
+			} else if (moments[i] == RAN_OUT) {
+				bring_wait(&b, bring_fetch(&b, 0), INT_MAX, NULL);
+			} else {
+				wait_in_flight(s.id, 1);
+			}
+			tell(pipes[1]);
+			ctrl_simple(s.id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0);
+			give_up("the device was stopped under its user", 0);
+		}
+		close(pipes[1]);
+		ASSERT_EQ((ssize_t)sizeof(self->id),
+			  read(pipes[0], &self->id, sizeof(self->id)));
+		block_start(&io, self->id, B_READ, 8, 4096);
+		hear(pipes[0]);
+		close(pipes[0]);
+		/* it is being deleted when it can not be opened any more */
+		while ((fd = open(str("/dev/ublkb%d", self->id), O_RDONLY | O_CLOEXEC)) >= 0)
+			close(fd);
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+		EXPECT_EQ(-1, exit_status(pid));
+		EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
+		EXPECT_EQ(0, delete_dev(self->id));
+		self->id = -1;
+	}
+}
+
+TEST_HARNESS_MAIN
