@@ -8,7 +8,10 @@ use crate::{
     policy::Recovery,
     slot::Slot, //
 };
-use kernel::prelude::*;
+use kernel::{
+    alloc::NumaNode,
+    prelude::*, //
+};
 
 /// One queue of a device.
 pub(crate) struct Queue {
@@ -17,22 +20,22 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Creates a queue with `depth` slots.
+    /// Creates a queue with `depth` slots, if possible on the memory node `node`.
     pub(crate) fn new(
         depth: u16,
         desc_size: u16,
         data: DataMode,
         recovery: Recovery,
+        node: NumaNode,
     ) -> Result<Self> {
-        let mut slots = KVVec::with_capacity(depth.into(), GFP_KERNEL)?;
+        let mut slots = KVVec::with_capacity_node(depth.into(), GFP_KERNEL, node)?;
         for _ in 0..depth {
-            slots.push(
-                KBox::pin_init(Slot::new(data, recovery), GFP_KERNEL)?,
-                GFP_KERNEL,
-            )?;
+            let slot = KBox::new_uninit_node(GFP_KERNEL, node)?
+                .write_pin_init(Slot::new(data, recovery))?;
+            slots.push(slot, GFP_KERNEL)?;
         }
         Ok(Self {
-            descs: Descs::new(depth, desc_size)?,
+            descs: Descs::new(depth, desc_size, node)?,
             slots,
         })
     }
