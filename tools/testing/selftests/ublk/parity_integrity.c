@@ -94,7 +94,8 @@ static const struct kind {
 	{ "capable", 0, 8, 0, 9, 9, 1 }, { "ip", 1, 8, 0, 9, 9, 2 }, { "ip 64", 1, 64, 56, 9, 9, 3 },
 	{ "crc", 2, 8, 0, 9, 9, 2 }, { "crc type 3", 2, 16, 4, 9, 9, 0, 1, 2 },
 	{ "crc 4k", 2, 8, 0, 12, 12, 2 }, { "crc64", 4, 16, 0, 9, 9, 2 },
-	{ "crc64 tags", 4, 64, 48, 9, 9, 0, 65535, 255 }, { "boundary", 2, 8, 0, 9, 9, 2, 0, 0, 4095 },
+	{ "crc64 tags", 4, 64, 48, 9, 9, 0, 65535, 255 },
+	{ "boundary", 2, 8, 0, 9, 9, 2, 0, 0, 4095 },
 };
 
 static struct ublk_params kind_params(const struct kind *k)
