@@ -390,13 +390,13 @@ mod tests {
         let mut payload1 = payload(&mut table1, 1, 16, 48 + 24);
         let mut payload4 = payload(&mut table4, 0, 0, 8);
         let mut payload5 = payload(&mut [], 0, 0, 0);
-        let null = core::ptr::null_mut();
-        let mut bio5 = bio(&mut payload5, null);
+        let none = core::ptr::null_mut();
+        let mut bio5 = bio(&mut payload5, core::ptr::null_mut());
         let mut bio4 = bio(&mut payload4, &mut bio5);
         // Without the flag, the pointer is not looked at.
-        let mut bio3 = bio(null, &mut bio4);
+        let mut bio3 = bio(none, &mut bio4);
         bio3.bi_integrity = core::ptr::without_provenance_mut(8);
-        let mut bio2 = bio(null, &mut bio3);
+        let mut bio2 = bio(none, &mut bio3);
         let bio1 = bio(&mut payload1, &mut bio2);
 
         let walk = |bio| {
