@@ -210,7 +210,6 @@ void group_integrity(void)
 	static const struct copy copy[] = {
 		{ "metadata, READ", FEATURES, true, B_READ },
 		{ "metadata, WRITE", FEATURES, true, B_WRITE },
-		{ "metadata, FUA", FEATURES, true, B_FUA },
 		{ "metadata, FLUSH", FEATURES, true, B_FLUSH },
 		{ "metadata, DISCARD", FEATURES, true, B_DISCARD },
 		{ "metadata and zero copy, WRITE", FEATURES | UBLK_F_SUPPORT_ZERO_COPY, true,
