@@ -38,6 +38,11 @@ pub(crate) const FEATURES: u64 = ALWAYS
     | UBLK_F_NO_AUTO_PART_SCAN
     | UBLK_F_BATCH_IO
     | UBLK_F_IO_DESC_SIZE
+    | if cfg!(CONFIG_BLK_DEV_INTEGRITY) {
+        UBLK_F_INTEGRITY
+    } else {
+        0
+    }
     | if cfg!(CONFIG_IO_URING_FUSED_CMD) {
         UBLK_F_FUSED_CMD
     } else {
@@ -128,6 +133,7 @@ fn negotiate(
             return Err(EINVAL);
         }
     }
+    // Metadata moves by `pread()` and `pwrite()` only.
     if has(UBLK_F_INTEGRITY) && !has(UBLK_F_USER_COPY) {
         return Err(EINVAL);
     }
@@ -279,6 +285,21 @@ mod tests {
         assert_eq!(flags(UBLK_F_QUIESCE), Some(EINVAL));
         assert_eq!(flags(UBLK_F_USER_RECOVERY | UBLK_F_QUIESCE), None);
         assert_eq!(flags(UBLK_F_INTEGRITY), Some(EINVAL));
+        assert_eq!(flags(UBLK_F_INTEGRITY | UBLK_F_FUSED_CMD), Some(EINVAL));
+        assert_eq!(flags(UBLK_F_INTEGRITY | UBLK_F_USER_COPY), None);
+    }
+
+    #[test]
+    fn integrity_is_as_the_block_layer_has_it() -> Result {
+        const BOTH: u64 = UBLK_F_INTEGRITY | UBLK_F_USER_COPY;
+        let got = get(|info| info.flags = BOTH)?.flags & BOTH;
+        let expected = if cfg!(CONFIG_BLK_DEV_INTEGRITY) {
+            BOTH
+        } else {
+            UBLK_F_USER_COPY
+        };
+        assert_eq!(got, expected);
+        Ok(())
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::{
     uapi::*, //
 };
 use kernel::{
+    alloc::NumaNode,
     block::mq::{
         Op,
         Request,
@@ -27,10 +28,11 @@ pub(crate) struct Descs {
 }
 
 impl Descs {
-    /// `depth` descriptors of `size` bytes each.
-    pub(crate) fn new(depth: u16, size: u16) -> Result<Self> {
+    /// `depth` descriptors of `size` bytes each, if possible on the memory node `node`.
+    pub(crate) fn new(depth: u16, size: u16, node: NumaNode) -> Result<Self> {
+        let len = descs_len(depth.into(), size).ok_or(EOVERFLOW)?;
         Ok(Self {
-            buf: SharedBuf::new(descs_len(depth.into(), size).ok_or(EOVERFLOW)?)?,
+            buf: SharedBuf::new_node(len, node)?,
             size: size.into(),
         })
     }
@@ -83,6 +85,7 @@ fn desc_flags(flags: RequestFlags) -> u32 {
         (flags.fua(), UBLK_IO_F_FUA),
         (flags.nounmap(), UBLK_IO_F_NOUNMAP),
         (flags.swap(), UBLK_IO_F_SWAP),
+        (flags.integrity(), UBLK_IO_F_INTEGRITY),
     ]
     .into_iter()
     .filter_map(|(set, bit)| set.then_some(bit))

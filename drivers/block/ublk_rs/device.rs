@@ -151,16 +151,17 @@ impl Device {
     pub(crate) fn new(info: DevInfo, number: Number, workers: Arc<Workers>) -> Result<Arc<Self>> {
         let data = DataMode::new(info.flags);
         let recovery = Recovery::new(info.flags);
-        let mut queues = KVVec::with_capacity(info.nr_hw_queues.into(), GFP_KERNEL)?;
-        for _ in 0..info.nr_hw_queues {
-            let batch = info.flags & UBLK_F_BATCH_IO != 0;
-            let queue = Queue::new(info.queue_depth, info.io_desc_size, data, recovery, batch)?;
-            queues.push(queue, GFP_KERNEL)?;
-        }
         let tag_set = Arc::pin_init(
             TagSet::new(info.nr_hw_queues.into(), info.queue_depth.into(), 1),
             GFP_KERNEL,
         )?;
+        let mut queues = KVVec::with_capacity(info.nr_hw_queues.into(), GFP_KERNEL)?;
+        for q_id in 0..info.nr_hw_queues {
+            // Where its requests come from, and most probably its server is.
+            let node = tag_set.node_of_queue(q_id.into());
+            let queue = Queue::new(&info, data, recovery, node)?;
+            queues.push(queue, GFP_KERNEL)?;
+        }
         let info = DevInfo {
             dev_id: number.get(),
             ..info

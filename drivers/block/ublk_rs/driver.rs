@@ -80,14 +80,14 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Reserves what all devices need. There may be `places` unprivileged ones.
-    pub(crate) fn new(parent: &kernel::device::Device, places: u32) -> Result<Arc<Self>> {
+    /// Reserves what all devices need. There may be as many unprivileged ones as `max` says.
+    pub(crate) fn new(parent: &kernel::device::Device, max: fn() -> u32) -> Result<Arc<Self>> {
         let devices = KBox::new(RBTree::new(), GFP_KERNEL)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 devices <- new_mutex!(devices, "ublk_rs::Driver::devices"),
                 numbers: Numbers::new()?,
-                places: Places::new(places.min(UBLK_MAX_UBLKS))?,
+                places: Places::new(max)?,
                 workers: Workers::new()?,
                 class: Class::new(c"ublk-char")?,
                 region: Region::new(UBLK_MAX_UBLKS, c"ublk-char")?,

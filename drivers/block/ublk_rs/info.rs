@@ -120,7 +120,10 @@ pub(crate) fn set_params(dev: &Device, cmd: &CtrlCmd) -> Result {
     if dev.disk_exists() {
         return Err(EACCES);
     }
-    state.params.set(&bytes[..len], dev.info().max_io_buf_bytes)
+    let info = dev.info();
+    state
+        .params
+        .set(&bytes[..len], info.max_io_buf_bytes, info.flags)
 }
 
 /// `GET_PARAMS`: what was set, and the device numbers.

@@ -41,14 +41,15 @@ impl Params {
     /// Takes the parameters that a server sent, in the place of all that were set before.
     ///
     /// `bytes` may be shorter than the structure, the rest keeps its values then. If the result is
-    /// not valid, all parameters are cleared and an error is returned.
-    pub(crate) fn set(&mut self, bytes: &[u8], max_io_buf_bytes: u32) -> Result {
+    /// not valid for a device with these features, all parameters are cleared and an error is
+    /// returned.
+    pub(crate) fn set(&mut self, bytes: &[u8], max_io_buf_bytes: u32, features: u64) -> Result {
         let whole = zerocopy::IntoBytes::as_mut_bytes(self);
         let len = bytes.len().min(whole.len());
         whole[..len].copy_from_slice(&bytes[..len]);
         self.types &= TYPES_KNOWN;
 
-        let valid = self.validate(max_io_buf_bytes);
+        let valid = self.validate(max_io_buf_bytes, features);
         if valid.is_err() {
             *self = Self::default();
         }
@@ -56,7 +57,7 @@ impl Params {
     }
 
     /// Checks the parameters, of which only the basic ones must be set.
-    fn validate(&self, max_io_buf_bytes: u32) -> Result {
+    fn validate(&self, max_io_buf_bytes: u32, features: u64) -> Result {
         if !self.has(UBLK_PARAM_TYPE_BASIC) {
             return Err(EINVAL);
         }
@@ -79,17 +80,19 @@ impl Params {
         if self.has(UBLK_PARAM_TYPE_SEGMENT) {
             self.seg.validate()?;
         }
-        // There is no UBLK_F_INTEGRITY yet, which these need.
         if self.has(UBLK_PARAM_TYPE_INTEGRITY) {
-            return Err(EINVAL);
+            if features & UBLK_F_INTEGRITY == 0 {
+                return Err(EINVAL);
+            }
+            self.integrity.validate(self.basic.logical_bs_shift)?;
         }
         Ok(())
     }
 
     /// The limits of the request queue.
     ///
-    /// The parameters must be valid.
-    pub(crate) fn limits(&self) -> QueueLimits {
+    /// Fails as [`Self::set`] does, so not for parameters that were set.
+    pub(crate) fn limits(&self) -> Result<QueueLimits> {
         let basic = &self.basic;
         let mut limits = QueueLimits::new()
             .logical_block_size(1 << basic.logical_bs_shift)
@@ -130,7 +133,12 @@ impl Params {
                 .max_segment_size(self.seg.max_segment_size)
                 .max_segments(self.seg.max_segments);
         }
-        limits
+        if self.has(UBLK_PARAM_TYPE_INTEGRITY) {
+            limits = limits
+                .max_integrity_segments(self.integrity.max_segments())
+                .integrity(self.integrity.profile()?);
+        }
+        Ok(limits)
     }
 }
 
@@ -201,7 +209,7 @@ mod tests {
     fn check(change: impl FnOnce(&mut Params)) -> Result {
         let mut params = basic();
         change(&mut params);
-        params.validate(BUF)
+        params.validate(BUF, 0)
     }
 
     #[test]
@@ -260,6 +268,22 @@ mod tests {
         assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_INTEGRITY), Err(EINVAL));
     }
 
+    #[cfg(CONFIG_BLK_DEV_INTEGRITY)]
+    #[test]
+    fn integrity_needs_the_feature() {
+        let mut params = basic();
+        params.types |= UBLK_PARAM_TYPE_INTEGRITY;
+        params.integrity.metadata_size = 8;
+        params.integrity.interval_exp = 9;
+        assert_eq!(params.validate(BUF, !UBLK_F_INTEGRITY), Err(EINVAL));
+        assert_eq!(params.validate(BUF, UBLK_F_INTEGRITY), Ok(()));
+        assert!(params.limits().is_ok());
+        params.integrity.interval_exp = 10;
+        assert_eq!(params.validate(BUF, UBLK_F_INTEGRITY), Err(EINVAL));
+        params.types = UBLK_PARAM_TYPE_BASIC;
+        assert_eq!(params.validate(BUF, 0), Ok(()));
+    }
+
     #[test]
     fn dma_alignment() {
         let set = |alignment| {
@@ -298,12 +322,12 @@ mod tests {
         params.seg.max_segments = 9;
         let good = basic();
         let bytes = zerocopy::IntoBytes::as_bytes(&good);
-        assert!(params.set(&bytes[..40], BUF).is_ok());
+        assert!(params.set(&bytes[..40], BUF, 0).is_ok());
         assert_eq!(params.seg.max_segments, 9);
-        assert!(params.set(bytes, BUF).is_ok());
+        assert!(params.set(bytes, BUF, 0).is_ok());
         assert_eq!(params.seg.max_segments, 0);
         // Parameters that are not valid leave nothing behind.
-        assert!(params.set(&bytes[..40], 0).is_err());
+        assert!(params.set(&bytes[..40], 0, 0).is_err());
         assert_eq!(params.types, 0);
     }
 }

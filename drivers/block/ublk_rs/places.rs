@@ -15,13 +15,14 @@ use kernel::{
 
 /// Places for unprivileged devices.
 pub(crate) struct Places {
-    max: u32,
+    /// How many there are at this moment.
+    max: fn() -> u32,
     taken: Atomic<u32>,
 }
 
 impl Places {
-    /// `max` places.
-    pub(crate) fn new(max: u32) -> Result<Arc<Self>> {
+    /// As many places as `max` says, when one is asked for.
+    pub(crate) fn new(max: fn() -> u32) -> Result<Arc<Self>> {
         let places = Self {
             max,
             taken: Atomic::new(0),
@@ -34,7 +35,7 @@ impl Places {
         // Only a counter; nothing else depends on it.
         let before = self.taken.fetch_add(1, Relaxed);
         let place = Place(self.clone());
-        if before >= self.max {
+        if before >= (self.max)() {
             return Err(EACCES);
         }
         Ok(place)
@@ -56,12 +57,19 @@ mod tests {
 
     #[test]
     fn limit() -> Result {
-        let places = Places::new(2)?;
+        static MAX: Atomic<u32> = Atomic::new(2);
+
+        let places = Places::new(|| MAX.load(Relaxed))?;
         let first = places.take()?;
         let _second = places.take()?;
         assert!(places.take().is_err() && places.take().is_err());
         drop(first);
         assert!(places.take().is_ok());
+        // Fewer than are taken.
+        MAX.store(0, Relaxed);
+        assert!(places.take().is_err());
+        MAX.store(3, Relaxed);
+        let _third = places.take()?;
         Ok(())
     }
 }

@@ -11,9 +11,14 @@ use crate::{
     descs::Descs,
     policy::Recovery,
     slot::Slot,
-    uapi::UBLK_IO_RES_ABORT, //
+    uapi::{
+        DevInfo,
+        UBLK_F_BATCH_IO,
+        UBLK_IO_RES_ABORT, //
+    }, //
 };
 use kernel::{
+    alloc::NumaNode,
     io_uring::IssueFlags,
     prelude::*,
     sync::Arc, //
@@ -28,29 +33,28 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Creates a queue with `depth` slots.
+    /// Creates a queue of the device that `info` describes, if possible on the memory node `node`.
     pub(crate) fn new(
-        depth: u16,
-        desc_size: u16,
+        info: &DevInfo,
         data: DataMode,
         recovery: Recovery,
-        batch: bool,
+        node: NumaNode,
     ) -> Result<Self> {
-        let batch = if batch {
+        let depth = info.queue_depth;
+        let batch = if info.flags & UBLK_F_BATCH_IO != 0 {
             Some(BatchQueue::new(depth)?)
         } else {
             None
         };
-        let mut slots = KVVec::with_capacity(depth.into(), GFP_KERNEL)?;
+        let mut slots = KVVec::with_capacity_node(depth.into(), GFP_KERNEL, node)?;
         for tag in 0..depth {
             let shared = batch.clone().map(|queue| QueuedTag::new(queue, tag));
-            slots.push(
-                KBox::pin_init(Slot::new(data, recovery, shared), GFP_KERNEL)?,
-                GFP_KERNEL,
-            )?;
+            let slot = KBox::new_uninit_node(GFP_KERNEL, node)?
+                .write_pin_init(Slot::new(data, recovery, shared))?;
+            slots.push(slot, GFP_KERNEL)?;
         }
         Ok(Self {
-            descs: Descs::new(depth, desc_size)?,
+            descs: Descs::new(depth, info.io_desc_size, node)?,
             slots,
             batch,
         })

@@ -131,7 +131,7 @@ pub(crate) fn check_pid(leader: &Task, pid: i32) -> Result {
 /// Makes the disk. Its partitions are not looked for when it is added.
 fn alloc_disk(dev: &Device, params: &Params, data: KBox<DiskData>) -> Result<UnaddedDisk<Disk>> {
     GenDiskBuilder::new()
-        .limits(params.limits())
+        .limits(params.limits()?)
         .capacity_sectors(params.basic.dev_sectors)
         .read_only(params.basic.attrs & UBLK_ATTR_READ_ONLY != 0)
         .suppress_partition_scan(true)

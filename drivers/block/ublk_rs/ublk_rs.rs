@@ -54,6 +54,7 @@ mod driver;
 mod ending;
 mod fused;
 mod info;
+mod integrity;
 mod io_cmd;
 mod numbers;
 mod params;
@@ -103,6 +104,7 @@ macro_rules! ublk_module {
             params: {
                 ublks_max: u32 {
                     default: 64,
+                    writable: 0..=crate::uapi::UBLK_MAX_UBLKS,
                     description: "max number of unprivileged ublk devices allowed to add",
                 },
             },
@@ -132,7 +134,7 @@ impl kernel::InPlaceModule for UblkModule {
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"ublk-control",
             }),
-            driver: Driver::new(misc.device(), module_parameters::ublks_max.value())?,
+            driver: Driver::new(misc.device(), || module_parameters::ublks_max.value())?,
             published: DRIVER.fill(driver.clone())?,
         })
     }

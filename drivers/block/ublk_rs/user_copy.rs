@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `pread()` and `pwrite()` on the character device: the server copies the data of a request that
-//! it works on.
+//! it works on, or its integrity metadata.
 //!
-//! The position names the request: queue, tag, and offset in the data.
+//! The position names the request: queue, tag, and offset in the data or metadata.
 
 use crate::{
     device::Device,
@@ -22,13 +22,21 @@ use kernel::{
     uapi, //
 };
 
+/// What is copied.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Data,
+    /// The integrity metadata, of a disk that has some.
+    Metadata,
+}
+
 /// What a position in the file stands for.
 #[derive(Debug, PartialEq)]
 struct Position {
     q_id: u16,
     tag: u16,
     offset: u32,
-    integrity: bool,
+    part: Part,
 }
 
 /// The lowest `bits` bits of `value >> shift`.
@@ -43,24 +51,31 @@ impl Position {
             q_id: field(at, uapi::UBLK_QID_OFF, uapi::UBLK_QID_BITS) as u16,
             tag: field(at, uapi::UBLK_TAG_OFF, uapi::UBLK_TAG_BITS) as u16,
             offset: field(at, uapi::UBLK_IO_BUF_OFF, uapi::UBLK_IO_BUF_BITS),
-            integrity: pos & (1 << uapi::UBLK_INTEGRITY_FLAG_OFF) != 0,
+            part: if pos & (1 << uapi::UBLK_INTEGRITY_FLAG_OFF) != 0 {
+                Part::Metadata
+            } else {
+                Part::Data
+            },
         }
     }
 }
 
-/// Copies data of a write to the server.
+/// Copies data of a write to the server. Nothing is copied if metadata is asked for that the request
+/// does not have.
 ///
 /// May sleep. Fails with
 /// - [`EACCES`] if the device has no disk, does not do this, if the request is not a write, or if
 ///   the buffer is not in user space but a registered one of the kernel;
 /// - [`EPERM`] if the server is not trusted;
-/// - [`EINVAL`] if the position names no request that the server works on and that has data.
+/// - [`EINVAL`] if the position names no request that the server works on and that has data, or is
+///   behind its end; or metadata, which the disk does not have.
 pub(crate) fn read(dev: &Device, pos: i64, iter: &mut IovIterDest<'_>) -> Result<usize> {
     if !iter.is_user_backed() {
         return Err(EACCES);
     }
-    with_request(dev, pos, Op::Write, |rq, offset| {
-        rq.copy_to_iter(offset, iter)
+    with_request(dev, pos, Op::Write, |rq, part, offset| match part {
+        Part::Data => rq.copy_to_iter(offset, iter),
+        Part::Metadata => rq.copy_integrity_to_iter(offset, iter),
     })
 }
 
@@ -69,8 +84,9 @@ pub(crate) fn write(dev: &Device, pos: i64, iter: &mut IovIterSource<'_>) -> Res
     if !iter.is_user_backed() {
         return Err(EACCES);
     }
-    with_request(dev, pos, Op::Read, |rq, offset| {
-        rq.copy_from_iter(offset, iter)
+    with_request(dev, pos, Op::Read, |rq, part, offset| match part {
+        Part::Data => rq.copy_from_iter(offset, iter),
+        Part::Metadata => rq.copy_integrity_from_iter(offset, iter),
     })
 }
 
@@ -80,30 +96,37 @@ fn with_request(
     dev: &Device,
     pos: i64,
     op: Op,
-    copy: impl FnOnce(&RequestRef, u32) -> usize,
+    copy: impl FnOnce(&RequestRef, Part, u32) -> usize,
 ) -> Result<usize> {
-    let (rq, offset) = find(dev, pos).map_err(|e| {
+    let (rq, part, offset) = find(dev, pos).map_err(|e| {
         // No request has been found without a disk, so its state is looked at here only.
         match dev.state.lock().phase.report() {
             Report::Dead => EACCES,
             Report::Live(_) | Report::Orphan => e,
         }
     })?;
-    let copied = if offset > rq.bytes() {
+    let len = match part {
+        Part::Data => Some(rq.bytes()),
+        Part::Metadata => rq.integrity_bytes(),
+    };
+    let copied = if len.is_none_or(|len| offset > len) {
         Err(EINVAL)
     } else if rq.op() != op {
         Err(EACCES)
     } else {
-        Ok(copy(&rq, offset))
+        Ok(copy(&rq, part, offset))
     };
     ending::finish(rq);
     copied
 }
 
-/// The request at a position, to be given up with [`ending::finish`], and the offset in its data.
-fn find(dev: &Device, pos: i64) -> Result<(RequestRef, u32)> {
+/// The request at a position, to be given up with [`ending::finish`], and which part of it, from
+/// which offset on.
+fn find(dev: &Device, pos: i64) -> Result<(RequestRef, Part, u32)> {
     let pos = Position::new(pos);
-    if pos.integrity || pos.q_id >= dev.info().nr_hw_queues {
+    if (pos.part == Part::Metadata && !dev.has(UBLK_F_INTEGRITY))
+        || pos.q_id >= dev.info().nr_hw_queues
+    {
         return Err(EINVAL);
     }
     if !dev.has(UBLK_F_USER_COPY | UBLK_F_FUSED_CMD) {
@@ -111,7 +134,7 @@ fn find(dev: &Device, pos: i64) -> Result<(RequestRef, u32)> {
     }
     let slot = dev.slot(pos.q_id, pos.tag).ok_or(EINVAL)?;
     slot.data().check_reach()?;
-    Ok((slot.owned_data()?, pos.offset))
+    Ok((slot.owned_data()?, pos.part, pos.offset))
 }
 
 #[kunit_tests(ublk_rs_user_copy)]
@@ -125,12 +148,19 @@ mod tests {
             q_id,
             tag,
             offset,
-            integrity: false,
+            part: Part::Data,
         };
         assert_eq!(Position::new(base), at(0, 0, 0));
         assert_eq!(Position::new(base + 4096), at(0, 0, 4096));
         assert_eq!(Position::new(base + (3 << 25) + 7), at(0, 3, 7));
         assert_eq!(Position::new(base + (2 << 41) + (1 << 25)), at(2, 1, 0));
-        assert!(Position::new(base | 1 << 62).integrity);
+        let metadata = Position {
+            part: Part::Metadata,
+            ..at(2, 1, 8)
+        };
+        assert_eq!(
+            Position::new((base + (2 << 41) + (1 << 25) + 8) | 1 << 62),
+            metadata
+        );
     }
 }

@@ -5,6 +5,7 @@
 //! C header: [`include/linux/vmalloc.h`](srctree/include/linux/vmalloc.h)
 
 use crate::{
+    alloc::NumaNode,
     bindings,
     error::to_result,
     mm::virt::VmaNew,
@@ -53,7 +54,8 @@ const WORD: usize = size_of::<u64>();
 ///
 /// # Invariants
 ///
-/// `start` points to `len` bytes of initialised memory from `vmalloc_user()`, which `self` owns.
+/// `start` points to `len` bytes of initialised memory from `vmalloc_user()`, or the same on a
+/// certain node, which `self` owns.
 pub struct SharedBuf {
     start: NonNull<u8>,
     len: usize,
@@ -73,11 +75,16 @@ impl SharedBuf {
     ///
     /// Process context; may sleep. Wraps C's `vmalloc_user()`.
     pub fn new(len: usize) -> Result<Self> {
+        Self::new_node(len, NumaNode::NO_NODE)
+    }
+
+    /// As [`Self::new`], if possible on the memory node `nid`.
+    pub fn new_node(len: usize, nid: NumaNode) -> Result<Self> {
         if len == 0 {
             return Err(EINVAL);
         }
-        // SAFETY: The function has no requirements but a size.
-        let start = unsafe { bindings::vmalloc_user_noprof(len) };
+        // SAFETY: The function has no requirements but a size, and a node or none.
+        let start = unsafe { bindings::vmalloc_user_node(len, nid.as_raw()) };
         // INVARIANT: The memory is zeroed, and ours.
         Ok(Self {
             start: NonNull::new(start.cast()).ok_or(ENOMEM)?,

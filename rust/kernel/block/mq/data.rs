@@ -160,7 +160,7 @@ impl RequestView {
     }
 
     #[inline]
-    fn first_bio(&self) -> *const bindings::bio {
+    pub(super) fn first_bio(&self) -> *const bindings::bio {
         // SAFETY: By the type invariants the request is valid and this field does not change.
         unsafe { (*self.as_raw()).bio }
     }
@@ -229,7 +229,7 @@ impl RequestView {
         let mut iter = MaybeUninit::uninit();
         match init_user_iter(&mut iter, bindings::ITER_DEST, user, len) {
             // SAFETY: `iter` is a valid destination, by its construction just now.
-            Some(iter) => unsafe { self.copy_out(offset, iter) },
+            Some(iter) => unsafe { self.copy_out(self.bvecs(), offset, iter) },
             None => 0,
         }
     }
@@ -249,7 +249,7 @@ impl RequestView {
         let mut iter = MaybeUninit::uninit();
         match init_user_iter(&mut iter, bindings::ITER_SOURCE, user, len) {
             // SAFETY: `iter` is a valid source, by its construction just now.
-            Some(iter) => unsafe { self.copy_in(offset, iter) },
+            Some(iter) => unsafe { self.copy_in(self.bvecs(), offset, iter) },
             None => 0,
         }
     }
@@ -259,7 +259,7 @@ impl RequestView {
     /// As [`Self::copy_to_user`], for the rest of `iter` or of the request, whichever is shorter.
     pub fn copy_to_iter(&self, offset: u32, iter: &mut IovIterDest<'_>) -> usize {
         // SAFETY: By the type invariants of `IovIterDest` this is a valid destination.
-        unsafe { self.copy_out(offset, iter.as_raw()) }
+        unsafe { self.copy_out(self.bvecs(), offset, iter.as_raw()) }
     }
 
     /// Copies data of `iter` to the pages of the request, to `offset` bytes into the request.
@@ -267,90 +267,118 @@ impl RequestView {
     /// As [`Self::copy_from_user`], for the rest of `iter` or of the request, whichever is shorter.
     pub fn copy_from_iter(&self, offset: u32, iter: &mut IovIterSource<'_>) -> usize {
         // SAFETY: By the type invariants of `IovIterSource` this is a valid source.
-        unsafe { self.copy_in(offset, iter.as_raw()) }
+        unsafe { self.copy_in(self.bvecs(), offset, iter.as_raw()) }
     }
 
-    /// Copies from the request to `iter`.
+    /// Copies from `bvecs` to `iter`, from `offset` bytes on; nothing if the request transfers from
+    /// the device.
     ///
     /// # Safety
     ///
-    /// `iter` must be valid, with the direction `ITER_DEST`.
-    unsafe fn copy_out(&self, offset: u32, iter: *mut bindings::iov_iter) -> usize {
+    /// `iter` must be valid, with the direction `ITER_DEST`. `bvecs` must be of pages of this
+    /// request: of its data or of its metadata.
+    #[inline]
+    pub(super) unsafe fn copy_out(
+        &self,
+        bvecs: impl Iterator<Item = bindings::bio_vec>,
+        offset: u32,
+        iter: *mut bindings::iov_iter,
+    ) -> usize {
         if !self.is_write() {
             return 0;
         }
         // No usercopy checks: see `for_each_chunk()`.
-        self.for_each_chunk(offset, |addr, len| {
+        let copy = |addr: *mut u8, len| {
             // SAFETY: `iter` is valid by the safety requirements of this function, and `addr` is
             // mapped for `len` bytes by the contract of `for_each_chunk()`.
             unsafe { bindings::_copy_to_iter(addr.cast(), len, iter) }
-        })
+        };
+        // SAFETY: By the type invariants the pages of the request stay allocated while the driver
+        // owns it.
+        unsafe { for_each_chunk(bvecs, offset, copy) }
     }
 
-    /// Copies from `iter` to the request.
+    /// Copies from `iter` to `bvecs`, from `offset` bytes on; nothing if the request transfers
+    /// towards the device.
     ///
     /// # Safety
     ///
-    /// `iter` must be valid, with the direction `ITER_SOURCE`.
-    unsafe fn copy_in(&self, offset: u32, iter: *mut bindings::iov_iter) -> usize {
+    /// As [`Self::copy_out`], but with the direction `ITER_SOURCE`.
+    #[inline]
+    pub(super) unsafe fn copy_in(
+        &self,
+        bvecs: impl Iterator<Item = bindings::bio_vec>,
+        offset: u32,
+        iter: *mut bindings::iov_iter,
+    ) -> usize {
         if self.is_write() {
             return 0;
         }
         // No usercopy checks: see `for_each_chunk()`.
-        self.for_each_chunk(offset, |addr, len| {
+        let copy = |addr: *mut u8, len| {
             // SAFETY: `iter` is valid by the safety requirements of this function, and `addr` is
             // mapped for `len` bytes by the contract of `for_each_chunk()`.
             unsafe { bindings::_copy_from_iter(addr.cast(), len, iter) }
-        })
+        };
+        // SAFETY: By the type invariants the pages of the request stay allocated while the driver
+        // owns it.
+        unsafe { for_each_chunk(bvecs, offset, copy) }
     }
+}
 
-    /// Maps the data of the request from `offset` on, a page or a part of one at a time, and calls
-    /// `copy` with address and length, until it copies less than that length. Returns how many
-    /// bytes it copied in all.
-    ///
-    /// `copy` is not to check the address as a source or destination of user copies, which
-    /// `copy_to_iter()` does and `_copy_to_iter()` does not: the pages may come from slab caches
-    /// that are not made for that, and the lengths, which come from the block layer, are right.
-    #[inline]
-    fn for_each_chunk(&self, offset: u32, mut copy: impl FnMut(*mut u8, usize) -> usize) -> usize {
-        let mut skip = offset as usize;
-        let mut done = 0;
+/// Maps `bvecs` from `offset` bytes on, a page or a part of one at a time, and calls `copy` with
+/// address and length, until it copies less than that length. Returns how many bytes it copied in
+/// all.
+///
+/// `copy` is not to check the address as a source or destination of user copies, which
+/// `copy_to_iter()` does and `_copy_to_iter()` does not: the pages may come from slab caches that
+/// are not made for that, and the lengths, which come from the block layer, are right.
+///
+/// # Safety
+///
+/// The pages of `bvecs` must stay allocated meanwhile.
+#[inline]
+unsafe fn for_each_chunk(
+    bvecs: impl Iterator<Item = bindings::bio_vec>,
+    offset: u32,
+    mut copy: impl FnMut(*mut u8, usize) -> usize,
+) -> usize {
+    let mut skip = offset as usize;
+    let mut done = 0;
 
-        for bv in self.bvecs() {
-            let len = bv.bv_len as usize;
-            if skip >= len {
-                skip -= len;
-                continue;
-            }
-
-            let mut pos = bv.bv_offset as usize + skip;
-            let end = bv.bv_offset as usize + len;
-            skip = 0;
-            while pos < end {
-                let chunk = min(end - pos, PAGE_SIZE - pos % PAGE_SIZE);
-                // SAFETY: The pages of a bvec are contiguous, also in the memory map, and `pos` is
-                // below its end.
-                let page = unsafe { bv.bv_page.add(pos / PAGE_SIZE) };
-                // SAFETY: By the type invariants the pages of the request stay allocated while the
-                // driver owns it. The mapping is undone below, in reverse order of any that `copy`
-                // might make.
-                let addr = unsafe { bindings::kmap_local_page(page) }
-                    .cast::<u8>()
-                    .wrapping_add(pos % PAGE_SIZE);
-                let copied = copy(addr, chunk);
-                // SAFETY: `addr` is inside the page that was mapped just above.
-                unsafe { bindings::kunmap_local(addr.cast()) };
-
-                done += copied;
-                if copied < chunk {
-                    return done;
-                }
-                pos += chunk;
-            }
+    for bv in bvecs {
+        let len = bv.bv_len as usize;
+        if skip >= len {
+            skip -= len;
+            continue;
         }
 
-        done
+        let mut pos = bv.bv_offset as usize + skip;
+        let end = bv.bv_offset as usize + len;
+        skip = 0;
+        while pos < end {
+            let chunk = min(end - pos, PAGE_SIZE - pos % PAGE_SIZE);
+            // SAFETY: The pages of a bvec are contiguous, also in the memory map, and `pos` is
+            // below its end.
+            let page = unsafe { bv.bv_page.add(pos / PAGE_SIZE) };
+            // SAFETY: By the safety requirement the page stays allocated. The mapping is undone
+            // below, in reverse order of any that `copy` might make.
+            let addr = unsafe { bindings::kmap_local_page(page) }
+                .cast::<u8>()
+                .wrapping_add(pos % PAGE_SIZE);
+            let copied = copy(addr, chunk);
+            // SAFETY: `addr` is inside the page that was mapped just above.
+            unsafe { bindings::kunmap_local(addr.cast()) };
+
+            done += copied;
+            if copied < chunk {
+                return done;
+            }
+            pos += chunk;
+        }
     }
+
+    done
 }
 
 /// What [`RequestView::first_table`] returns.
@@ -416,12 +444,23 @@ pub(super) struct Bvecs<'a> {
     _rq: PhantomData<&'a RequestView>,
 }
 
-/// A place in a bio: the fields of the C `struct bvec_iter` that matter here.
+/// A place in a table of bvecs: the fields of the C `struct bvec_iter` that matter here.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     idx: u32,
     skip: u32,
     left: u32,
+}
+
+impl From<bindings::bvec_iter> for Place {
+    #[inline]
+    fn from(iter: bindings::bvec_iter) -> Self {
+        Self {
+            idx: iter.bi_idx,
+            skip: iter.bi_offset,
+            left: iter.bi_size,
+        }
+    }
 }
 
 impl Place {
@@ -433,12 +472,43 @@ impl Place {
     #[inline]
     unsafe fn start_of(bio: *const bindings::bio) -> Self {
         // SAFETY: By the safety requirement the bio is valid, and this field does not change.
-        let iter = unsafe { (*bio).bi_iter };
-        Self {
-            idx: iter.bi_idx,
-            skip: iter.bi_offset,
-            left: if bio_has_data(bio) { iter.bi_size } else { 0 },
+        let all = Self::from(unsafe { (*bio).bi_iter });
+        if bio_has_data(bio) {
+            all
+        } else {
+            Self { left: 0, ..all }
         }
+    }
+
+    /// The bvec at this place, and the place behind it; [`None`] at the end.
+    ///
+    /// # Safety
+    ///
+    /// `table` must be that of a bio or an integrity payload of a live request. It must cover
+    /// `left` bytes from `idx` and `skip` on, and not change meanwhile.
+    #[inline]
+    pub(super) unsafe fn take(
+        self,
+        table: *const bindings::bio_vec,
+    ) -> Option<(bindings::bio_vec, Self)> {
+        if self.left == 0 {
+            return None;
+        }
+        // SAFETY: By the safety requirement, as `left` is not 0, `idx` is in the table.
+        let bv = unsafe { *table.add(self.idx as usize) };
+        let len = min(bv.bv_len - self.skip, self.left);
+        let taken = bindings::bio_vec {
+            bv_page: bv.bv_page,
+            bv_len: len,
+            bv_offset: bv.bv_offset + self.skip,
+        };
+        // If anything is left, then this bvec was used up to its end.
+        let behind = Self {
+            idx: self.idx + 1,
+            skip: 0,
+            left: self.left - len,
+        };
+        Some((taken, behind))
     }
 
     /// The number of entries of a bio's `table` from here on that have data.
@@ -503,31 +573,19 @@ impl Iterator for Bvecs<'_> {
                 None => unsafe { Place::start_of(bio) },
             };
 
-            if at.left == 0 {
+            // SAFETY: By the type invariants the bio is valid. The table of a bio that has data
+            // covers `bi_size` bytes from `bi_idx` and `bi_offset` on, and `at.left` of these are
+            // still to come. Neither table nor list change.
+            unsafe {
+                if let Some((bv, behind)) = at.take((*bio).bi_io_vec) {
+                    // INVARIANT: What is behind the bvec that is returned is the rest of the bio.
+                    self.at = Some(behind);
+                    return Some(bv);
+                }
                 // INVARIANT: The next bio, from its start; or the end of the list.
-                // SAFETY: By the type invariants the bio is valid, and this field does not change.
-                self.bio = unsafe { (*bio).bi_next };
+                self.bio = (*bio).bi_next;
                 self.at = None;
-                continue;
             }
-
-            // SAFETY: The table of a bio that has data covers `bi_size` bytes from `bi_idx` and
-            // `bi_offset` on, and `at.left` of these are still to come, so `at.idx` is in it.
-            let bv = unsafe { *(*bio).bi_io_vec.add(at.idx as usize) };
-            let len = min(bv.bv_len - at.skip, at.left);
-
-            // INVARIANT: `len` bytes are returned now; the rest is what is left of the bio. If any
-            // is left, then this bvec was used up to its end.
-            self.at = Some(Place {
-                idx: at.idx + 1,
-                skip: 0,
-                left: at.left - len,
-            });
-            return Some(bindings::bio_vec {
-                bv_page: bv.bv_page,
-                bv_len: len,
-                bv_offset: bv.bv_offset + at.skip,
-            });
         }
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
+use super::IntegrityProfile;
 use crate::{
     bindings,
     block::{
@@ -114,6 +115,16 @@ impl QueueLimits {
         max_discard_segments: u16,
         /// The largest write of zeroes, in sectors; 0 if the device can not do it.
         max_write_zeroes_sectors: u32,
+        /// The largest number of segments of the integrity metadata of a request. There is no
+        /// default: who sets [`Self::integrity`] sets this.
+        max_integrity_segments: u16,
+    }
+
+    /// The device stores metadata beside its data. By default it does not.
+    #[inline]
+    pub fn integrity(mut self, profile: IntegrityProfile) -> Self {
+        self.0.integrity = profile.into_raw();
+        self
     }
 
     /// Whether the device has a volatile write cache (`BLK_FEAT_WRITE_CACHE`).
@@ -167,8 +178,12 @@ impl QueueLimits {
 
         // The default for the largest request, 255 sectors, is enough for every block size.
         let min_hw_sectors = PAGE_SIZE.max(block_size as usize) >> SECTOR_SHIFT;
+        // There is nothing else to check: see the invariants of `IntegrityProfile`.
+        let good_interval = lim.integrity.metadata_size == 0
+            || u32::from(lim.integrity.interval_exp) <= block_size.ilog2();
         let good = (lim.physical_block_size < block_size
             || lim.physical_block_size.is_power_of_two())
+            && good_interval
             && at_least(min_hw_sectors, lim.max_hw_sectors as usize)
             && at_least(MIN_SEGMENT_SIZE - 1, lim.seg_boundary_mask)
             && at_least(MIN_SEGMENT_SIZE, lim.max_segment_size as usize)
@@ -329,6 +344,33 @@ mod tests {
                 ),
             ],
         );
+        Ok(())
+    }
+
+    #[cfg(CONFIG_BLK_DEV_INTEGRITY)]
+    #[test]
+    fn an_interval_is_not_larger_than_a_block() -> Result {
+        use crate::block::mq::IntegrityChecksum;
+
+        let tagset = Arc::pin_init(TagSet::<Device>::new(1, 4, 1), GFP_KERNEL)?;
+        let alloc = |block, shift| {
+            let profile = IntegrityProfile::new(IntegrityChecksum::Crc, 64, 56, shift)?;
+            let limits = QueueLimits::new()
+                .logical_block_size(block)
+                .max_integrity_segments(u16::MAX)
+                .integrity(profile.ref_tag(true)?);
+            GenDiskBuilder::new()
+                .limits(limits)
+                .alloc(fmt!("integrity-kunit"), tagset.clone(), ())
+                .map(|_| ())
+        };
+
+        assert_eq!(alloc(0, 9), Ok(()));
+        assert_eq!(alloc(0, 10), Err(EINVAL));
+        assert_eq!(alloc(4096, 12), Ok(()));
+        assert_eq!(alloc(4096, 9), Ok(()));
+        assert_eq!(alloc(4096, 13), Err(EINVAL));
+        assert_eq!(alloc(4096, u8::MAX), Err(EINVAL));
         Ok(())
     }
 

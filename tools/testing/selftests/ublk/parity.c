@@ -46,6 +46,7 @@ static const struct {
 	{ "data", group_data },
 	{ "file", group_file },
 	{ "sysfs", group_sysfs },
+	{ "integrity", group_integrity },
 	{ "recovery", group_recovery },
 	{ "death", group_death },
 	{ "unpriv", group_unpriv },

@@ -169,6 +169,7 @@ void group_batch(void);
 void group_data(void);
 void group_file(void);
 void group_sysfs(void);
+void group_integrity(void);
 void group_unpriv(void);
 void group_recovery(void);
 void group_death(void);
