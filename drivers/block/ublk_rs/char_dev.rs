@@ -47,9 +47,13 @@ use kernel::{
 
 /// A character device that is in `/dev`; it goes when this is dropped.
 pub(crate) enum CharDev {
-    PerIo(CharDeviceRegistration<ServerDevice<IoCommands>>),
+    PerIo {
+        _node: CharDeviceRegistration<ServerDevice<IoCommands>>,
+    },
     /// With `UBLK_F_BATCH_IO`.
-    Batch(CharDeviceRegistration<ServerDevice<BatchCommands>>),
+    Batch {
+        _node: CharDeviceRegistration<ServerDevice<BatchCommands>>,
+    },
 }
 
 impl CharDev {
@@ -64,10 +68,10 @@ impl CharDev {
         let name = fmt!("ublkc{id}");
         if dev.has(UBLK_F_BATCH_IO) {
             CharDeviceRegistration::new(region, class, id, parent, name, dev.clone())
-                .map(Self::Batch)
+                .map(|_node| Self::Batch { _node })
         } else {
             CharDeviceRegistration::new(region, class, id, parent, name, dev.clone())
-                .map(Self::PerIo)
+                .map(|_node| Self::PerIo { _node })
         }
     }
 }
