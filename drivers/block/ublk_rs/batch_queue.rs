@@ -157,7 +157,7 @@ impl BatchQueue {
 
     /// Room for a command. A server may ask for it while its disk has requests.
     pub(crate) fn new_room() -> Result<Room> {
-        Ok(Room::new(GFP_NOIO)?)
+        Room::new(GFP_NOIO)
     }
 
     /// Takes a command, which is sent to its task if there is something to tell. It is returned if
