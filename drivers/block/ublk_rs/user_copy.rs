@@ -60,8 +60,8 @@ impl Position {
     }
 }
 
-/// Copies data of a write to the server. Nothing is copied if metadata is asked for that the request
-/// does not have.
+/// Copies data of a write to the server. Nothing is copied if metadata is asked for that the
+/// request does not have.
 ///
 /// May sleep. Fails with
 /// - [`EACCES`] if the device has no disk, does not do this, if the request is not a write, or if

@@ -101,7 +101,7 @@ TEST_F(node, of_descriptors)
 	const size_t len = SLOTS * sizeof(struct ublksrv_io_desc);
 	const size_t distance = UBLK_MAX_QUEUE_DEPTH * sizeof(struct ublksrv_io_desc);
 	int fd = open_cdev(self->id);
-	volatile char *own, *p;
+	char *own, *p;
 	struct ublksrv_ctrl_dev_info info;
 	size_t at;
 	int q;
@@ -109,8 +109,8 @@ TEST_F(node, of_descriptors)
 	ASSERT_LE(0, fd);
 	/* the policy has an effect */
 	own = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	*own = 1;
-	EXPECT_EQ(variant->preferred, node_of_page((void *)own));
+	memset(own, 1, 4096);
+	EXPECT_EQ(variant->preferred, node_of_page(own));
 	ASSERT_EQ(0, get_info(self->id, &info));
 	for (q = 0; q < info.nr_hw_queues; q++) {
 		int node = node_of_cpu(first_cpu(self->id, q));
@@ -118,13 +118,13 @@ TEST_F(node, of_descriptors)
 		EXPECT_LE(0, node);
 		p = mmap(NULL, len, PROT_READ, MAP_SHARED, fd,
 			 UBLKSRV_CMD_BUF_OFFSET + q * distance);
-		ASSERT_NE(MAP_FAILED, (void *)p);
+		ASSERT_NE(MAP_FAILED, p);
 		for (at = 0; at < len; at += 4096) {
 			EXPECT_EQ(0, p[at]);
-			EXPECT_EQ(node, node_of_page((void *)(p + at)));
+			EXPECT_EQ(node, node_of_page(p + at));
 		}
 		/* it keeps the device */
-		munmap((void *)p, len);
+		munmap(p, len);
 	}
 	close(fd);
 }

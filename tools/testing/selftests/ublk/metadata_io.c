@@ -383,22 +383,49 @@ FIXTURE_VARIANT(metadata) {
 	__u16 segments;
 };
 
-#define KIND(name, ...)	FIXTURE_VARIANT_ADD(metadata, name) { __VA_ARGS__ }
-
 /*
  * Sizes with a tuple in the middle are powers of two: the block layer loses its
  * place behind a tuple that lies on two pages and does not end the metadata.
  */
-KIND(none, LBMD_PI_CSUM_NONE, 8, 0, 9, 9);
-KIND(none_odd, LBMD_PI_CSUM_NONE, 255, 13, 9, 12);
-KIND(ip_type1, LBMD_PI_CSUM_IP, 8, 0, 9, 9, LBMD_PI_CAP_REFTAG);
-KIND(ip_type3, LBMD_PI_CSUM_IP, 64, 56, 9, 9, LBMD_PI_CAP_INTEGRITY);
-KIND(crc_type1, LBMD_PI_CSUM_CRC16_T10DIF, 8, 0, 12, 12, LBMD_PI_CAP_REFTAG);
-KIND(crc_type1_amid, LBMD_PI_CSUM_CRC16_T10DIF, 32, 12, 9, 12, LBMD_PI_CAP_REFTAG, 1);
-KIND(crc_type3, LBMD_PI_CSUM_CRC16_T10DIF, 64, 56, 9, 9);
-KIND(crc64_type1, LBMD_PI_CSUM_CRC64_NVME, 16, 0, 9, 9, LBMD_PI_CAP_REFTAG);
-KIND(crc64_type1_amid, LBMD_PI_CSUM_CRC64_NVME, 64, 40, 12, 12, LBMD_PI_CAP_REFTAG);
-KIND(crc64_type3, LBMD_PI_CSUM_CRC64_NVME, 64, 48, 10, 12);
+FIXTURE_VARIANT_ADD(metadata, none) {
+	LBMD_PI_CSUM_NONE, 8, 0, 9, 9
+};
+
+FIXTURE_VARIANT_ADD(metadata, none_odd) {
+	LBMD_PI_CSUM_NONE, 255, 13, 9, 12
+};
+
+FIXTURE_VARIANT_ADD(metadata, ip_type1) {
+	LBMD_PI_CSUM_IP, 8, 0, 9, 9, LBMD_PI_CAP_REFTAG
+};
+
+FIXTURE_VARIANT_ADD(metadata, ip_type3) {
+	LBMD_PI_CSUM_IP, 64, 56, 9, 9, LBMD_PI_CAP_INTEGRITY
+};
+
+FIXTURE_VARIANT_ADD(metadata, crc_type1) {
+	LBMD_PI_CSUM_CRC16_T10DIF, 8, 0, 12, 12, LBMD_PI_CAP_REFTAG
+};
+
+FIXTURE_VARIANT_ADD(metadata, crc_type1_amid) {
+	LBMD_PI_CSUM_CRC16_T10DIF, 32, 12, 9, 12, LBMD_PI_CAP_REFTAG, 1
+};
+
+FIXTURE_VARIANT_ADD(metadata, crc_type3) {
+	LBMD_PI_CSUM_CRC16_T10DIF, 64, 56, 9, 9
+};
+
+FIXTURE_VARIANT_ADD(metadata, crc64_type1) {
+	LBMD_PI_CSUM_CRC64_NVME, 16, 0, 9, 9, LBMD_PI_CAP_REFTAG
+};
+
+FIXTURE_VARIANT_ADD(metadata, crc64_type1_amid) {
+	LBMD_PI_CSUM_CRC64_NVME, 64, 40, 12, 12, LBMD_PI_CAP_REFTAG
+};
+
+FIXTURE_VARIANT_ADD(metadata, crc64_type3) {
+	LBMD_PI_CSUM_CRC64_NVME, 64, 48, 10, 12
+};
 
 FIXTURE_SETUP(metadata)
 {
