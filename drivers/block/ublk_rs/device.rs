@@ -356,23 +356,26 @@ impl Device {
 
     /// So many slots took their first command.
     fn note_fetched(&self, state: &mut DeviceState, slots: u32) {
-        for _ in 0..slots {
-            if let Some(server) = state.phase.server_mut() {
-                if server.trust == Trust::Trusted && !capable(Capability::SYS_ADMIN) {
-                    server.trust = Trust::Unprivileged;
-                }
+        if slots == 0 {
+            return;
+        }
+        if let Some(server) = state.phase.server_mut() {
+            if server.trust == Trust::Trusted && !capable(Capability::SYS_ADMIN) {
+                server.trust = Trust::Unprivileged;
             }
-            let total = self.nr_slots();
+        }
+        let total = self.nr_slots();
+        for _ in 0..slots {
             // It may be fetched, and this never gives up a disk.
             let _ = state.phase.change(Event::Fetched { total });
-            if state.phase.fetched_or_stopping() {
-                self.ready.notify_all();
-            }
-            // New requests of a disk that is being recovered may come; those that wait do so until
-            // the end of the recovery.
-            if state.phase.is_ready() {
-                self.set_gate(Gate::Open);
-            }
+        }
+        if state.phase.fetched_or_stopping() {
+            self.ready.notify_all();
+        }
+        // New requests of a disk that is being recovered may come; those that wait do so until the
+        // end of the recovery.
+        if state.phase.is_ready() {
+            self.set_gate(Gate::Open);
         }
     }
 }

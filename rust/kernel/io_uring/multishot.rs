@@ -98,9 +98,9 @@ impl<'a, H: CommandHandler> MultishotIssued<'a, H> {
     pub fn buf_group(&self) -> BufGroup {
         let req = self.0.raw().cast::<bindings::io_kiocb>();
 
-        // SAFETY: An issued command is the first part of a valid request. io_uring has put the
-        // group there, as it is a request that selects buffers, and replaces it by that of the
-        // first buffer, which by the type invariant was not selected yet.
+        // SAFETY: An issued command is the first part of a valid request. `io_uring_cmd_prep()`
+        // takes a multishot command only as a request that selects buffers, so the group is there.
+        // It is replaced when a buffer is selected, which by the type invariant was not done yet.
         BufGroup(unsafe { (*req.as_ptr()).buf_index })
     }
 

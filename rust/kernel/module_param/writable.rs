@@ -23,9 +23,10 @@ use core::ops::RangeInclusive;
 ///
 /// The [`module!`](macros::module) macro makes one of a parameter of type `u32` that says from
 /// where to where it is `writable`. It is `/sys/module/<module>/parameters/<name>` then, which
-/// everybody may read, and root may write: a number in decimal, with `0x` in hexadecimal. Anything
-/// else, and a number out of bounds, is refused with `EINVAL`, one that needs more than 32 bits
-/// with `ERANGE`; so is the loading of a module with such a parameter.
+/// everybody may read, and root may write: a number as C has it, in decimal, or with `0x` or `0` in
+/// front in hexadecimal or octal. Anything else, and a number out of bounds, is refused with
+/// `EINVAL`, one that needs more than 32 bits with `ERANGE`; so is the loading of a module with
+/// such a parameter.
 ///
 /// Wraps C's `module_param_cb()`.
 pub struct WritableParam {

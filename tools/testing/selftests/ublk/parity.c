@@ -30,8 +30,6 @@ struct shared {
 static struct shared *shared;
 static const char *scenario;
 static int patience_ms = 1000;
-/* not a constant, which compilers warn of */
-void *bad_addr = (void *)8;
 
 static const struct {
 	const char *name;

@@ -37,7 +37,7 @@
 /* an address that no process has */
 #define BAD_ADDR	bad_addr
 
-/* parity.c */
+/* parity_srv.c */
 extern void *bad_addr;
 
 typedef void (*scenario_fn)(const void *arg);

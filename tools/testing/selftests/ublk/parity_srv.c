@@ -8,6 +8,9 @@
 #include <linux/fs.h>
 #include "parity.h"
 
+/* not a constant, which compilers warn of */
+void *bad_addr = (void *)8;
+
 void srv_info(struct srv *s, struct ublksrv_ctrl_dev_info *info,
 	      const struct ublk_params *params)
 {

@@ -7,7 +7,7 @@ ERR_CODE=0
 
 _prep_test "batch" "servers that die while their own device is stopped"
 
-"$(_ublk_test_top_dir)"/life_batch -t own_device
+"$(_ublk_test_top_dir)"/life_batch_death -t own_device
 ERR_CODE=$?
 
 _cleanup_test
