@@ -150,6 +150,30 @@ void log_rest(struct log *log, struct ring *r, int ms)
 		;
 }
 
+int cancel_one(struct log *log, struct ring *r, __u64 user_data)
+{
+	long end = now_ms() + TIMEOUT_MS;
+	int ret;
+
+	while ((ret = ring_cancel(r, user_data, -1, 0)) == -ENOENT && now_ms() < end)
+		log_rest(log, r, 1);
+	return ret;
+}
+
+int cancel_all(struct log *log, struct ring *r, __u64 user_data)
+{
+	long end = now_ms() + TIMEOUT_MS;
+	int ret;
+
+	do {
+		ret = ring_cancel(r, 0, -1, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+		if (ret < 0)
+			return ret;
+		log_rest(log, r, 10);
+	} while (log_index(log, user_data) < 0 && now_ms() < end);
+	return log_res(log, user_data);
+}
+
 static const char *__printf(1, 2) says(const char *fmt, ...)
 {
 	static char text[200];

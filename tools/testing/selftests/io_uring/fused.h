@@ -88,6 +88,14 @@ int log_until(struct log *log, struct ring *r, __u64 user_data);
 int log_res(const struct log *log, __u64 user_data);
 /* The place of that CQE, or -1 */
 int log_index(const struct log *log, __u64 user_data);
+/*
+ * Cancel a request that waits or soon will: one that is between a worker and the
+ * place where it waits is not found, so this tries again, with task work run in
+ * between. Returns what the last try did.
+ */
+int cancel_one(struct log *log, struct ring *r, __u64 user_data);
+/* The same for all there are, until there is the CQE of @user_data: its result */
+int cancel_all(struct log *log, struct ring *r, __u64 user_data);
 /* A worker that is canceled while it waits is interrupted. */
 bool canceled(int res);
 /* All that comes within @ms more */

@@ -191,7 +191,7 @@ TEST_F(fused, first_error)
 	ASSERT_EQ(-EBADF, log_until(&log, &self->ring, 1));
 	log_rest(&log, &self->ring, 20);
 	ASSERT_EQ(1, log.nr);
-	ASSERT_EQ(0, ring_cancel(&self->ring, 0, -1, 0));
+	ASSERT_EQ(0, cancel_one(&log, &self->ring, 0));
 	ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_PRIMARY));
 	/* a worker is interrupted instead */
 	EXPECT_TRUE(canceled(log_res(&log, 0)));

@@ -26,7 +26,7 @@ TEST_F(fused, cancel_secondary)
 	int sock[2];
 
 	PENDING_GROUP(sock);
-	ASSERT_EQ(0, ring_cancel(&self->ring, 0, -1, 0));
+	ASSERT_EQ(0, cancel_one(&log, &self->ring, 0));
 	ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_PRIMARY));
 	EXPECT_TRUE(canceled(log_res(&log, 0)));
 	EXPECT_EQ(log_res(&log, 0), log_res(&log, UD_PRIMARY));
@@ -58,9 +58,7 @@ TEST_F(fused, cancel_all)
 	int sock[2];
 
 	PENDING_GROUP(sock);
-	ASSERT_LE(0, ring_cancel(&self->ring, 0, -1,
-				 IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL));
-	ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_PRIMARY));
+	ASSERT_TRUE(canceled(cancel_all(&log, &self->ring, UD_PRIMARY)));
 	EXPECT_TRUE(canceled(log_res(&log, 0)));
 	GET_BUFFER(0);
 	close(sock[0]);
@@ -83,7 +81,7 @@ TEST_F(fused, cancel_before_start)
 	ADD_READ(0, 512, 0);
 	group_push(&self->g);
 	ASSERT_LT(0, ring_submit(&self->ring));
-	ASSERT_EQ(0, ring_cancel(&self->ring, UD_OTHER, -1, 0));
+	ASSERT_EQ(0, cancel_one(&log, &self->ring, UD_OTHER));
 	ASSERT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_PRIMARY));
 	EXPECT_EQ(-ECANCELED, log_res(&log, 0));
 	close(fd[0]);
