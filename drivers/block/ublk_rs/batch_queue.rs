@@ -97,19 +97,32 @@ impl TagRing {
     }
 }
 
+/// A command that can tell the server, from its own task. A trait for the sake of the tests, which
+/// have no ring.
+pub(crate) trait Tells {
+    /// Sends the command to its task, to tell there.
+    fn send(self);
+}
+
+impl Tells for FetchCommand {
+    fn send(self) {
+        self.complete_in_task();
+    }
+}
+
 /// What the lock of a queue guards.
-struct State {
+struct State<C> {
     tags: TagRing,
     /// The server's commands, but for the one that is telling, whose entry is empty.
-    commands: RBTree<FetchId, Option<FetchCommand>>,
+    commands: RBTree<FetchId, Option<C>>,
     /// Whether a command is telling, or on its way to its task to do so.
     telling: bool,
     closed: bool,
 }
 
-impl State {
+impl<C> State<C> {
     /// Takes the command that is to tell the server of what is there, if one is needed.
-    fn next_to_tell(&mut self) -> Option<FetchCommand> {
+    fn next_to_tell(&mut self) -> Option<C> {
         if self.telling || self.tags.len == 0 {
             return None;
         }
@@ -120,19 +133,19 @@ impl State {
 }
 
 /// Room for a command in a [`BatchQueue`].
-pub(crate) type Room = RBTreeNodeReservation<FetchId, Option<FetchCommand>>;
+pub(crate) type Room<C = FetchCommand> = RBTreeNodeReservation<FetchId, Option<C>>;
 
 /// The tags and the commands of one queue. Its lock is a leaf.
 #[pin_data]
-pub(crate) struct BatchQueue {
+pub(crate) struct BatchQueue<C: Tells = FetchCommand> {
     #[pin]
-    state: SpinLock<State>,
+    state: SpinLock<State<C>>,
     /// That of the next command. Atomic, as it is needed before the command is there; it only
     /// counts.
     next_id: Atomic<u64>,
 }
 
-impl BatchQueue {
+impl<C: Tells> BatchQueue<C> {
     /// Makes a queue of `depth` tags, without any command.
     pub(crate) fn new(depth: u16) -> Result<Arc<Self>> {
         let state = State {
@@ -156,18 +169,13 @@ impl BatchQueue {
     }
 
     /// Room for a command. A server may ask for it while its disk has requests.
-    pub(crate) fn new_room() -> Result<Room> {
+    pub(crate) fn new_room() -> Result<Room<C>> {
         Room::new(GFP_NOIO)
     }
 
     /// Takes a command, which is sent to its task if there is something to tell. It is returned if
     /// the queue is closed.
-    pub(crate) fn attach(
-        &self,
-        id: FetchId,
-        cmd: FetchCommand,
-        room: Room,
-    ) -> Result<(), FetchCommand> {
+    pub(crate) fn attach(&self, id: FetchId, cmd: C, room: Room<C>) -> Result<(), C> {
         let next = {
             let mut state = self.state.lock();
             if state.closed {
@@ -178,7 +186,7 @@ impl BatchQueue {
             state.next_to_tell()
         };
         if let Some(cmd) = next {
-            cmd.complete_in_task();
+            cmd.send();
         }
         Ok(())
     }
@@ -198,7 +206,7 @@ impl BatchQueue {
     pub(crate) fn kick(&self) {
         let next = self.state.lock().next_to_tell();
         if let Some(cmd) = next {
-            cmd.complete_in_task();
+            cmd.send();
         }
     }
 
@@ -226,7 +234,7 @@ impl BatchQueue {
 
     /// The command that was telling waits again. It is returned if the queue is closed; then
     /// the requests that are left have to be given back.
-    pub(crate) fn park(&self, id: FetchId, cmd: FetchCommand) -> Result<(), FetchCommand> {
+    pub(crate) fn park(&self, id: FetchId, cmd: C) -> Result<(), C> {
         let next = {
             let mut state = self.state.lock();
             state.telling = false;
@@ -247,7 +255,7 @@ impl BatchQueue {
             state.next_to_tell()
         };
         if let Some(cmd) = next {
-            cmd.complete_in_task();
+            cmd.send();
         }
         Ok(())
     }
@@ -267,13 +275,13 @@ impl BatchQueue {
         // Outside of the lock.
         drop(entry);
         if let Some(cmd) = next {
-            cmd.complete_in_task();
+            cmd.send();
         }
     }
 
     /// Takes a command out whose task or ring goes away, if it waits. The queue is closed if it was
     /// the last one.
-    pub(crate) fn cancel(&self, id: FetchId) -> Option<FetchCommand> {
+    pub(crate) fn cancel(&self, id: FetchId) -> Option<C> {
         let (cmd, entry) = {
             let mut state = self.state.lock();
             let cmd = state.commands.get_mut(&id)?.take()?;
@@ -293,7 +301,7 @@ impl BatchQueue {
     }
 
     /// Takes a command out of a queue that is closed.
-    pub(crate) fn take_waiting(&self) -> Option<FetchCommand> {
+    pub(crate) fn take_waiting(&self) -> Option<C> {
         let (cmd, entry) = {
             let mut state = self.state.lock();
             if !state.closed {
@@ -378,9 +386,111 @@ mod tests {
         Ok(())
     }
 
+    /// A command that notes how often it was sent.
+    #[derive(Clone)]
+    struct Noted(Arc<Atomic<u32>>);
+
+    impl Noted {
+        fn new() -> Result<Self> {
+            Ok(Self(Arc::new(Atomic::new(0), GFP_KERNEL)?))
+        }
+
+        fn times_sent(&self) -> u32 {
+            self.0.load(Relaxed)
+        }
+    }
+
+    impl Tells for Noted {
+        fn send(self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    type TestQueue = BatchQueue<Noted>;
+
+    fn attach(queue: &TestQueue) -> Result<(FetchId, Noted)> {
+        let (id, cmd) = (queue.new_id(), Noted::new()?);
+        queue
+            .attach(id, cmd.clone(), TestQueue::new_room()?)
+            .map_err(|_| ENODEV)?;
+        Ok((id, cmd))
+    }
+
+    #[test]
+    fn one_command_tells_at_a_time() -> Result {
+        let queue = TestQueue::new(4)?;
+        let (first_id, first) = attach(&queue)?;
+        let (second_id, second) = attach(&queue)?;
+        queue.kick();
+        assert_eq!((first.times_sent(), second.times_sent()), (0, 0));
+        assert!(queue.push(0));
+        queue.kick();
+        queue.kick();
+        assert_eq!((first.times_sent(), second.times_sent()), (1, 0));
+        assert_eq!(queue.snapshot(), (1, 2, true));
+        // It can't be canceled while it tells, and is the next one to tell what is left.
+        assert!(queue.cancel(first_id).is_none());
+        assert!(queue.park(first_id, first.clone()).is_ok());
+        assert_eq!((first.times_sent(), second.times_sent()), (2, 0));
+        // It ends, and the other one goes on.
+        queue.retire(first_id, false);
+        assert_eq!((first.times_sent(), second.times_sent()), (2, 1));
+        let mut tags = [9; 4];
+        assert_eq!(queue.take(&mut tags), (1, false));
+        assert!(queue.park(second_id, second.clone()).is_ok());
+        assert_eq!(second.times_sent(), 1);
+        assert!(queue.cancel(second_id).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn last_command_closes_the_queue() -> Result {
+        let queue = TestQueue::new(4)?;
+        let (first_id, _) = attach(&queue)?;
+        let (second_id, second) = attach(&queue)?;
+        assert!(queue.cancel(first_id).is_some());
+        assert!(queue.cancel(first_id).is_none());
+        assert!(queue.push(0));
+        queue.kick();
+        assert_eq!(second.times_sent(), 1);
+        queue.retire(second_id, true);
+        assert!(!queue.push(1));
+        assert_eq!(queue.take_untold(), Some(0));
+        assert_eq!(attach(&queue).err(), Some(ENODEV));
+        // One that ends because it is full does not close it.
+        queue.reset();
+        let (id, _) = attach(&queue)?;
+        assert!(queue.push(0));
+        queue.kick();
+        queue.retire(id, false);
+        assert!(queue.push(1));
+        Ok(())
+    }
+
+    #[test]
+    fn closed_while_one_tells() -> Result {
+        let queue = TestQueue::new(4)?;
+        let (id, cmd) = attach(&queue)?;
+        let (_, waiting) = attach(&queue)?;
+        assert!(queue.push(0) && queue.push(1));
+        assert!(queue.take_waiting().is_none());
+        queue.kick();
+        queue.close();
+        // What is there is for the one that tells, until it has come back.
+        assert!(queue.take_waiting().is_some());
+        assert!(queue.take_waiting().is_none());
+        assert_eq!(queue.take_untold(), None);
+        assert!(queue.park(id, cmd.clone()).is_err());
+        assert_eq!((cmd.times_sent(), waiting.times_sent()), (1, 0));
+        assert_eq!(queue.snapshot(), (2, 0, false));
+        assert_eq!(queue.take_untold(), Some(0));
+        assert_eq!(queue.take_untold(), Some(1));
+        Ok(())
+    }
+
     #[test]
     fn closed_queue_gives_its_tags_back() -> Result {
-        let queue = BatchQueue::new(4)?;
+        let queue = TestQueue::new(4)?;
         assert!(queue.push(3) && queue.push(1));
         let mut tags = [0; 3];
         assert_eq!(queue.take(&mut tags[..1]), (1, true));
@@ -402,7 +512,7 @@ mod tests {
 
     #[test]
     fn one_place_is_enough() -> Result {
-        let queue = BatchQueue::new(1)?;
+        let queue = TestQueue::new(1)?;
         let mut tags = [9; 2];
         for _ in 0..3 {
             assert!(queue.push(0));
