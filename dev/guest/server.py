@@ -11,7 +11,7 @@ KUBLK = os.environ["KUBLK"]
 LIBC = ctypes.CDLL(None, use_errno=True)
 # How kublk is asked for a mode, and the UBLK_F_* that says the driver gave it.
 MODES = {"copy": ([], 0), "user copy": (["-u"], 1 << 7), "registered": (["-z"], 1 << 0),
-         "automatic": (["--auto_zc"], 1 << 11), "fused": (["--fused"], 1 << 21)}
+         "automatic": (["--auto_zc"], 1 << 11), "fused": (["--fused"], 1 << 21), "batch": (["--batch"], 1 << 15)}
 ALL_FLAGS = sum(flag for _, flag in MODES.values())
 
 
@@ -78,6 +78,12 @@ def system_calls():
     return places
 
 
+def modes():
+    """Those of MODES that the driver has."""
+    bits = [int(bit, 0) for bit in re.findall(r"^(0x[0-9a-f]+)", run(KUBLK, "features"), re.M)]
+    return [mode for mode, (_, flag) in MODES.items() if not flag or flag in bits]
+
+
 class Server:
     """kublk's loop target in one of the modes: one queue, a file behind it."""
 
@@ -88,7 +94,7 @@ class Server:
         if not found:
             raise Failed(f"kublk add: {out}")
         self.id, self.pid, flags = (int(g, 0) for g in found.groups())
-        self.dev = f"/dev/ublkb{self.id}"
+        self.dev, self.behind = f"/dev/ublkb{self.id}", path
         self.sysfs = Path(f"/sys/block/ublkb{self.id}")
         insist(f"{self.dev} does not appear", lambda: os.path.exists(self.dev))
         # the mode has to be what was asked for
