@@ -2,7 +2,7 @@
 .PHONY: help setup tree refresh series run test bench vm check
 
 help:
-	@echo "make run       set up, build, boot, serve a real image in both modes, verify, compare"
+	@echo "make run       set up, build, boot, serve real data in each mode, verify, show what it costs"
 	@echo "make test      each behaviour once; FULL=1 all tests, T=pattern some of all"
 	@echo "make bench     both drivers in every data mode; FULL=1 GROWTH=1 T=pattern BASE=file.csv"
 	@echo "make vm        CMD='...' in the VM; DRIVER=rust|c|none CONFIG=speed|test; no CMD: a shell"

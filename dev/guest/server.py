@@ -1,0 +1,158 @@
+"""A kublk server in the guest, and what can be counted about it."""
+import ctypes
+import os
+import re
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+KUBLK = os.environ["KUBLK"]
+LIBC = ctypes.CDLL(None, use_errno=True)
+# How kublk is asked for a mode, and the UBLK_F_* that says the driver gave it.
+MODES = {"copy": ([], 0), "user copy": (["-u"], 1 << 7), "registered": (["-z"], 1 << 0),
+         "automatic": (["--auto_zc"], 1 << 11), "fused": (["--fused"], 1 << 21), "batch": (["--batch"], 1 << 15)}
+ALL_FLAGS = sum(flag for _, flag in MODES.values())
+
+
+class Failed(Exception):
+    """Of a server, a client or the kernel."""
+
+
+def run(*argv, patience=120, **kw):
+    """A command and its output, or Failed."""
+    argv = [str(a) for a in argv]
+    try:
+        res = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                             timeout=patience, **kw)
+    except subprocess.TimeoutExpired as err:
+        raise Failed(f"no end after {patience} s: {' '.join(argv)}") from err
+    if res.returncode:
+        raise Failed(f"status {res.returncode}: {' '.join(argv)}\n{res.stdout}{res.stderr}")
+    return res.stdout
+
+
+def insist(what, test):
+    """Wait until test() holds."""
+    for _ in range(200):
+        if test():
+            return
+        time.sleep(0.05)
+    raise Failed(what)
+
+
+class Breakpoint:
+    """A debug register as a counter: hits of one address, by perf_event_open(2)."""
+
+    EXECUTE, READ_OR_WRITE = 4, 3
+
+    def __init__(self, kind, addr, tid=-1, cpu=-1):
+        # struct perf_event_attr: PERF_TYPE_BREAKPOINT; execution of user space only
+        execute = kind == self.EXECUTE
+        attr = struct.pack("<IIQQQQQIIQQ", 5, 72, 0, 0, 0, 0, 1 << 5 if execute else 0, 0, kind, addr,
+                           8 if execute else 1)
+        self.fd = LIBC.syscall(298, attr, tid, cpu, -1, 8)
+        if self.fd < 0:
+            raise Failed(f"perf_event_open, {addr:#x}: {os.strerror(ctypes.get_errno())}")
+
+    def hits(self):
+        """So far."""
+        return struct.unpack("<Q", os.read(self.fd, 8))[0]
+
+    def close(self):
+        """Free the debug register."""
+        os.close(self.fd)
+
+
+def system_calls():
+    """Where a server's threads enter the kernel: liburing's two places in kublk, and libc's
+    pread() and pwrite(). Offsets by file; dev/run asks on the host, where objdump is fast."""
+    text = run("objdump", "-d", "--no-show-raw-insn", KUBLK)
+    code = re.findall(r"<(__io_uring_submit|_io_uring_get_cqe)>:\n(.*?)\n\n", text, re.S)
+    places = {KUBLK: [int(a, 16) for _, body in code for a in re.findall(r"(\w+):\tsyscall", body)]}
+    libc = os.path.realpath(re.search(r"=> (\S*/libc\.so\S*)", run("ldd", KUBLK))[1])
+    places[libc] = [int(a, 16) for a in re.findall(r"^(\w+) \w p(?:read|write)@", run("nm", "-D", libc), re.M)]
+    # as many as there are debug registers
+    if [len(p) for p in places.values()] != [2, 2]:
+        raise Failed(f"kublk's system calls are not where they were: {places}")
+    return places
+
+
+def modes():
+    """Those of MODES that the driver has."""
+    bits = [int(bit, 0) for bit in re.findall(r"^(0x[0-9a-f]+)", run(KUBLK, "features"), re.M)]
+    return [mode for mode, (_, flag) in MODES.items() if not flag or flag in bits]
+
+
+class Server:
+    """kublk's loop target in one of the modes: one queue, a file behind it."""
+
+    def __init__(self, mode, path, depth=64):
+        options, flag = MODES[mode]
+        out = run(KUBLK, "add", "-t", "loop", "-q", 1, "-d", depth, *options, path)
+        found = re.search(r"dev id (\d+): .*daemon pid (\d+) flags (0x[0-9a-f]+)", out, re.S)
+        if not found:
+            raise Failed(f"kublk add: {out}")
+        self.id, self.pid, flags = (int(g, 0) for g in found.groups())
+        self.dev, self.behind = f"/dev/ublkb{self.id}", path
+        self.sysfs = Path(f"/sys/block/ublkb{self.id}")
+        insist(f"{self.dev} does not appear", lambda: os.path.exists(self.dev))
+        # the mode has to be what was asked for
+        if flags & ALL_FLAGS != flag:
+            self.close()
+            raise Failed(f"{mode}: the driver gave flags {flags:#x}")
+
+    def close(self):
+        """Delete the device, wait for the server's end."""
+        run(KUBLK, "del", "-n", self.id)
+        insist("the server does not end", lambda: not os.path.exists(f"/proc/{self.pid}/exe"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def requests(self):
+        """Reads and writes that the device has ended."""
+        stat = (self.sysfs / "stat").read_text().split()
+        return int(stat[0]) + int(stat[4])
+
+    def tasks(self):
+        """Its threads, io_uring's workers among them."""
+        return [int(t) for t in os.listdir(f"/proc/{self.pid}/task")]
+
+    def settle(self):
+        """Wait until all its threads sleep: what it does after a request has ended belongs to it."""
+        def asleep(tid):
+            return "\nState:\tS" in Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
+        for _ in range(10000):
+            if all(asleep(tid) for tid in self.tasks()):
+                return
+            time.sleep(0.0001)
+        raise Failed("the server does not come to rest")
+
+    def counters(self):
+        """CPU time, context switches, SQEs and CQEs of the server; requests of the device."""
+        now = dict.fromkeys(("cpu", "switches", "sqes", "cqes"), 0)
+        for tid in self.tasks():
+            sched = Path(f"/proc/{self.pid}/task/{tid}/sched").read_text()
+            value = dict(re.findall(r"^(\S+) +: +([\d.]+)$", sched, re.M))
+            now["cpu"] += float(value["se.sum_exec_runtime"]) * 1e6
+            now["switches"] += int(value["nr_switches"])
+        for fd in os.listdir(f"/proc/{self.pid}/fd"):
+            if "io_uring" not in os.readlink(f"/proc/{self.pid}/fd/{fd}"):
+                continue
+            info = Path(f"/proc/{self.pid}/fdinfo/{fd}").read_text()
+            value = dict(re.findall(r"^(\w+):\t(\d+)$", info, re.M))
+            now["sqes"] += int(value["CachedSqHead"])
+            now["cqes"] += int(value["CachedCqTail"])
+        now["requests"] = self.requests()
+        return now
+
+    def watch_system_calls(self, places):
+        """Breakpoints where its threads enter the kernel."""
+        maps = Path(f"/proc/{self.pid}/maps").read_text()
+        addrs = [int(re.search(rf"^(\w+)-\w+ \S+ 0+ .*{re.escape(path)}$", maps, re.M)[1], 16) + offset
+                 for path, offsets in places.items() for offset in offsets]
+        return [Breakpoint(Breakpoint.EXECUTE, a, tid=tid) for tid in self.tasks() for a in addrs]
