@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is kept of a device while it is there, so that another process can show
+//! and recover it.
+
+use crate::{Failure, spec::Spec};
+use serde_json::{Value, json};
+use std::{fs, io, path::PathBuf};
+
+const DIRECTORY: &str = "/run/fublk";
+
+/// The file of a device with this ending.
+pub(crate) fn path(id: u32, what: &str) -> PathBuf {
+    [DIRECTORY, &format!("{id}.{what}")].iter().collect()
+}
+
+/// Where logs begin that have no device yet.
+pub(crate) fn new_log() -> io::Result<PathBuf> {
+    fs::create_dir_all(DIRECTORY)?;
+    Ok([DIRECTORY, &format!("new-{}.log", std::process::id())].iter().collect())
+}
+
+/// Keep what a device is.
+pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
+    fs::create_dir_all(DIRECTORY)?;
+    let new = path(id, "new");
+    fs::write(&new, json!({ "target": spec.args() }).to_string())?;
+    fs::rename(new, path(id, "json"))
+}
+
+/// What was kept; `None` if that is not one of our devices.
+pub(crate) fn get(id: u32) -> Result<Option<Spec>, Failure> {
+    let path = path(id, "json");
+    let text = match fs::read_to_string(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let kept: Option<Vec<String>> = serde_json::from_str::<Value>(&text)
+        .ok()
+        .and_then(|value| serde_json::from_value(value.get("target")?.clone()).ok());
+    let args = kept.ok_or_else(|| Failure::new(format!("{}: what is that?", path.display())))?;
+    Spec::from_args(&args).map(Some)
+}
+
+/// The device is gone.
+pub(crate) fn forget(id: u32) {
+    for what in ["json", "log"] {
+        let _ = fs::remove_file(path(id, what));
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The targets of fublk.
+
+#![forbid(unsafe_code)]
+
+mod file;
+mod null;
+mod open;
+
+pub use file::FileTarget;
+pub use null::Null;
+pub use open::Access;
