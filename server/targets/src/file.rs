@@ -65,3 +65,48 @@ impl Target for FileTarget {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Random, Scratch, compare};
+    use ublk_server::{Errno, sim::Sim};
+
+    #[test]
+    fn like_an_array() {
+        let scratch = Scratch::new("file");
+        for seed in 0..20 {
+            let mut random = Random::new(seed);
+            let mut model = random.bytes(256 << 10);
+            let path = scratch.file("data", &model);
+            let sim = Sim::new(FileTarget::open(&path, Access::default()).unwrap()).unwrap();
+            compare(&sim, &mut model, &mut random, 200);
+            assert!(std::fs::read(&path).unwrap() == model, "what is in the file");
+        }
+    }
+
+    #[test]
+    fn errors_are_told() {
+        let scratch = Scratch::new("file-errors");
+        let path = scratch.file("data", &[0; 8192]);
+        let sim = Sim::new(FileTarget::open(&path, Access::default()).unwrap()).unwrap();
+        sim.break_file(Some(sim.target().file), Errno::ENOSPC);
+        assert_eq!(sim.read(0, 512), Err(Errno::ENOSPC));
+        assert_eq!(sim.write(0, &[0; 512], false), Err(Errno::ENOSPC));
+        assert_eq!(sim.flush(), Err(Errno::ENOSPC));
+        assert_eq!(sim.discard(0, 512), Err(Errno::ENOSPC));
+        assert_eq!(sim.write_zeroes(0, 512, false), Err(Errno::ENOSPC));
+        sim.break_file(None, Errno::EIO);
+        assert!(sim.read(0, 512).is_ok());
+    }
+
+    #[test]
+    fn read_only_says_so() {
+        let scratch = Scratch::new("file-read-only");
+        let path = scratch.file("data", &[0; 8192]);
+        let target = FileTarget::open(&path, Access { read_only: true, ..Access::default() }).unwrap();
+        let geometry = target.geometry();
+        assert!(geometry.read_only && geometry.discard == 0 && !geometry.write_zeroes);
+        assert_eq!(geometry.size, 8192);
+    }
+}

@@ -5,6 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod file;
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
+mod model;
 mod null;
 mod open;
 
