@@ -41,7 +41,8 @@ state_is() { [ "$(field state)" = "$1" ]; }
 add() {
 	dev=$(fublk add "$@" 2>"$work/err") || bad "add $*: $(cat "$work/err")" || return
 	id=${dev#/dev/ublkb} pid=$(field pid)
-	[ -b "$dev" ] && state_is live && ! dead "$pid" || bad "add says $dev, which is $(field state)"
+	[ -b "$dev" ] && state_is live || bad "add says $dev, which is $(field state)" || return
+	! dead "$pid" || bad "add says $dev, but its server is dead"
 }
 
 # refused STATUS WORDS ARGUMENTS...: it says so, in one line, and ends with that
@@ -194,6 +195,64 @@ file() {
 	refused 5 "in use" add file "$file" || return
 	ended kill "$pid" || return
 	cmp -s -n ${data}M "$file" "$work/data" || bad "the file has other data than the device"
+}
+
+# stripe MODE CHUNK FILES: the data of the files, put together, are the device's
+stripe() {
+	local files=() i
+	for ((i = 0; i < $3; i++)); do
+		rm -f "$store/s$i"
+		truncate -s $((48 / $3))M "$store/s$i"
+		files+=("$store/s$i")
+	done
+	add --mode "$1" stripe --chunk "$2" "${files[@]}" || return
+	[ "$(blockdev --getsize64 "$dev")" = $((48 << 20)) ] || bad "wrong size" || return
+	served || return
+	del || return
+	python3 - "$2" "$work/data" "${files[@]}" <<'PYTHON' || bad "the files do not have what the device had"
+import sys
+chunk = int(sys.argv[1][:-1]) << 10
+files = [open(f, "rb") for f in sys.argv[3:]]
+data = open(sys.argv[2], "rb").read()
+for n, at in enumerate(range(0, len(data), chunk)):
+    assert files[n % len(files)].read(chunk) == data[at:at + chunk], n
+PYTHON
+}
+
+# mirror MODE: a leg that fails under load is dropped, nobody sees an error. That
+# leg is a device of ours, all requests of which fail when its server is killed.
+mirror() {
+	local leg=/dev/ublkb50 leg_pid load
+	rm -f "$store/good" "$store/bad"
+	truncate -s 48M "$store/good" "$store/bad"
+	add --mode "$1" --id 50 --on-death fail file "$store/bad" || return
+	leg_pid=$pid
+	add --mode "$1" --id 0 --on-death reissue mirror "$leg" "$store/good" || return
+	served || return
+	cmp -s "$store/good" "$store/bad" || bad "the legs differ" || return
+	fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=16 --rw=randrw --bs=16k \
+		--offset=16M --size=16M --loops=20 --verify=crc32c --verify_fatal=1 >"$work/fio" 2>&1 &
+	load=$!
+	sleep 2
+	! dead $load || bad "no load" || return
+	kill -9 "$leg_pid"
+	until_true 20 grep -q "$leg is dropped" "/run/fublk/$id.log" || bad "nobody is told" || return
+	wait $load || bad "the load saw the failing leg: $(grep -aE 'err=|verify:' "$work/fio" | head -n 3)" || return
+	[ "$(field 'target[-1]')" = "$store/good" ] && [ "$(field 'target|length')" = 3 ] ||
+		bad "the leg is still there: $(field target)" || return
+	verify --rw=randwrite --bs=4k --offset=24M --size=1M || return
+	# It is back, but has missed writes: the next server does not use it either.
+	fublk recover 50 >/dev/null || bad "recover 50 fails" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	same_data recovered || return
+	verify --rw=randread --bs=4k --offset=24M --size=1M || return
+	del || return
+	cmp -s -n ${data}M "$store/good" "$work/data" || bad "the good leg has other data" || return
+	! cmp -s "$store/good" "$store/bad" || bad "the bad leg has seen all writes" || return
+	fublk del 50 || bad "del 50 fails"
 }
 
 # A file on a block device, and the block device itself.
@@ -394,6 +453,9 @@ for mode in "${modes[@]}"; do
 	run file "$mode" '' --queues 2
 	run file "$mode" --direct --depth 16
 	run block "$mode"
+	run stripe "$mode" 4K 3
+	run stripe "$mode" 64K 2
+	run mirror "$mode"
 	run read_only "$mode"
 	for how in wait reissue fail; do run recover "$mode" $how; done
 	run dies "$mode"

@@ -63,7 +63,7 @@ impl Use for SizeOf {
 
 /// How large can this be?
 fn most(spec: &Spec) -> io::Result<u64> {
-    spec.open(true, SizeOf)
+    spec.look(SizeOf)
 }
 
 /// A device has a new size.

@@ -4,7 +4,7 @@
 
 use crate::{
     Failure,
-    spec::{Spec, Use},
+    spec::{Number, Spec, Use},
     state,
 };
 use std::{
@@ -16,7 +16,7 @@ use std::{
         unix::net::{SocketAddr, UnixDatagram},
     },
     process::{self, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
 };
@@ -97,13 +97,15 @@ fn prepare() -> Result<Signals, Failure> {
 pub(crate) fn add(options: &Options, mut spec: Spec) -> Result<(), Failure> {
     spec.make_absolute()?;
     let signals = prepare()?;
-    spec.open(false, Adding { options, spec: &spec, signals })?
+    let number = Number::default();
+    spec.open(&number, Adding { options, spec: &spec, signals, number: number.clone() })?
 }
 
 struct Adding<'a> {
     options: &'a Options,
     spec: &'a Spec,
     signals: Signals,
+    number: Number,
 }
 
 impl Use for Adding<'_> {
@@ -116,6 +118,8 @@ impl Use for Adding<'_> {
             }
             _ => e.into(),
         })?;
+        // It is new.
+        let _ = self.number.set(device.id());
         if let Err(e) = state::keep(device.id(), self.spec) {
             let _ = device.delete();
             return Err(e.into());
@@ -142,7 +146,7 @@ pub(crate) fn recover(id: u32) -> Result<(), Failure> {
     let end = Instant::now() + PATIENCE;
     let mut recovering = Some(Recovering { device, signals, has_files: spec.has_files() });
     loop {
-        match spec.open(false, &mut recovering) {
+        match spec.open(&Number::from(OnceLock::from(id)), &mut recovering) {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                 thread::sleep(Duration::from_millis(50));
             }

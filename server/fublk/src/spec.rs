@@ -2,14 +2,15 @@
 
 //! What to serve: on the command line, and kept for the next server.
 
-use crate::{Failure, Size};
+use crate::{Failure, Size, state};
 use clap::{Parser, Subcommand};
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 use ublk_server::Target;
-use ublk_targets::{Access, FileTarget, Null};
+use ublk_targets::{Access, FileTarget, Mirror, Null, OnDrop, Stripe};
 
 #[derive(Subcommand, Debug, PartialEq)]
 pub(crate) enum Spec {
@@ -26,7 +27,33 @@ pub(crate) enum Spec {
         #[command(flatten)]
         how: How,
     },
+    /// Chunks of the device go to one file after the other
+    Stripe {
+        /// The paths of at least two files
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// The size of a chunk: a power of 2, from 4K on
+        #[arg(long, default_value = "64K")]
+        chunk: Size,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Files that all have the data of the device
+    ///
+    /// A file that fails is dropped, and the others go on. The log tells of it, and
+    /// `fublk list` shows what is left. All of the device has to be copied to such a
+    /// file before it is used in a mirror again.
+    Mirror {
+        /// The paths of 1 to 16 files with the same data, the preferred one first
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        #[command(flatten)]
+        how: How,
+    },
 }
+
+/// The number of a device, when it has one.
+pub(crate) type Number = Arc<OnceLock<u32>>;
 
 /// How to open files.
 #[derive(clap::Args, Debug, PartialEq, Clone, Copy)]
@@ -65,12 +92,33 @@ struct Kept {
 }
 
 impl Spec {
-    /// Open the target, for this user; only to `look` at it maybe.
-    pub(crate) fn open<U: Use>(&self, look: bool, user: U) -> io::Result<U::Output> {
+    /// Open the target of the device with this number, for this user.
+    pub(crate) fn open<U: Use>(&self, number: &Number, user: U) -> io::Result<U::Output> {
+        self.open_it(false, number, user)
+    }
+
+    /// Open it only to look at it.
+    pub(crate) fn look<U: Use>(&self, user: U) -> io::Result<U::Output> {
+        self.open_it(true, &Number::default(), user)
+    }
+
+    fn open_it<U: Use>(&self, look: bool, number: &Number, user: U) -> io::Result<U::Output> {
         let access = |how: &How| Access { look, ..how.access() };
         Ok(match self {
             Spec::Null { size } => user.target(Null::open(size.0)?),
             Spec::File { path, how } => user.target(FileTarget::open(path, access(how))?),
+            Spec::Stripe { paths, chunk, how } => {
+                let chunk = u32::try_from(chunk.0).unwrap_or(u32::MAX);
+                user.target(Stripe::open(paths, chunk, access(how))?)
+            }
+            Spec::Mirror { paths, how } => {
+                let number = number.clone();
+                let on_drop: OnDrop = Box::new(move |path| match number.get() {
+                    Some(id) => state::without(*id, path),
+                    None => Ok(()),
+                });
+                user.target(Mirror::open(paths, access(how), on_drop)?)
+            }
         })
     }
 
@@ -78,12 +126,20 @@ impl Spec {
         match self {
             Spec::Null { .. } => &mut [],
             Spec::File { path, .. } => std::slice::from_mut(path),
+            Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
         }
     }
 
     /// Is this as large as its files?
     pub(crate) fn has_files(&self) -> bool {
         !matches!(self, Spec::Null { .. })
+    }
+
+    /// What is left of a mirror without this file.
+    pub(crate) fn drop_file(&mut self, dropped: &Path) {
+        if let Spec::Mirror { paths, .. } = self {
+            paths.retain(|path| path != dropped);
+        }
     }
 
     /// The next server may be started elsewhere.
@@ -99,13 +155,18 @@ impl Spec {
 
     /// As on the command line.
     pub(crate) fn args(&self) -> Vec<String> {
-        let name = |path: &Path| path.to_string_lossy().into_owned();
-        match self {
-            Spec::Null { size } => vec!["null".into(), format!("--size={size}")],
-            Spec::File { path, how } => {
-                ["file".into()].into_iter().chain(how.args()).chain(["--".into(), name(path)]).collect()
+        let (mut args, paths, how) = match self {
+            Spec::Null { size } => return vec!["null".into(), format!("--size={size}")],
+            Spec::File { path, how } => (vec!["file".into()], std::slice::from_ref(path), how),
+            Spec::Stripe { paths, chunk, how } => {
+                (vec!["stripe".into(), format!("--chunk={chunk}")], paths.as_slice(), how)
             }
-        }
+            Spec::Mirror { paths, how } => (vec!["mirror".into()], paths.as_slice(), how),
+        };
+        args.extend(how.args());
+        args.push("--".into());
+        args.extend(paths.iter().map(|path| path.to_string_lossy().into_owned()));
+        args
     }
 
     /// The reverse of [`args()`](Self::args).
@@ -126,9 +187,15 @@ mod tests {
             Spec::Null { size: Size(1 << 20) },
             Spec::File { path: "/a b/--direct".into(), how },
             Spec::File { path: "-x".into(), how: How { read_only: false, direct: false } },
+            Spec::Stripe { paths: vec!["/a".into(), "/b".into()], chunk: Size(4096), how },
+            Spec::Mirror { paths: vec!["/a".into(), "/b".into()], how },
         ] {
             assert_eq!(Spec::from_args(&spec.args()).unwrap(), spec);
         }
         assert!(Spec::from_args(&["tape".into()]).is_err());
+        let mut mirror = Spec::Mirror { paths: vec!["/a".into(), "/b".into()], how };
+        mirror.drop_file(Path::new("/a"));
+        assert_eq!(mirror.args().last().map(String::as_str), Some("/b"));
+        assert_eq!(mirror.args().len(), 5);
     }
 }

@@ -5,7 +5,11 @@
 
 use crate::{Failure, spec::Spec};
 use serde_json::{Value, json};
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 const DIRECTORY: &str = "/run/fublk";
 
@@ -40,6 +44,20 @@ pub(crate) fn get(id: u32) -> Result<Option<Spec>, Failure> {
         .and_then(|value| serde_json::from_value(value.get("target")?.clone()).ok());
     let args = kept.ok_or_else(|| Failure::new(format!("{}: what is that?", path.display())))?;
     Spec::from_args(&args).map(Some)
+}
+
+/// One of the files of a device is not used any more.
+pub(crate) fn without(id: u32, file: &Path) -> io::Result<()> {
+    // Queues may do this at the same time.
+    static LOCK: Mutex<()> = Mutex::new(());
+    let _guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut spec = match get(id) {
+        Ok(Some(spec)) => spec,
+        Ok(None) => return Err(io::ErrorKind::NotFound.into()),
+        Err(failure) => return Err(io::Error::other(failure.to_string())),
+    };
+    spec.drop_file(file);
+    keep(id, &spec)
 }
 
 /// The device is gone.
