@@ -12,11 +12,12 @@ mod size;
 mod spec;
 mod state;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use failure::Failure;
 use size::Size;
 use spec::Spec;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 use ublk_server::{Mode, Options, Recovery};
 
 const EXIT_STATUS: &str = "\
@@ -92,6 +93,16 @@ enum Verb {
     },
     /// Show what the driver can do
     Features,
+    /// Write man pages to a directory
+    Man {
+        /// Which
+        directory: PathBuf,
+    },
+    /// Print what a shell needs to complete our command lines
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
 #[derive(Args)]
@@ -148,7 +159,9 @@ impl Add {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    failure::driver_is_there()?;
+    if !matches!(cli.verb, Verb::Man { .. } | Verb::Completion { .. }) {
+        failure::driver_is_there()?;
+    }
     match cli.verb {
         Verb::Add { how, .. } if !how.foreground => serve::in_background(),
         Verb::Add { how, target } => serve::add(&how.options(), target),
@@ -159,6 +172,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Del { ids, all } => manage::delete(if all { list::ids()? } else { ids }),
         Verb::Resize { id, size } => manage::resize(id, size),
         Verb::Features => list::features(),
+        Verb::Man { directory } => Ok(clap_mangen::generate_to(Cli::command(), directory)?),
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "fublk", &mut std::io::stdout());
+            Ok(())
+        }
     }
 }
 
@@ -175,7 +193,6 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn command_line() {

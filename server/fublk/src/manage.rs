@@ -14,7 +14,7 @@ use std::{
 use ublk_server::{Target, control};
 
 /// Is this process there? A zombie is not.
-fn lives(pid: i32) -> bool {
+pub(crate) fn lives(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let state = status.lines().find_map(|line| line.strip_prefix("State:"));
     state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
@@ -24,7 +24,7 @@ fn lives(pid: i32) -> bool {
 pub(crate) fn stop(id: u32, force: bool) -> Result<(), Failure> {
     let failed = |e| Failure::of_device(id, &e);
     let info = control::info(id).map_err(failed)?;
-    if info.state == 0 || force {
+    if !info.is_live() || force {
         control::stop(id).map_err(failed)?;
     } else {
         control::try_stop(id).map_err(failed)?;

@@ -3,7 +3,7 @@
 //! Servers: of new devices, and of those that have lost theirs.
 
 use crate::{
-    Failure,
+    Failure, manage,
     spec::{Number, Spec, Use},
     state,
 };
@@ -131,12 +131,16 @@ impl Use for Adding<'_> {
 /// Serve a device whose server is gone until it ends.
 pub(crate) fn recover(id: u32) -> Result<(), Failure> {
     let no_device = |e| Failure::of_device(id, &e);
-    control::info(id).map_err(no_device)?;
+    let info = control::info(id).map_err(no_device)?;
+    let served = || Failure::new(format!("device {id} has a server"));
+    if info.is_live() && manage::lives(info.ublksrv_pid) {
+        return Err(served());
+    }
     let spec = state::get(id)?;
     let spec = spec.ok_or_else(|| Failure::new(format!("device {id} was not made by fublk")))?;
     let signals = prepare()?;
     let device = Device::recover(id, PATIENCE).map_err(|e| match e.kind() {
-        io::ErrorKind::ResourceBusy => Failure::new(format!("device {id} has a server")),
+        io::ErrorKind::ResourceBusy => served(),
         io::ErrorKind::InvalidInput => {
             Failure::new(format!("device {id} can not be recovered: its server had to live"))
         }
@@ -196,7 +200,7 @@ fn serve<T: Target>(device: &Device, target: T, signals: Signals) -> Result<(), 
         let _ = tell_systemd();
     });
     // Somebody may have sent us away to have another server.
-    if result.is_ok() && control::info(id).is_ok_and(|info| info.state >= 2) {
+    if result.is_ok() && control::info(id).is_ok_and(|info| info.is_without_server()) {
         return Ok(());
     }
     let _ = device.delete();

@@ -155,6 +155,18 @@ const _: () = assert!(size_of::<DevInfo>() == 64);
 /// The states of a device, `UBLK_S_DEV_*`.
 pub const STATES: [&str; 4] = ["dead", "live", "quiesced", "fail-io"];
 
+impl DevInfo {
+    /// A server has it.
+    pub fn is_live(&self) -> bool {
+        self.state == 1
+    }
+
+    /// Its disk waits for the next server.
+    pub fn is_without_server(&self) -> bool {
+        self.state == 2 || self.state == 3
+    }
+}
+
 pub const ATTR_READ_ONLY: u32 = 1 << 0;
 pub const ATTR_ROTATIONAL: u32 = 1 << 1;
 pub const ATTR_VOLATILE_CACHE: u32 = 1 << 2;
