@@ -265,3 +265,105 @@ impl Drop for Op<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs::File, io::Write, os::fd::AsFd, sync::Mutex};
+
+    /// A file with these bytes, and a ring that has it as file 0. `None` if this
+    /// process may not have a ring.
+    fn ring(bytes: &[u8]) -> Option<(File, Ring)> {
+        static COUNT: Mutex<u32> = Mutex::new(0);
+        let count = {
+            let mut count = COUNT.lock().unwrap();
+            *count += 1;
+            *count
+        };
+        let path = std::env::temp_dir().join(format!("fublk-ring-{}-{count}", std::process::id()));
+        let mut file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.write_all(bytes).unwrap();
+        match Ring::new(8, &[file.as_fd()], 0) {
+            Ok(ring) => Some((file, ring)),
+            Err(e) => {
+                eprintln!("skipped: no io_uring here: {e}");
+                None
+            }
+        }
+    }
+
+    fn piece(offset: u64, at: u32, len: u32) -> Secondary {
+        Secondary { file: FileIndex(0), offset, at, len, sync: true }
+    }
+
+    #[test]
+    fn memory_goes_and_comes_back() {
+        let Some((_file, ring)) = ring(b"0123456789") else { return };
+        let check = async {
+            let memory = Buffer::new(4096).unwrap();
+            let pieces = [piece(5, 0, 5), piece(0, 5, 5), piece(8, 10, 5), piece(0, 4092, 5)];
+            let (results, mut memory) = ring.transfer(Direction::Fill, memory, &pieces).await;
+            // The third comes short, the fourth is not inside the memory.
+            assert_eq!(results, [5, 5, 2, -libc::EFAULT]);
+            assert_eq!(&memory[..12], b"567890123489");
+            memory[..3].copy_from_slice(b"abc");
+            let (results, memory) = ring.transfer(Direction::Drain, memory, &[piece(0, 0, 3)]).await;
+            assert_eq!(results, [3]);
+            let (_, memory) = ring.transfer(Direction::Fill, memory, &[piece(0, 0, 10)]).await;
+            assert_eq!(&memory[..10], b"abc3456789");
+            assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
+            assert_eq!(ring.fsync(FileIndex(1)).await.ok(), Err(Errno::of(-libc::EBADF).unwrap()));
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn many_tasks_and_more_requests_than_room() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let done = Cell::new(0);
+        let (ring, done) = (&ring, &done);
+        let task = || async move {
+            for _ in 0..10 {
+                let pieces: Vec<_> = (0..64).map(|i| piece(0, i * 64, 64)).collect();
+                let memory = Buffer::new(4096).unwrap();
+                let (results, memory) = ring.transfer(Direction::Fill, memory, &pieces).await;
+                assert_eq!(results, [64; 64]);
+                assert_eq!(*memory, [7; 4096]);
+            }
+            done.set(done.get() + 1);
+        };
+        ring.run((0..16).map(|_| Box::pin(task()) as Task<'_>).collect()).unwrap();
+        assert_eq!(done.get(), 16);
+    }
+
+    #[test]
+    fn who_goes_away_leaves_nothing() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let check = async {
+            drop(ring.fsync(FileIndex(0)));
+            let pieces = [piece(0, 0, 64)];
+            let memory = Buffer::new(64).unwrap();
+            let mut lost = Box::pin(ring.transfer(Direction::Fill, memory, &pieces));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(lost.as_mut().poll(&mut context).is_pending());
+            drop(lost);
+            assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn no_group_where_there_is_no_fused_command() {
+        let Some((_file, mut ring)) = ring(&[7; 4096]) else { return };
+        ring.fused = false;
+        let cmd =
+            IoCmd { op: ublk_sys::uapi::IoOp::FusedSubmit, q_id: 0, tag: 0, result: 0, auto_index: None };
+        let ring = &ring;
+        let check = async move {
+            let op = ring.fused(FileIndex(0), &cmd, Direction::Fill, &[piece(0, 0, 64)]);
+            assert_eq!(op.await.ok(), Err(Errno::EOPNOTSUPP));
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+}
