@@ -295,6 +295,22 @@ dies() {
 	del
 }
 
+# What was kept of a device is not taken for that of the next with its number.
+stale() {
+	add --id 4 --on-death reissue null || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	cp "/run/fublk/$id.json" "$work/json"
+	del || return
+	"$KUBLK" add -t null -n 4 -q 1 -d 8 -r 1 >>"$log" 2>&1 || bad "kublk add fails" || return
+	cp "$work/json" "/run/fublk/$id.json"
+	pkill -9 -x kublk
+	until_true 20 state_is quiesced || bad "kublk is dead, the device $(field state)" || return
+	[ "$(field target)" = null ] || bad "list: $(field target)" || return
+	refused 1 "not made by fublk" recover 4 || return
+	fublk del 4 || bad "del fails"
+}
+
 # removed MODE HOW: under load, which fails but does not hang
 removed() {
 	local load rc=0
@@ -463,6 +479,7 @@ echo "$("$fublk" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 run messages
 run foreground
 run udev
+run stale
 # Which of these is tried in which mode: each once.
 deaths=(wait reissue fail) ends=(del stop term)
 for mode in "${modes[@]}"; do

@@ -7,6 +7,7 @@ use crate::{Failure, spec::Spec};
 use serde_json::{Value, json};
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -24,12 +25,23 @@ pub(crate) fn new_log() -> io::Result<PathBuf> {
     Ok([DIRECTORY, &format!("new-{}.log", std::process::id())].iter().collect())
 }
 
+/// Tells devices apart that have the same number one after the other.
+fn instance(id: u32) -> io::Result<u64> {
+    Ok(fs::metadata(format!("/dev/ublkc{id}"))?.ino())
+}
+
 /// Keep what a device is.
 pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
     fs::create_dir_all(DIRECTORY)?;
     let new = path(id, "new");
-    fs::write(&new, json!({ "target": spec.args() }).to_string())?;
+    fs::write(&new, json!({ "instance": instance(id)?, "target": spec.args() }).to_string())?;
     fs::rename(new, path(id, "json"))
+}
+
+fn read(text: &str) -> Option<(u64, Vec<String>)> {
+    let mut value: Value = serde_json::from_str(text).ok()?;
+    let args = serde_json::from_value(value.get_mut("target")?.take()).ok()?;
+    Some((value.get("instance")?.as_u64()?, args))
 }
 
 /// What was kept; `None` if that is not one of our devices.
@@ -39,10 +51,12 @@ pub(crate) fn get(id: u32) -> Result<Option<Spec>, Failure> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text?,
     };
-    let kept: Option<Vec<String>> = serde_json::from_str::<Value>(&text)
-        .ok()
-        .and_then(|value| serde_json::from_value(value.get("target")?.clone()).ok());
-    let args = kept.ok_or_else(|| Failure::new(format!("{}: what is that?", path.display())))?;
+    let (was, args) =
+        read(&text).ok_or_else(|| Failure::new(format!("{}: what is that?", path.display())))?;
+    if instance(id)? != was {
+        // Of a device that is gone, whose server could not clean up.
+        return Ok(None);
+    }
     Spec::from_args(&args).map(Some)
 }
 
