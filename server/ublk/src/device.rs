@@ -360,3 +360,48 @@ fn pin_to_queue(id: u32, q_id: u16) {
         let _ = pin_thread(&cpus);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        let good = Geometry { size: 8192, block: 4096, ..Geometry::default() };
+        let set = params(&good, 1 << 20).unwrap();
+        assert_eq!((set.dev_sectors, set.logical_bs_shift, set.max_sectors), (16, 12, 2048));
+        assert_eq!((set.types & uapi::PARAM_DISCARD, set.attrs, set.dma_alignment), (0, 0, 511));
+        let discards = Geometry { discard: 4096, cached: true, ..good };
+        let set = params(&discards, 1 << 20).unwrap();
+        assert_eq!((set.discard_granularity, set.max_discard_segments), (4096, 1));
+        assert_eq!(set.max_write_zeroes_sectors, 0);
+        // Lengths in bytes are 32 bits wide.
+        assert!(set.max_discard_sectors.checked_mul(512).is_some());
+        assert_eq!(set.attrs, uapi::ATTR_VOLATILE_CACHE | uapi::ATTR_FUA);
+        for wrong in [
+            Geometry { size: 0, ..good },
+            Geometry { size: 4096 + 512, ..good },
+            Geometry { block: 256, ..good },
+            Geometry { block: 1536, size: 1536, ..good },
+        ] {
+            assert_eq!(params(&wrong, 1 << 20).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn modes() {
+        let offered = Features::USER_COPY | Features::AUTO_BUF_REG;
+        let names = |mode, offered| choose(mode, offered).map_err(|e| e.to_string());
+        assert_eq!(names(None, offered), Ok(Mode::Auto));
+        assert_eq!(names(Some(Mode::Copy), offered), Ok(Mode::Copy));
+        assert_eq!(names(Some(Mode::Fused), offered), Err("the kernel has no mode fused".into()));
+        assert_eq!(names(None, Features::default()), Err("the ublk driver is too old".into()));
+        // The driver alone is not enough.
+        let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
+        let all = offered | Features::FUSED_CMD;
+        assert_eq!(names(None, all), Ok(if groups { Mode::Fused } else { Mode::Auto }));
+        for mode in Mode::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+    }
+}
