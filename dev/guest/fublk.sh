@@ -6,9 +6,10 @@
 # mode of data is not combined with everything.
 #
 #   CASES=pattern   only some, e.g. 'file*auto*'
+#   FUBLK=path      another one than that of dev/server
 set -u
 
-fublk=$BUILD/server/release/fublk
+fublk=${FUBLK:-$BUILD/server/release/fublk}
 data=4 # MiB of a device that are compared
 failed=0 passed=0 failures=() why='' id='' dev='' pid=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/fublk.XXXXXX")

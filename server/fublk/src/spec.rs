@@ -40,15 +40,16 @@ pub(crate) enum Spec {
     },
     /// Files that all have the data of the device
     ///
-    /// A file that fails is dropped, and the others go on. The log tells of it, and
+    /// They are used past the page cache. A file that fails is dropped, and the others go on. The log tells of it, and
     /// `fublk list` shows what is left. All of the device has to be copied to such a
     /// file before it is used in a mirror again.
     Mirror {
         /// The paths of 1 to 16 files with the same data, the preferred one first
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        #[command(flatten)]
-        how: How,
+        /// Nothing can be written to the device
+        #[arg(long)]
+        read_only: bool,
     },
 }
 
@@ -111,13 +112,16 @@ impl Spec {
                 let chunk = u32::try_from(chunk.0).unwrap_or(u32::MAX);
                 user.target(Stripe::open(paths, chunk, access(how))?)
             }
-            Spec::Mirror { paths, how } => {
+            Spec::Mirror { paths, read_only } => {
+                // What can not be written has to be known at once: a cache would tell
+                // with the next flush, and lose it before that.
+                let access = Access { read_only: *read_only, direct: true, look };
                 let number = number.clone();
                 let on_drop: OnDrop = Box::new(move |path| match number.get() {
                     Some(id) => state::without(*id, path),
                     None => Ok(()),
                 });
-                user.target(Mirror::open(paths, access(how), on_drop)?)
+                user.target(Mirror::open(paths, access, on_drop)?)
             }
         })
     }
@@ -155,13 +159,16 @@ impl Spec {
 
     /// As on the command line.
     pub(crate) fn args(&self) -> Vec<String> {
-        let (mut args, paths, how) = match self {
+        let (mut args, paths, how): (Vec<String>, _, How) = match self {
             Spec::Null { size } => return vec!["null".into(), format!("--size={size}")],
-            Spec::File { path, how } => (vec!["file".into()], std::slice::from_ref(path), how),
+            Spec::File { path, how } => (vec!["file".into()], std::slice::from_ref(path), *how),
             Spec::Stripe { paths, chunk, how } => {
-                (vec!["stripe".into(), format!("--chunk={chunk}")], paths.as_slice(), how)
+                (vec!["stripe".into(), format!("--chunk={chunk}")], paths.as_slice(), *how)
             }
-            Spec::Mirror { paths, how } => (vec!["mirror".into()], paths.as_slice(), how),
+            Spec::Mirror { paths, read_only } => {
+                let how = How { read_only: *read_only, direct: false };
+                (vec!["mirror".into()], paths.as_slice(), how)
+            }
         };
         args.extend(how.args());
         args.push("--".into());
@@ -188,14 +195,14 @@ mod tests {
             Spec::File { path: "/a b/--direct".into(), how },
             Spec::File { path: "-x".into(), how: How { read_only: false, direct: false } },
             Spec::Stripe { paths: vec!["/a".into(), "/b".into()], chunk: Size(4096), how },
-            Spec::Mirror { paths: vec!["/a".into(), "/b".into()], how },
+            Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: true },
         ] {
             assert_eq!(Spec::from_args(&spec.args()).unwrap(), spec);
         }
         assert!(Spec::from_args(&["tape".into()]).is_err());
-        let mut mirror = Spec::Mirror { paths: vec!["/a".into(), "/b".into()], how };
+        let mut mirror = Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: false };
         mirror.drop_file(Path::new("/a"));
         assert_eq!(mirror.args().last().map(String::as_str), Some("/b"));
-        assert_eq!(mirror.args().len(), 5);
+        assert_eq!(mirror.args().len(), 3);
     }
 }

@@ -37,6 +37,9 @@ impl Mirror {
     /// Open 1 to 16 files, which have the same data. The device is as large as the
     /// smallest. A leg that was dropped is not the same any more, and must not be among
     /// them until all data were copied to it.
+    ///
+    /// Where errors matter, `access` is direct: what the page cache can not write is
+    /// not known before the next flush, but read from the file before.
     pub fn open<P: AsRef<Path>>(paths: &[P], access: Access, on_drop: OnDrop) -> io::Result<Mirror> {
         if paths.is_empty() || paths.len() > 16 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a mirror has 1 to 16 files"));

@@ -137,7 +137,7 @@ fn invalid(why: impl Into<String>) -> io::Error {
 }
 
 fn choose(wanted: Option<Mode>, offered: Features) -> io::Result<Mode> {
-    let groups = io_uring_features()? & FUSED_CMD_FEATURE != 0;
+    let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
     let can = |mode: Mode| offered.has(feature(mode)) && (mode != Mode::Fused || groups);
     match wanted {
         Some(mode) if can(mode) => Ok(mode),
