@@ -1,0 +1,521 @@
+#!/bin/bash
+# dev/guest/fublk.sh [all]: our server in the guest, on the driver that is loaded. Each
+# target in each mode of data that the driver has: written and verified, a file
+# system, ended by SIGTERM and by others, killed and recovered, removed under load.
+# In the end nothing may be left. Exits 0 only if all of it held. Without "all", a
+# mode of data is not combined with everything.
+#
+#   CASES=pattern   only some, e.g. 'file*auto*'
+#   FUBLK=path      another one than that of dev/server
+set -u
+
+fublk=${FUBLK:-$BUILD/server/release/fublk}
+data=4 # MiB of a device that are compared
+failed=0 passed=0 failures=() why='' id='' dev='' pid=''
+work=$(mktemp -d "${TMPDIR:-/tmp}/fublk.XXXXXX")
+store=$work/store mnt=$work/mnt log=$work/log
+case $DRIVER in
+c) module=ublk_drv modes=(auto copy) ;;
+*) module=ublk_rs modes=(fused auto copy) ;;
+esac
+
+# A case ends at its first failure.
+bad() { why=$*; return 1; }
+
+# until_true SECONDS COMMAND...: wait for it
+until_true() {
+	local end=$((SECONDS + $1))
+	until "${@:2}"; do
+		[ $SECONDS -lt $end ] || return 1
+		sleep 0.1
+	done
+}
+
+gone() { ! [ -e "$1" ]; }
+# A zombie is dead.
+dead() { ! grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"; }
+# What hangs must not hang the test.
+fublk() { timeout -k 5 120 "$fublk" "$@" </dev/null; }
+field() { fublk list --json "$id" | jq -r ".[0].$1"; }
+state_is() { [ "$(field state)" = "$1" ]; }
+
+# add ARGUMENTS...: the new device is $dev, $id; its server $pid
+add() {
+	dev=$(fublk add "$@" 2>"$work/err") || bad "add $*: $(cat "$work/err")" || return
+	id=${dev#/dev/ublkb} pid=$(field pid)
+	[ -b "$dev" ] && state_is live || bad "add says $dev, which is $(field state)" || return
+	! dead "$pid" || bad "add says $dev, but its server is dead"
+}
+
+# refused STATUS WORDS ARGUMENTS...: it says so, in one line, and ends with that
+refused() {
+	local status=$1 words=$2 said rc=0
+	said=$(fublk "${@:3}" 2>&1) || rc=$?
+	[ $rc -eq "$status" ] || bad "${*:3}: status $rc: $said" || return
+	case $said in *"$words"*) ;; *) bad "${*:3} says: $said" || return ;; esac
+	[ "$(wc -l <<<"$said")" -eq 1 ] || bad "${*:3} says too much: $said"
+}
+
+# Nodes, server and record of the device are gone.
+nothing_left_of_it() {
+	local f
+	for f in "$dev" "/dev/ublkc$id" "/run/fublk/$id.json" "/run/fublk/$id.log"; do
+		until_true 10 gone "$f" || bad "$f is still there" || return
+	done
+	until_true 10 dead "$pid" || bad "the server is still there"
+}
+
+# ended COMMAND...: it ends the device
+ended() {
+	# udev may have it open.
+	udevadm settle --timeout=30
+	"$@" >"$work/err" 2>&1 || bad "$*: $(cat "$work/err")" || return
+	nothing_left_of_it
+}
+del() { ended fublk del "$id"; }
+
+io() {
+	fio --name=io --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=32 --end_fsync=1 "$@" >"$work/fio" 2>&1 ||
+		bad "fio $*: $(grep -aE 'err=|verify:|error' "$work/fio" | head -n 3)"
+}
+verify() { io --verify=crc32c --verify_fatal=1 --verify_state_save=0 "$@"; }
+
+write_data() {
+	dd if="$work/data" of="$dev" bs=256k oflag=direct conv=fsync,notrunc status=none 2>>"$log" ||
+		bad "cannot write to $dev"
+}
+same_data() {
+	local bs
+	for bs in 16k 512k; do
+		dd if="$dev" bs=$bs count=${data}M iflag=direct,count_bytes status=none 2>>"$log" |
+			cmp -s - "$work/data" || bad "$1: the data differ, read by $bs" || return
+	done
+}
+
+# A file system on the device, used and checked.
+files() {
+	mkfs.ext4 -q -F "$dev" >>"$log" 2>&1 || bad "mkfs.ext4 fails" || return
+	mount -t ext4 -o discard "$dev" "$mnt" || bad "cannot mount $dev" || return
+	cp -r "$work/tree" "$mnt/a" && sync -f "$mnt" || bad "cannot copy files" || return
+	cp -r "$work/tree" "$mnt/b" && rm -r "$mnt/a" && fstrim "$mnt" || bad "cannot trim" || return
+	umount "$mnt" && mount -t ext4 "$dev" "$mnt" || bad "cannot mount $dev again" || return
+	diff -r "$work/tree" "$mnt/b" >/dev/null || bad "the files differ" || return
+	umount "$mnt" || bad "cannot unmount" || return
+	e2fsck -fn "$dev" >>"$log" 2>&1 || bad "e2fsck complains"
+}
+
+# A piece discarded, one zeroed, one zeroed that keeps its room; the rest stays.
+discard() {
+	local how
+	for how in 'blkdiscard -o 1M -l 1M' 'blkdiscard -z -o 1M -l 1M' 'fallocate -z -o 1M -l 1M' 'fallocate -p -o 1M -l 1M'; do
+		write_data || return
+		$how "$dev" || bad "$how fails" || return
+		dd if="$dev" bs=1M count=4 iflag=direct status=none >"$work/read"
+		cmp -s -n 1M "$work/read" "$work/data" && cmp -s -i 1M -n 1M "$work/read" /dev/zero &&
+			cmp -s -i 2M -n 2M "$work/read" "$work/data" || bad "$how: wrong data" || return
+	done
+}
+
+# rewrite FIRST: write what is there already, and read it, until $work/stop is
+# there. Some requests may fail when the server dies; the data stay what they are.
+rewrite() {
+	local rc=0
+	while gone "$work/stop"; do
+		dd if="$work/data" of="$dev" bs=128k skip="$1" seek="$1" count=8 oflag=direct conv=notrunc || rc=1
+		dd if="$dev" of=/dev/null bs=16k skip="$1" count=32 iflag=direct || rc=1
+	done >/dev/null 2>&1
+	return $rc
+}
+
+# killed_under_load ON_DEATH: kill -9 the server while there are requests, and
+# recover. Requests fail or not, as ON_DEATH says; none of them hangs.
+killed_under_load() {
+	local jobs=() p rc=0 errors=0 out
+	rm -f "$work/stop"
+	for p in 0 8 16 24; do
+		rewrite $p &
+		jobs+=($!)
+	done
+	sleep 1
+	kill -9 "$pid" || bad "no server to kill" || return
+	until_true 20 dead "$pid" || bad "the server survives" || return
+	if [ "$1" = fail ]; then
+		until_true 20 state_is fail-io || bad "the server is dead, the device $(field state)" || return
+		! dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null || bad "a read without a server" || return
+	else
+		until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	fi
+	out=$(fublk recover "$id" 2>&1) || bad "recover: $out" || return
+	[ "$out" = "$dev" ] && state_is live && [ "$(field pid)" != "$pid" ] || bad "recover says: $out" || return
+	pid=$(field pid)
+	sleep 0.5
+	touch "$work/stop"
+	for p in "${jobs[@]}"; do
+		until_true 30 dead "$p" || { bad "requests hang after recovery"; return; }
+		wait "$p" || errors=$((errors + 1))
+	done
+	[ "$1" != reissue ] || [ $errors -eq 0 ] || bad "$errors of 4 saw an error, although all is reissued" || return
+	[ "$1" != fail ] || [ $errors -ne 0 ] || bad "nobody saw an error, although requests fail"
+}
+
+# The cases ---------------------------------------------------------------------
+
+# null MODE OPTIONS...
+null() {
+	add --mode "$@" null --size 64M || return
+	[ "$(blockdev --getsize64 "$dev")" = $((64 << 20)) ] || bad "wrong size" || return
+	[ "$(fublk list --json | jq -r '.[].target[0]')" = null ] && fublk list | grep -q "^$dev *live " ||
+		bad "list says: $(fublk list)" || return
+	io --rw=randrw --bs=4k --size=8M --io_size=2M || return
+	io --rw=rw --bs=256k --size=16M || return
+	blkdiscard -o 1M -l 1M "$dev" || bad "blkdiscard fails" || return
+	dd if="$dev" bs=1M count=4 iflag=direct status=none | cmp -s -n 4M - /dev/zero || bad "not all zeroes" || return
+	del
+}
+
+# served: all that holds of every target that keeps data
+served() {
+	verify --rw=randwrite --bs=4k --offset=16M --size=2M || return
+	verify --rw=write --bs=256k --offset=24M --size=8M || return
+	verify --rw=randrw --bsrange=4k-512k --offset=32M --size=8M || return
+	io --rw=randwrite --bs=16k --offset=16M --size=1M --sync=dsync || return
+	discard || return
+	files || return
+	write_data || return
+	same_data written
+}
+
+# file MODE TARGET_OPTIONS ADD_OPTIONS...: written, ended by SIGTERM, data in the file
+file() {
+	local file=$store/file
+	rm -f "$file"
+	truncate -s 48M "$file"
+	# shellcheck disable=SC2086
+	add --mode "$1" "${@:3}" file $2 "$file" || return
+	[ "$(readlink -f "$(field 'target[-1]')")" = "$(readlink -f "$file")" ] || bad "list: $(field target)" || return
+	served || return
+	refused 5 "in use" add file "$file" || return
+	ended kill "$pid" || return
+	cmp -s -n ${data}M "$file" "$work/data" || bad "the file has other data than the device"
+}
+
+# stripe MODE CHUNK FILES: the data of the files, put together, are the device's
+stripe() {
+	local files=() i
+	for ((i = 0; i < $3; i++)); do
+		rm -f "$store/s$i"
+		truncate -s $((48 / $3))M "$store/s$i"
+		files+=("$store/s$i")
+	done
+	add --mode "$1" stripe --chunk "$2" "${files[@]}" || return
+	[ "$(blockdev --getsize64 "$dev")" = $((48 << 20)) ] || bad "wrong size" || return
+	served || return
+	del || return
+	python3 - "$2" "$work/data" "${files[@]}" <<'PYTHON' || bad "the files do not have what the device had"
+import sys
+chunk = int(sys.argv[1][:-1]) << 10
+files = [open(f, "rb") for f in sys.argv[3:]]
+data = open(sys.argv[2], "rb").read()
+for n, at in enumerate(range(0, len(data), chunk)):
+    assert files[n % len(files)].read(chunk) == data[at:at + chunk], n
+PYTHON
+}
+
+# mirror MODE: a leg that fails under load is dropped, nobody sees an error. That
+# leg is a device of ours, all requests of which fail when its server is killed.
+mirror() {
+	local leg=/dev/ublkb50 leg_pid load
+	rm -f "$store/good" "$store/bad"
+	truncate -s 48M "$store/good" "$store/bad"
+	add --mode "$1" --id 50 --on-death fail file "$store/bad" || return
+	leg_pid=$pid
+	add --mode "$1" --id 0 --on-death reissue mirror "$leg" "$store/good" || return
+	served || return
+	cmp -s "$store/good" "$store/bad" || bad "the legs differ" || return
+	fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=16 --rw=randrw --bs=16k \
+		--offset=16M --size=16M --loops=8 --verify=crc32c --verify_fatal=1 >"$work/fio" 2>&1 &
+	load=$!
+	sleep 2
+	! dead $load || bad "no load" || return
+	kill -9 "$leg_pid"
+	until_true 20 grep -q "$leg is dropped" "/run/fublk/$id.log" || bad "nobody is told" || return
+	wait $load || bad "the load saw the failing leg: $(grep -aE 'err=|verify:' "$work/fio" | head -n 3)" || return
+	[ "$(field 'target[-1]')" = "$store/good" ] && [ "$(field 'target|length')" = 3 ] ||
+		bad "the leg is still there: $(field target)" || return
+	verify --rw=randwrite --bs=4k --offset=24M --size=1M || return
+	# It is back, but has missed writes: the next server does not use it either.
+	fublk recover 50 >/dev/null || bad "recover 50 fails" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	same_data recovered || return
+	verify --rw=randread --bs=4k --offset=24M --size=1M || return
+	del || return
+	cmp -s -n ${data}M "$store/good" "$work/data" || bad "the good leg has other data" || return
+	! cmp -s "$store/good" "$store/bad" || bad "the bad leg has seen all writes" || return
+	fublk del 50 || bad "del 50 fails"
+}
+
+# A file on a block device, and the block device itself.
+block() {
+	local loop
+	rm -f "$store/block"
+	truncate -s 48M "$store/block"
+	loop=$(losetup -f --show "$store/block") || bad "no loop device" || return
+	add --mode "$1" file "$loop" && served && refused 5 "in use" add file "$loop" && del
+	local rc=$?
+	losetup -d "$loop"
+	return $rc
+}
+
+# recover MODE ON_DEATH
+recover() {
+	local file=$store/recover i
+	rm -f "$file"
+	truncate -s 48M "$file"
+	add --mode "$1" --on-death "$2" --queues 2 file "$file" || return
+	refused 1 "has a server" recover "$id" || return
+	write_data || return
+	for i in 1 2; do
+		killed_under_load "$2" || return
+		same_data "recovered, $i" || return
+	done
+	verify --rw=randwrite --bs=4k --offset=16M --size=1M || return
+	del || return
+	cmp -s -n ${data}M "$file" "$work/data" || bad "the file has other data than the device"
+}
+
+# Without recovery the device ends with its server, and del cleans up.
+dies() {
+	add --mode "$1" null --size 64M || return
+	kill -9 "$pid"
+	until_true 20 gone "$dev" || bad "the server is dead, $dev is there" || return
+	state_is dead || bad "the server is dead, the device $(field state)" || return
+	refused 1 "can not be recovered" recover "$id" || return
+	del
+}
+
+# What was kept of a device is not taken for that of the next with its number.
+stale() {
+	add --id 4 --on-death reissue null || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	cp "/run/fublk/$id.json" "$work/json"
+	del || return
+	"$KUBLK" add -t null -n 4 -q 1 -d 8 -r 1 >>"$log" 2>&1 || bad "kublk add fails" || return
+	cp "$work/json" "/run/fublk/$id.json"
+	pkill -9 -x kublk
+	until_true 20 state_is quiesced || bad "kublk is dead, the device $(field state)" || return
+	[ "$(field target)" = null ] || bad "list: $(field target)" || return
+	refused 1 "not made by fublk" recover 4 || return
+	fublk del 4 || bad "del fails"
+}
+
+# removed MODE HOW: under load, which fails but does not hang
+removed() {
+	local load rc=0
+	truncate -s 48M "$store/removed"
+	add --mode "$1" --queues 2 file "$store/removed" || return
+	fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=64 --rw=randrw --bs=16k \
+		--size=32M --time_based --runtime=60 --numjobs=2 >/dev/null 2>&1 &
+	load=$!
+	sleep 2
+	! dead $load || bad "no load" || return
+	case $2 in
+	del) refused 5 "is in use" stop "$id" && del || rc=1 ;;
+	stop) ended fublk stop --force "$id" || rc=1 ;;
+	term) ended kill "$pid" || rc=1 ;;
+	esac
+	until_true 30 dead $load || bad "requests hang" || return
+	return $rc
+}
+
+# A device grows with its file.
+resize() {
+	truncate -s 16M "$store/resize"
+	add --mode "$1" --on-death reissue file "$store/resize" || return
+	refused 1 "enlarge them first" resize "$id" 32M || return
+	refused 1 "no multiple" resize "$id" 1000 || return
+	truncate -s 32M "$store/resize"
+	fublk resize "$id" || bad "resize fails" || return
+	[ "$(blockdev --getsize64 "$dev")" = $((32 << 20)) ] || bad "wrong size" || return
+	verify --rw=write --bs=64k --offset=24M --size=8M || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	truncate -s 16M "$store/resize"
+	refused 1 "but what it was made of" recover "$id" || return
+	truncate -s 32M "$store/resize"
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	del
+}
+
+read_only() {
+	cp "$work/data" "$store/file"
+	add --mode "$1" file --read-only "$store/file" || return
+	[ "$(blockdev --getro "$dev")" = 1 ] || bad "not read-only" || return
+	! write_data || bad "read-only, but data were written" || return
+	same_data "read-only" || return
+	del
+}
+
+# What does not work is said clearly, and leaves nothing behind.
+messages() {
+	head -c 700 /dev/zero >"$store/odd"
+	: >"$store/empty"
+	refused 1 "no multiple of the block" add file "$store/odd" || return
+	refused 1 "is empty" add file "$store/empty" || return
+	refused 1 "No such file" add file "$store/none" || return
+	refused 1 "neither a regular file" add file "$store" || return
+	refused 6 "no device 77" del 77 || return
+	refused 6 "no device 77" recover 77 || return
+	refused 6 "no device 77" stop 77 || return
+	refused 6 "no device 77" list 77 || return
+	[ "$DRIVER" != c ] || refused 1 "no mode fused" add --mode fused null || return
+	add --id 7 null || return
+	[ "$id" = 7 ] || bad "asked for number 7, got $id" || return
+	refused 1 "a device 7 already" add --id 7 null || return
+	fublk features | grep -qx USER_COPY || bad "features: $(fublk features)" || return
+	setpriv --reuid=65534 --clear-groups --inh-caps=-all "$fublk" features >"$work/err" 2>&1
+	[ $? -eq 4 ] && grep -q "be root" "$work/err" || bad "nobody is told: $(cat "$work/err")" || return
+	del
+}
+
+# In the foreground, told to be ready as systemd wants it, ended by SIGTERM.
+foreground() {
+	python3 - "$fublk" <<'PYTHON' >"$work/err" 2>&1 || bad "$(tail -n 1 "$work/err")"
+import os, signal, socket, subprocess, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind("\0fublk-test")
+s.settimeout(60)
+p = subprocess.Popen([sys.argv[1], "add", "--foreground", "--id", "5", "null"], stdout=subprocess.PIPE,
+                     text=True, env={"NOTIFY_SOCKET": "@fublk-test"})
+assert s.recv(100) == b"READY=1"
+assert p.stdout.readline() == "/dev/ublkb5\n"
+assert os.path.exists("/dev/ublkb5")
+p.terminate()
+assert p.wait(60) == 0, p.returncode
+assert not os.path.exists("/dev/ublkb5") and not os.path.exists("/dev/ublkc5")
+PYTHON
+}
+
+# Our rules give a device a name.
+udev() {
+	mkdir -p /run/udev/rules.d && cp "$ROOT/server/system/60-fublk.rules" /run/udev/rules.d &&
+		udevadm control --reload || bad "no udev" || return
+	add --id 3 null || return
+	udevadm settle --timeout=30
+	[ "$(readlink -f /dev/disk/by-id/ublk-3)" = /dev/ublkb3 ] || bad "no name: $(ls /dev/disk/by-id 2>&1)" || return
+	grep -qF '[none]' /sys/block/ublkb3/queue/scheduler || bad "there is a scheduler" || return
+	del || return
+	rm /run/udev/rules.d/60-fublk.rules
+	udevadm control --reload
+}
+
+# Several devices at a time, ended all at once.
+several() {
+	local a b
+	truncate -s 48M "$store/a" "$store/b"
+	add --mode "$1" file "$store/a" && a=$pid && add --mode "$1" file "$store/b" && b=$pid || return
+	[ "$(fublk list --json | jq length)" = 2 ] || bad "list: $(fublk list)" || return
+	udevadm settle --timeout=30
+	fublk del --all || bad "del --all fails" || return
+	pid=$a nothing_left_of_it && pid=$b nothing_left_of_it
+}
+
+# The end ------------------------------------------------------------------------
+
+# After a failure, whatever is left would spoil the next case.
+clean_up() {
+	touch "$work/stop"
+	! mountpoint -q "$mnt" || umount -l "$mnt"
+	fublk del --all >>"$log" 2>&1
+	rm -f /run/fublk/*
+}
+
+# run FUNCTION ARGUMENTS...
+run() {
+	local name="$*" started=$SECONDS
+	# shellcheck disable=SC2254
+	case $name in ${CASES:-*}) ;; *) return ;; esac
+	echo "ublk-rs: fublk $name" >/dev/kmsg
+	why='' id='' dev='' pid=''
+	: >"$log"
+	if "$@"; then
+		echo "ok $name ($((SECONDS - started)) s)"
+		passed=$((passed + 1))
+		return
+	fi
+	echo "not ok $name ($((SECONDS - started)) s): $why"
+	sed 's/^/    /' "$log" | tail -n 5
+	[ -z "$id" ] || { fublk list "$id"; tail -n 5 "/run/fublk/$id.log"; } 2>&1 | sed 's/^/    /'
+	failed=$((failed + 1))
+	failures+=("$name: $why")
+	clean_up
+}
+
+nothing_left() {
+	local left
+	left=$(compgen -G '/dev/ublk[bc]*'; ls -A /run/fublk; pgrep -ax fublk)
+	[ -z "$left" ] || bad "left: $left"
+}
+
+# Nothing is there without the driver.
+no_driver() {
+	rmmod $module 2>>"$log" || bad "$module: rmmod fails" || return
+	refused 3 "no ublk driver" list
+}
+
+[ -x "$fublk" ] || { echo "$fublk is missing: dev/server build"; exit 1; }
+mkdir -p "$store" "$mnt" "$work/tree" /run/fublk
+# Direct I/O wants a file system on a block device.
+truncate -s 400M "$work/disk"
+mkfs.ext4 -q -F -b 4096 "$work/disk" && disk=$(losetup -f --show "$work/disk") && mount "$disk" "$store" || exit 1
+head -c ${data}M /dev/urandom >"$work/data"
+head -c 3M "$work/data" >"$work/tree/large"
+head -c 300000 "$work/data" | split -b 7001 -a 4 - "$work/tree/s"
+echo "$("$fublk" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
+
+run messages
+run foreground
+run udev
+run stale
+# Which of these is tried in which mode: each once.
+deaths=(wait reissue fail) ends=(del stop term)
+for mode in "${modes[@]}"; do
+	run null "$mode" --queues 2 --depth 32
+	run file "$mode" '' --queues 2
+	death=${deaths[0]} end=${ends[0]}
+	deaths=("${deaths[@]:1}" "$death") ends=("${ends[@]:1}" "$end")
+	if [ "${1:-}" = all ]; then
+		run file "$mode" --direct --depth 16
+		run block "$mode"
+		run stripe "$mode" 4K 3
+		run mirror "$mode"
+		run resize "$mode"
+		run several "$mode"
+		run recover "$mode" "${deaths[0]}"
+		run recover "$mode" "${deaths[1]}"
+		run removed "$mode" "${ends[0]}"
+		run removed "$mode" "${ends[1]}"
+		run read_only "$mode"
+	fi
+	run recover "$mode" "$death"
+	run removed "$mode" "$end"
+	run dies "$mode"
+done
+run file "${modes[0]}" --direct --depth 16
+run stripe "${modes[0]}" 64K 2
+run mirror "${modes[0]}"
+run resize "${modes[0]}"
+run read_only "${modes[0]}"
+run nothing_left
+umount "$store"
+losetup -d "$disk"
+run no_driver
+
+[ $failed -eq 0 ] || printf 'FAILED: %s\n' "${failures[@]}"
+echo "# Totals: pass:$passed fail:$failed skip:0"
+rm -rf "$work"
+[ $failed -eq 0 ] && [ $passed -ne 0 ]

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What to serve: on the command line, and kept for the next server.
+
+use crate::{Failure, Size, state};
+use clap::{Parser, Subcommand};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+use ublk_server::Target;
+use ublk_targets::{Access, FileTarget, Mirror, Null, OnDrop, Stripe};
+
+#[derive(Subcommand, Debug, PartialEq)]
+pub(crate) enum Spec {
+    /// Zeroes; what is written is forgotten
+    Null {
+        /// The size of the device. Units are K, M, G and T
+        #[arg(long, default_value = "250G")]
+        size: Size,
+    },
+    /// A regular file or a block device
+    File {
+        /// Its path
+        path: PathBuf,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Chunks of the device go to one file after the other
+    Stripe {
+        /// The paths of at least two files
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// The size of a chunk: a power of 2, from 4K on
+        #[arg(long, default_value = "64K")]
+        chunk: Size,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Files that all have the data of the device
+    ///
+    /// They are used past the page cache. A file that fails is dropped, and the others go on. The log tells of it, and
+    /// `fublk list` shows what is left. All of the device has to be copied to such a
+    /// file before it is used in a mirror again.
+    Mirror {
+        /// The paths of 1 to 16 files with the same data, the preferred one first
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Nothing can be written to the device
+        #[arg(long)]
+        read_only: bool,
+    },
+}
+
+/// The number of a device, when it has one.
+pub(crate) type Number = Arc<OnceLock<u32>>;
+
+/// How to open files.
+#[derive(clap::Args, Debug, PartialEq, Clone, Copy)]
+#[group(skip)]
+pub(crate) struct How {
+    /// Nothing can be written to the device
+    #[arg(long)]
+    read_only: bool,
+    /// Direct I/O: past the page cache
+    #[arg(long)]
+    direct: bool,
+}
+
+impl How {
+    fn access(self) -> Access {
+        Access { read_only: self.read_only, direct: self.direct, look: false }
+    }
+
+    fn args(self) -> impl Iterator<Item = String> {
+        let flag = |on: bool, name: &str| on.then(|| name.to_owned());
+        [flag(self.read_only, "--read-only"), flag(self.direct, "--direct")].into_iter().flatten()
+    }
+}
+
+/// What to do with a target, whichever it is.
+pub(crate) trait Use {
+    type Output;
+    fn target<T: Target>(self, target: T) -> Self::Output;
+}
+
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Kept {
+    #[command(subcommand)]
+    spec: Spec,
+}
+
+impl Spec {
+    /// Open the target of the device with this number, for this user.
+    pub(crate) fn open<U: Use>(&self, number: &Number, user: U) -> io::Result<U::Output> {
+        self.open_it(false, number, user)
+    }
+
+    /// Open it only to look at it.
+    pub(crate) fn look<U: Use>(&self, user: U) -> io::Result<U::Output> {
+        self.open_it(true, &Number::default(), user)
+    }
+
+    fn open_it<U: Use>(&self, look: bool, number: &Number, user: U) -> io::Result<U::Output> {
+        let access = |how: &How| Access { look, ..how.access() };
+        Ok(match self {
+            Spec::Null { size } => user.target(Null::open(size.0)?),
+            Spec::File { path, how } => user.target(FileTarget::open(path, access(how))?),
+            Spec::Stripe { paths, chunk, how } => {
+                let chunk = u32::try_from(chunk.0).unwrap_or(u32::MAX);
+                user.target(Stripe::open(paths, chunk, access(how))?)
+            }
+            Spec::Mirror { paths, read_only } => {
+                // What can not be written has to be known at once: a cache would tell
+                // with the next flush, and lose it before that.
+                let access = Access { read_only: *read_only, direct: true, look };
+                let number = number.clone();
+                let on_drop: OnDrop = Box::new(move |path| match number.get() {
+                    Some(id) => state::without(*id, path),
+                    None => Ok(()),
+                });
+                user.target(Mirror::open(paths, access, on_drop)?)
+            }
+        })
+    }
+
+    fn files(&mut self) -> &mut [PathBuf] {
+        match self {
+            Spec::Null { .. } => &mut [],
+            Spec::File { path, .. } => std::slice::from_mut(path),
+            Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
+        }
+    }
+
+    /// Is this as large as its files?
+    pub(crate) fn has_files(&self) -> bool {
+        !matches!(self, Spec::Null { .. })
+    }
+
+    /// What is left of a mirror without this file.
+    pub(crate) fn drop_file(&mut self, dropped: &Path) {
+        if let Spec::Mirror { paths, .. } = self {
+            paths.retain(|path| path != dropped);
+        }
+    }
+
+    /// The next server may be started elsewhere.
+    pub(crate) fn make_absolute(&mut self) -> Result<(), Failure> {
+        for path in self.files() {
+            *path = std::path::absolute(&path)?;
+            if path.to_str().is_none() {
+                return Err(Failure::new(format!("{}: the name is no UTF-8", path.display())));
+            }
+        }
+        Ok(())
+    }
+
+    /// As on the command line.
+    pub(crate) fn args(&self) -> Vec<String> {
+        let (mut args, paths, how): (Vec<String>, _, How) = match self {
+            Spec::Null { size } => return vec!["null".into(), format!("--size={size}")],
+            Spec::File { path, how } => (vec!["file".into()], std::slice::from_ref(path), *how),
+            Spec::Stripe { paths, chunk, how } => {
+                (vec!["stripe".into(), format!("--chunk={chunk}")], paths.as_slice(), *how)
+            }
+            Spec::Mirror { paths, read_only } => {
+                let how = How { read_only: *read_only, direct: false };
+                (vec!["mirror".into()], paths.as_slice(), how)
+            }
+        };
+        args.extend(how.args());
+        args.push("--".into());
+        args.extend(paths.iter().map(|path| path.to_string_lossy().into_owned()));
+        args
+    }
+
+    /// The reverse of [`args()`](Self::args).
+    pub(crate) fn from_args(args: &[String]) -> Result<Spec, Failure> {
+        let kept = Kept::try_parse_from(args);
+        kept.map(|kept| kept.spec).map_err(|e| Failure::new(format!("kept by another version? {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_and_read_again() {
+        let how = How { read_only: true, direct: true };
+        for spec in [
+            Spec::Null { size: Size(1 << 20) },
+            Spec::File { path: "/a b/--direct".into(), how },
+            Spec::File { path: "-x".into(), how: How { read_only: false, direct: false } },
+            Spec::Stripe { paths: vec!["/a".into(), "/b".into()], chunk: Size(4096), how },
+            Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: true },
+        ] {
+            assert_eq!(Spec::from_args(&spec.args()).unwrap(), spec);
+        }
+        assert!(Spec::from_args(&["tape".into()]).is_err());
+        let mut mirror = Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: false };
+        mirror.drop_file(Path::new("/a"));
+        assert_eq!(mirror.args().last().map(String::as_str), Some("/b"));
+        assert_eq!(mirror.args().len(), 3);
+    }
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A ring and the tasks that wait for what it does.
+
+use crate::{
+    MAX_SECONDARY,
+    ops::{Ops, TaskId},
+    sqe::{Direction, FileIndex, IoCmd, Secondary, Sqe},
+};
+use io_uring::{IoUring, squeue::Entry};
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+use ublk_sys::{Buffer, Errno, FUSED_CMD_FEATURE, io_uring_features};
+
+/// A future that a ring runs.
+pub type Task<'r> = Pin<Box<dyn Future<Output = ()> + 'r>>;
+
+/// A ring of one thread: the one that makes it.
+pub struct Ring {
+    uring: RefCell<IoUring>,
+    ops: RefCell<Ops>,
+    /// Who is being polled.
+    current: Cell<TaskId>,
+    fused: bool,
+}
+
+impl Ring {
+    /// A ring with room for this many requests per submission, and with these
+    /// files, which are 0, 1, … of it. The first `buffers` entries of its buffer
+    /// table are for drivers to put the data of requests in.
+    pub fn new(entries: u32, files: &[BorrowedFd<'_>], buffers: u16) -> io::Result<Ring> {
+        let uring = IoUring::builder()
+            .setup_clamp()
+            .setup_submit_all()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .build(entries.max(2 * (1 + u32::from(MAX_SECONDARY))))?;
+        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        uring.submitter().register_files(&raw)?;
+        if buffers > 0 {
+            uring.submitter().register_buffers_sparse(buffers.into())?;
+        }
+        Ok(Ring {
+            uring: RefCell::new(uring),
+            ops: RefCell::default(),
+            current: Cell::new(0),
+            fused: io_uring_features()? & FUSED_CMD_FEATURE != 0,
+        })
+    }
+
+    /// Run tasks to their end. They may wait for requests of this ring only: there
+    /// is no waker.
+    pub fn run(&self, tasks: Vec<Task<'_>>) -> io::Result<()> {
+        let mut left = tasks.len();
+        let mut ready: Vec<TaskId> = (0..).take(left).collect();
+        let mut tasks: Vec<_> = tasks.into_iter().map(Some).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            for id in ready.drain(..) {
+                let task = &mut tasks[id as usize];
+                self.current.set(id);
+                if let Some(future) = task
+                    && future.as_mut().poll(&mut context).is_ready()
+                {
+                    *task = None;
+                    left -= 1;
+                }
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            self.wait()?;
+            let mut uring = self.uring.borrow_mut();
+            let mut ops = self.ops.borrow_mut();
+            ready.extend(uring.completion().filter_map(|cqe| ops.complete(cqe.user_data(), cqe.result())));
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        match self.uring.borrow().submit_and_wait(1) {
+            Ok(_) => Ok(()),
+            // There are completions to look at, or there is a signal.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// All of these entries, or none: a group must not be torn.
+    fn push(&self, entries: &[Entry]) -> io::Result<()> {
+        let mut uring = self.uring.borrow_mut();
+        // SAFETY: an entry has no address of ours, or one of memory that is kept
+        // with the request until it has completed. Buffers in the table, and what
+        // is lent, are those of the driver.
+        while unsafe { uring.submission().push_multiple(entries) }.is_err() {
+            if entries.len() > uring.submission().capacity() {
+                return Err(Errno::EINVAL.into());
+            }
+            uring.submit()?;
+        }
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        memory: Option<Rc<Buffer>>,
+        entries: impl FnOnce(u64, &dyn Fn(&[Entry]) -> io::Result<()>) -> io::Result<()>,
+    ) -> Op<'_> {
+        let key = self.ops.borrow_mut().begin(memory);
+        if let Err(e) = entries(key.into(), &|entries| self.push(entries)) {
+            // It never got to the kernel.
+            self.ops.borrow_mut().complete(key.into(), -Errno::from(e).get());
+        }
+        Op { ring: self, key: Some(key) }
+    }
+
+    fn one(&self, sqe: Sqe) -> Op<'_> {
+        self.start(None, |key, push| push(&[sqe.entry(key)]))
+    }
+
+    /// A command to the driver of this file.
+    pub fn command(&self, device: FileIndex, cmd: &IoCmd) -> Op<'_> {
+        self.one(Sqe::command(device, cmd))
+    }
+
+    /// A command that lends the data of a request, which these 1 to
+    /// [`MAX_SECONDARY`] secondaries fill or drain. `EOPNOTSUPP` if the kernel
+    /// does not know of that, `EINVAL` if it is another number.
+    pub fn fused(
+        &self,
+        device: FileIndex,
+        cmd: &IoCmd,
+        direction: Direction,
+        pieces: &[Secondary],
+    ) -> Op<'_> {
+        self.start(None, |key, push| {
+            // An older kernel would take the offsets for addresses of ours.
+            if !self.fused {
+                return Err(Errno::EOPNOTSUPP.into());
+            }
+            let nr = u16::try_from(pieces.len()).ok().filter(|nr| (1..=MAX_SECONDARY).contains(nr));
+            let nr = nr.ok_or(Errno::EINVAL)?;
+            let primary = Sqe::primary(device, cmd, nr).entry(key);
+            let secondary =
+                |i: usize| Sqe::secondary(direction, &pieces[i]).entry(key | (i as u64 + 1) << 32);
+            if pieces.len() == 1 {
+                return push(&[primary, secondary(0)]);
+            }
+            let mut all = Vec::with_capacity(1 + pieces.len());
+            all.push(primary);
+            all.extend((0..pieces.len()).map(secondary));
+            push(&all)
+        })
+    }
+
+    /// Fill or drain a buffer of the table, which a driver has put there.
+    pub fn fixed(&self, direction: Direction, buffer: u16, piece: &Secondary) -> Op<'_> {
+        self.one(Sqe::fixed(direction, buffer, piece))
+    }
+
+    /// Fill or drain memory, all pieces side by side. The memory comes back when all
+    /// have completed, with a result for each. `EFAULT` is the result of a piece that
+    /// is not inside the memory.
+    pub async fn transfer(
+        &self,
+        direction: Direction,
+        memory: Buffer,
+        pieces: &[Secondary],
+    ) -> (Vec<i32>, Buffer) {
+        let memory = Rc::new(memory);
+        let ops: Vec<_> = pieces
+            .iter()
+            .map(|piece| {
+                self.start(Some(memory.clone()), |key, push| {
+                    let (at, len) = (piece.at as usize, piece.len as usize);
+                    let Some(part) = at.checked_add(len).and_then(|end| memory.get(at..end)) else {
+                        return Err(io::Error::from_raw_os_error(libc::EFAULT));
+                    };
+                    let addr = part.as_ptr().addr() as u64;
+                    let sqe = Sqe::transfer(direction, piece.file, piece.offset, addr, piece.len, piece.sync);
+                    push(&[sqe.entry(key)])
+                })
+            })
+            .collect();
+        let mut results = Vec::with_capacity(ops.len());
+        for op in ops {
+            results.push(op.await.result);
+        }
+        // A completed request has given its reference up.
+        let memory = Rc::into_inner(memory).expect("all have completed");
+        (results, memory)
+    }
+
+    /// All data of the file are on the medium.
+    pub fn fsync(&self, file: FileIndex) -> Op<'_> {
+        self.one(Sqe::fsync(file))
+    }
+
+    /// `fallocate()`.
+    pub fn fallocate(&self, file: FileIndex, mode: u32, offset: u64, len: u64) -> Op<'_> {
+        self.one(Sqe::fallocate(file, mode, offset, len))
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.ops.borrow_mut().leak();
+    }
+}
+
+/// How a request has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Done {
+    /// What the kernel says: an error is negative.
+    pub result: i32,
+    /// Of a fused command: which secondaries failed or came short, and their results.
+    pub failed: Vec<(usize, i32)>,
+}
+
+impl Done {
+    /// The result, or the error.
+    pub fn ok(&self) -> Result<u32, Errno> {
+        match Errno::of(self.result) {
+            Some(errno) => Err(errno),
+            None => Ok(self.result.unsigned_abs()),
+        }
+    }
+}
+
+/// A request that was submitted, or will be when the task waits for something.
+#[must_use = "it is under way; wait for it"]
+pub struct Op<'r> {
+    ring: &'r Ring,
+    /// Until it has told.
+    key: Option<u32>,
+}
+
+impl Future for Op<'_> {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Done> {
+        let key = self.key.expect("polled after its end");
+        let taken = self.ring.ops.borrow_mut().take(key, self.ring.current.get());
+        match taken {
+            Some((result, failed)) => {
+                self.key = None;
+                Poll::Ready(Done { result, failed })
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Op<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.ring.ops.borrow_mut().abandon(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs::File, io::Write, os::fd::AsFd, sync::Mutex};
+
+    /// A file with these bytes, and a ring that has it as file 0. `None` if this
+    /// process may not have a ring.
+    fn ring(bytes: &[u8]) -> Option<(File, Ring)> {
+        static COUNT: Mutex<u32> = Mutex::new(0);
+        let count = {
+            let mut count = COUNT.lock().unwrap();
+            *count += 1;
+            *count
+        };
+        let path = std::env::temp_dir().join(format!("fublk-ring-{}-{count}", std::process::id()));
+        let mut file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.write_all(bytes).unwrap();
+        match Ring::new(8, &[file.as_fd()], 0) {
+            Ok(ring) => Some((file, ring)),
+            Err(e) => {
+                eprintln!("skipped: no io_uring here: {e}");
+                None
+            }
+        }
+    }
+
+    fn piece(offset: u64, at: u32, len: u32) -> Secondary {
+        Secondary { file: FileIndex(0), offset, at, len, sync: true }
+    }
+
+    #[test]
+    fn memory_goes_and_comes_back() {
+        let Some((_file, ring)) = ring(b"0123456789") else { return };
+        let check = async {
+            let memory = Buffer::new(4096).unwrap();
+            let pieces = [piece(5, 0, 5), piece(0, 5, 5), piece(8, 10, 5), piece(0, 4092, 5)];
+            let (results, mut memory) = ring.transfer(Direction::Fill, memory, &pieces).await;
+            // The third comes short, the fourth is not inside the memory.
+            assert_eq!(results, [5, 5, 2, -libc::EFAULT]);
+            assert_eq!(&memory[..12], b"567890123489");
+            memory[..3].copy_from_slice(b"abc");
+            let (results, memory) = ring.transfer(Direction::Drain, memory, &[piece(0, 0, 3)]).await;
+            assert_eq!(results, [3]);
+            let (_, memory) = ring.transfer(Direction::Fill, memory, &[piece(0, 0, 10)]).await;
+            assert_eq!(&memory[..10], b"abc3456789");
+            assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
+            assert_eq!(ring.fsync(FileIndex(1)).await.ok(), Err(Errno::of(-libc::EBADF).unwrap()));
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn many_tasks_and_more_requests_than_room() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let done = Cell::new(0);
+        let (ring, done) = (&ring, &done);
+        let task = || async move {
+            for _ in 0..10 {
+                let pieces: Vec<_> = (0..64).map(|i| piece(0, i * 64, 64)).collect();
+                let memory = Buffer::new(4096).unwrap();
+                let (results, memory) = ring.transfer(Direction::Fill, memory, &pieces).await;
+                assert_eq!(results, [64; 64]);
+                assert_eq!(*memory, [7; 4096]);
+            }
+            done.set(done.get() + 1);
+        };
+        ring.run((0..16).map(|_| Box::pin(task()) as Task<'_>).collect()).unwrap();
+        assert_eq!(done.get(), 16);
+    }
+
+    #[test]
+    fn who_goes_away_leaves_nothing() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let check = async {
+            drop(ring.fsync(FileIndex(0)));
+            let pieces = [piece(0, 0, 64)];
+            let memory = Buffer::new(64).unwrap();
+            let mut lost = Box::pin(ring.transfer(Direction::Fill, memory, &pieces));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(lost.as_mut().poll(&mut context).is_pending());
+            drop(lost);
+            assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn no_group_where_there_is_no_fused_command() {
+        let Some((_file, mut ring)) = ring(&[7; 4096]) else { return };
+        ring.fused = false;
+        let cmd =
+            IoCmd { op: ublk_sys::uapi::IoOp::FusedSubmit, q_id: 0, tag: 0, result: 0, auto_index: None };
+        let ring = &ring;
+        let check = async move {
+            let op = ring.fused(FileIndex(0), &cmd, Direction::Fill, &[piece(0, 0, 64)]);
+            assert_eq!(op.await.ok(), Err(Errno::EOPNOTSUPP));
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+}

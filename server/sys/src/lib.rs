@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel defines: the interface of ublk, and the system calls that
+//! the standard library lacks. All `unsafe` that is not about io_uring is here.
+
+mod call;
+mod memory;
+pub mod uapi;
+
+pub use call::{
+    CpuSet, FUSED_CMD_FEATURE, Signals, allocate, io_uring_features, lock_memory, new_session, on_io_path,
+    pin_thread,
+};
+pub use memory::{Buffer, Descriptors};
+
+use std::{fmt, io};
+
+/// An error number, never 0 and never negative.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(i32);
+
+macro_rules! errnos {
+    ($($name:ident)*) => {
+        impl Errno {
+            $(
+                #[allow(missing_docs)]
+                pub const $name: Errno = Errno(libc::$name);
+            )*
+        }
+    };
+}
+
+errnos!(EPERM ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME);
+
+impl Errno {
+    /// What a negative result of the kernel says; `None` if it is no error.
+    pub fn of(result: i32) -> Option<Errno> {
+        (result < 0).then(|| Errno(result.checked_neg().unwrap_or(libc::EIO)))
+    }
+
+    /// The number, above 0.
+    pub fn get(self) -> i32 {
+        self.0
+    }
+}
+
+impl From<&io::Error> for Errno {
+    fn from(error: &io::Error) -> Errno {
+        Errno(error.raw_os_error().filter(|n| *n > 0).unwrap_or(libc::EIO))
+    }
+}
+
+impl From<io::Error> for Errno {
+    fn from(error: io::Error) -> Errno {
+        Errno::from(&error)
+    }
+}
+
+impl From<Errno> for io::Error {
+    fn from(errno: Errno) -> io::Error {
+        io::Error::from_raw_os_error(errno.0)
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        io::Error::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Errno {}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that is mapped, not allocated.
+
+use crate::uapi::{IoDesc, descriptor_offset};
+use std::{
+    fs::File,
+    io,
+    ops::{Deref, DerefMut},
+    os::fd::AsRawFd,
+    ptr::NonNull,
+};
+
+fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping, at an address of the kernel's choice, touches
+    // nothing that is there.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mapped at 0"))
+}
+
+fn unmap(at: NonNull<u8>, len: usize) {
+    // SAFETY: callers own this mapping, and are dropped.
+    unsafe { libc::munmap(at.as_ptr().cast(), len) };
+}
+
+/// A buffer for I/O: aligned to pages, at first zero.
+///
+/// # Invariants
+///
+/// `at` is a private mapping of `len` bytes that this value owns.
+pub struct Buffer {
+    at: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it owns its memory, as a `Box<[u8]>` does.
+unsafe impl Send for Buffer {}
+
+impl Buffer {
+    /// Memory comes with the first use of a page. `len` is above 0.
+    pub fn new(len: usize) -> io::Result<Buffer> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let at = map(len, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
+        // INVARIANT: just mapped.
+        Ok(Buffer { at, len })
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        unmap(self.at, self.len);
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: by the invariant of the type; it is borrowed as this value is.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: by the invariant of the type; it is borrowed as this value is.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+    }
+}
+
+/// The descriptors of a queue, which the driver writes.
+///
+/// # Invariants
+///
+/// `at` is a mapping of `/dev/ublkcN` of at least `depth` descriptors, that this
+/// value owns.
+pub struct Descriptors {
+    at: NonNull<u8>,
+    len: usize,
+    depth: u16,
+}
+
+impl Descriptors {
+    /// Those of queue `q_id`, which has this depth.
+    pub fn map(device: &File, q_id: u16, depth: u16) -> io::Result<Descriptors> {
+        // The driver wants whole pages.
+        let len = (usize::from(depth) * size_of::<IoDesc>()).next_multiple_of(4096);
+        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        let offset = i64::try_from(descriptor_offset(q_id)).map_err(io::Error::other)?;
+        let at = map(len, libc::PROT_READ, flags, device.as_raw_fd(), offset)?;
+        // INVARIANT: just mapped.
+        Ok(Descriptors { at, len, depth })
+    }
+
+    /// The descriptor of a tag: of its request, from when the fetch of that has
+    /// completed until its commit.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such tag.
+    pub fn get(&self, tag: u16) -> IoDesc {
+        assert!(tag < self.depth);
+        let at = self.at.cast::<IoDesc>();
+        // SAFETY: the mapping has `depth` of them, by the invariant.
+        let at = unsafe { at.add(usize::from(tag)) };
+        // SAFETY: it is mapped, pages are aligned, and any bytes are a descriptor.
+        // The driver writes it, if at all, while we wait for its command.
+        unsafe { at.read_volatile() }
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        unmap(self.at, self.len);
+    }
+}

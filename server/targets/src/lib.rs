@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The targets of fublk.
+
+#![forbid(unsafe_code)]
+
+mod file;
+mod mirror;
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
+mod model;
+mod null;
+mod open;
+mod stripe;
+
+pub use file::FileTarget;
+pub use mirror::{Mirror, OnDrop};
+pub use null::Null;
+pub use open::Access;
+pub use stripe::Stripe;

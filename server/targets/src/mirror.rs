@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device that is several times there: each write goes to all legs, a read comes
+//! from the first. A leg that fails is dropped, and the others go on.
+//!
+//! When the server is killed, legs may differ where writes were under way.
+
+use crate::open::{Access, open};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+use ublk_server::{Allocate, Answer, Errno, FileId, Files, Geometry, Io, Read, Request, Target, Write, log};
+
+/// Told of a leg that is dropped, before anybody may rely on that. If this fails, so
+/// does the request that found out.
+pub type OnDrop = Box<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
+
+/// Files with the same data.
+pub struct Mirror {
+    files: Files,
+    legs: Vec<(FileId, PathBuf)>,
+    /// Bit n: leg n has all data. Never 0: the last one is kept, whatever it does.
+    whole: AtomicU64,
+    on_drop: OnDrop,
+    geometry: Geometry,
+}
+
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror").field("legs", &self.legs).field("whole", &self.whole).finish_non_exhaustive()
+    }
+}
+
+impl Mirror {
+    /// Open 1 to 16 files, which have the same data. The device is as large as the
+    /// smallest. A leg that was dropped is not the same any more, and must not be among
+    /// them until all data were copied to it.
+    ///
+    /// Where errors matter, `access` is direct: what the page cache can not write is
+    /// not known before the next flush, but read from the file before.
+    pub fn open<P: AsRef<Path>>(paths: &[P], access: Access, on_drop: OnDrop) -> io::Result<Mirror> {
+        if paths.is_empty() || paths.len() > 16 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a mirror has 1 to 16 files"));
+        }
+        let (mut files, mut legs) = (Files::default(), Vec::new());
+        let (mut size, mut block) = (u64::MAX, 512);
+        for path in paths {
+            let backing = open(path.as_ref(), access)?;
+            size = size.min(backing.size);
+            block = block.max(backing.block);
+            legs.push((files.add(backing.file), path.as_ref().to_owned()));
+        }
+        let geometry = Geometry {
+            size: size / u64::from(block) * u64::from(block),
+            block,
+            read_only: access.read_only,
+            cached: true,
+            discard: if access.read_only { 0 } else { 4096 },
+            write_zeroes: !access.read_only,
+            ..Geometry::default()
+        };
+        let whole = AtomicU64::new((1 << legs.len()) - 1);
+        Ok(Mirror { files, legs, whole, on_drop, geometry })
+    }
+
+    /// The legs that have all data.
+    fn whole(&self) -> Vec<usize> {
+        // SeqCst here and below: after the answer of a write, no thread may read from
+        // a leg that has missed it.
+        let whole = self.whole.load(Ordering::SeqCst);
+        (0..self.legs.len()).filter(|leg| whole & 1 << leg != 0).collect()
+    }
+
+    /// A leg has failed. That is an error if it is the last one.
+    fn drop_leg(&self, leg: usize, errno: Errno) -> Result<(), Errno> {
+        let path = &self.legs[leg].1;
+        let dropped = self.whole.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |whole| {
+            let left = whole & !(1 << leg);
+            (left != 0 && left != whole).then_some(left)
+        });
+        match dropped {
+            Ok(_) => {
+                log(format_args!("mirror: {} is dropped: {errno}", path.display()));
+                (self.on_drop)(path).map_err(|e| {
+                    log(format_args!("mirror: that can not be recorded: {e}"));
+                    Errno::EIO
+                })
+            }
+            Err(whole) if whole & 1 << leg == 0 => Ok(()), // By somebody else.
+            Err(_) => Err(errno),
+        }
+    }
+
+    /// What came of something that was done with several legs. As long as one has
+    /// done it, those that have failed are dropped.
+    fn judge(&self, legs: &[usize], results: &[Result<(), Errno>]) -> Result<(), Errno> {
+        let first = results.iter().find_map(|result| result.err());
+        let Some(first) = first else { return Ok(()) };
+        if results.iter().all(|result| result.is_err()) {
+            return Err(first);
+        }
+        for (leg, result) in legs.iter().zip(results) {
+            if let Err(errno) = result {
+                self.drop_leg(*leg, *errno)?;
+            }
+        }
+        // Those that have done it may have been dropped meanwhile.
+        let whole = self.whole.load(Ordering::SeqCst);
+        let done = legs.iter().zip(results).any(|(leg, result)| result.is_ok() && whole & 1 << leg != 0);
+        if done { Ok(()) } else { Err(first) }
+    }
+
+    async fn read<'r>(&self, mut read: Read<'r>) -> Answer<'r> {
+        let offset = read.offset();
+        loop {
+            let leg = self.whole()[0];
+            read = match read.try_file(self.legs[leg].0, offset).await {
+                Ok(answer) => return answer,
+                Err((read, errno)) => match self.drop_leg(leg, errno) {
+                    Ok(()) => read,
+                    Err(errno) => return read.fail(errno),
+                },
+            };
+        }
+    }
+
+    async fn write<'r>(&self, write: Write<'r>) -> Answer<'r> {
+        let legs = self.whole();
+        let places: Vec<_> = legs.iter().map(|leg| (self.legs[*leg].0, write.offset())).collect();
+        let results = write.copy_to(&places).await;
+        match self.judge(&legs, &results) {
+            Ok(()) => write.done(),
+            Err(errno) => write.fail(errno),
+        }
+    }
+
+    async fn sync(&self, io: &Io) -> Result<(), Errno> {
+        let legs = self.whole();
+        let mut results = Vec::new();
+        for leg in &legs {
+            results.push(io.sync(self.legs[*leg].0).await);
+        }
+        self.judge(&legs, &results)
+    }
+
+    async fn allocate(&self, io: &Io, how: Allocate, offset: u64, len: u32) -> Result<(), Errno> {
+        let legs = self.whole();
+        let mut results = Vec::new();
+        for leg in &legs {
+            match io.allocate(self.legs[*leg].0, how, offset, len.into()).await {
+                // It can not, and is as good as before.
+                Err(Errno::EOPNOTSUPP) => return Err(Errno::EOPNOTSUPP),
+                result => results.push(result),
+            }
+        }
+        self.judge(&legs, &results)
+    }
+}
+
+impl Target for Mirror {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn files(&self) -> &Files {
+        &self.files
+    }
+
+    async fn serve<'r>(&'r self, io: &'r Io, request: Request<'r>) -> Answer<'r> {
+        match request {
+            Request::Read(read) => self.read(read).await,
+            Request::Write(write) => self.write(write).await,
+            Request::Flush(flush) => flush.answer(self.sync(io).await),
+            Request::Discard(range) => {
+                let (offset, len) = (range.offset(), range.len());
+                range.answer(self.allocate(io, Allocate::Punch, offset, len).await)
+            }
+            Request::WriteZeroes(range, keep) => {
+                let (offset, len) = (range.offset(), range.len());
+                let how = if keep { Allocate::Zero } else { Allocate::Punch };
+                range.answer(self.allocate(io, how, offset, len).await)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Random, Scratch, compare};
+    use std::sync::{Arc, Mutex};
+    use ublk_server::sim::Sim;
+
+    type Dropped = Arc<Mutex<Vec<PathBuf>>>;
+
+    fn mirror(scratch: &Scratch, legs: usize, data: &[u8]) -> (Sim<Mirror>, Vec<PathBuf>, Dropped) {
+        let paths: Vec<_> = (0..legs).map(|i| scratch.file(&i.to_string(), data)).collect();
+        let dropped = Dropped::default();
+        let told = dropped.clone();
+        let on_drop = Box::new(move |path: &Path| {
+            told.lock().unwrap().push(path.to_owned());
+            Ok(())
+        });
+        let mirror = Mirror::open(&paths, Access::default(), on_drop).unwrap();
+        (Sim::new(mirror).unwrap(), paths, dropped)
+    }
+
+    #[test]
+    fn like_an_array_whichever_leg_fails() {
+        let scratch = Scratch::new("mirror");
+        for seed in 0..12 {
+            let mut random = Random::new(seed as u64);
+            let mut model = random.bytes(128 << 10);
+            let (sim, paths, dropped) = mirror(&scratch, 3, &model);
+            compare(&sim, &mut model, &mut random, 60);
+            for path in &paths {
+                assert!(std::fs::read(path).unwrap() == model, "legs are the same");
+            }
+            // One after the other fails; what is read is right all the time.
+            let mut order = [0, 1, 2];
+            order.rotate_left(seed % 3);
+            for broken in &order[..2] {
+                sim.break_file(Some(sim.target().legs[*broken].0), Errno::EIO);
+                compare(&sim, &mut model, &mut random, 60);
+                assert!(dropped.lock().unwrap().contains(&paths[*broken]));
+                assert!(sim.target().whole.load(Ordering::SeqCst) & 1 << broken == 0);
+            }
+            assert_eq!(dropped.lock().unwrap().len(), 2);
+            assert!(std::fs::read(&paths[order[2]]).unwrap() == model);
+        }
+    }
+
+    #[test]
+    fn the_last_leg_stays() {
+        let scratch = Scratch::new("mirror-last");
+        let (sim, _, dropped) = mirror(&scratch, 2, &[7; 8192]);
+        sim.break_file(Some(sim.target().legs[0].0), Errno::EIO);
+        assert!(sim.write(0, &[1; 512], false).is_ok());
+        sim.break_file(Some(sim.target().legs[1].0), Errno::ENOSPC);
+        assert_eq!(sim.write(0, &[2; 512], false), Err(Errno::ENOSPC));
+        assert_eq!(sim.read(0, 512), Err(Errno::ENOSPC));
+        assert_eq!(sim.flush(), Err(Errno::ENOSPC));
+        sim.break_file(None, Errno::EIO);
+        assert_eq!(sim.read(0, 512).unwrap(), [1; 512]);
+        // The leg that is back has missed a write, and is not asked.
+        assert_eq!(dropped.lock().unwrap().len(), 1);
+        assert_eq!(sim.target().whole(), [1]);
+    }
+
+    #[test]
+    fn what_can_not_be_recorded_is_an_error() {
+        let scratch = Scratch::new("mirror-record");
+        let paths = [scratch.file("a", &[7; 8192]), scratch.file("b", &[7; 8192])];
+        let on_drop = Box::new(|_: &Path| Err(io::Error::other("full")));
+        let sim = Sim::new(Mirror::open(&paths, Access::default(), on_drop).unwrap()).unwrap();
+        sim.break_file(Some(sim.target().legs[1].0), Errno::EIO);
+        assert_eq!(sim.write(0, &[1; 512], false), Err(Errno::EIO));
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files to serve, opened so that nobody else serves them.
+
+use std::{
+    fs::{File, TryLockError},
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    path::Path,
+};
+use ublk_server::Buffer;
+
+/// `O_DIRECT` and `O_EXCL`, of which the latter keeps others off a block device.
+const O_DIRECT: i32 = 0o40000;
+const O_EXCL: i32 = 0o200;
+
+/// How to open the files of a target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Access {
+    /// Nothing is written.
+    pub read_only: bool,
+    /// Past the page cache.
+    pub direct: bool,
+    /// Only to look at them, whoever uses them: nothing is served.
+    pub look: bool,
+}
+
+/// An open regular file or block device.
+#[derive(Debug)]
+pub(crate) struct Backing {
+    pub(crate) file: File,
+    pub(crate) size: u64,
+    /// The smallest unit of I/O.
+    pub(crate) block: u32,
+}
+
+/// What an error is about, for somebody who reads it.
+pub(crate) fn about(path: &Path, why: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {why}", path.display()))
+}
+
+fn in_use(path: &Path, why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is in use: {why}", path.display()))
+}
+
+/// Open a file to serve it. An error says which file it is about.
+pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
+    let Access { read_only, direct, look } = access;
+    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let kind = std::fs::metadata(path).map_err(say)?.file_type();
+    let is_device = kind.is_block_device();
+    if !is_device && !kind.is_file() {
+        return Err(about(path, "is neither a regular file nor a block device"));
+    }
+    let flags = if direct { O_DIRECT } else { 0 } | if is_device && !look { O_EXCL } else { 0 };
+    let mut file =
+        File::options().read(true).write(!read_only && !look).custom_flags(flags).open(path).map_err(
+            |e| match e.kind() {
+                io::ErrorKind::ResourceBusy => in_use(path, "mounted, or served already"),
+                io::ErrorKind::InvalidInput if direct => about(path, "can not be opened for direct I/O"),
+                _ => say(e),
+            },
+        )?;
+    let locked = match access {
+        Access { look: true, .. } => Ok(()),
+        Access { read_only: true, .. } => file.try_lock_shared(),
+        _ => file.try_lock(),
+    };
+    locked.map_err(|e| match e {
+        TryLockError::WouldBlock => in_use(path, "another process has it locked"),
+        TryLockError::Error(e) => say(e),
+    })?;
+    let size = file.seek(SeekFrom::End(0)).map_err(say)?;
+    let block = if direct { direct_block(&file).map_err(say)? } else { 512 };
+    if size == 0 {
+        return Err(about(path, "is empty"));
+    }
+    if !size.is_multiple_of(block.into()) {
+        return Err(about(
+            path,
+            format_args!("its size, {size} bytes, is no multiple of the block, {block} bytes"),
+        ));
+    }
+    Ok(Backing { file, size, block })
+}
+
+/// The smallest unit in which a file takes direct I/O.
+fn direct_block(file: &File) -> io::Result<u32> {
+    let mut buffer = Buffer::new(4096)?;
+    for block in [512, 1024, 2048] {
+        // At an offset that is no multiple of a larger one.
+        match file.read_at(&mut buffer[..block as usize], block.into()) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(block),
+        }
+    }
+    Ok(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_served() {
+        let dir = std::env::temp_dir().join(format!("fublk-open-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("file");
+        let why = |path: &Path| open(path, Access::default()).unwrap_err().to_string();
+        assert!(why(&path).contains("No such file"), "{}", why(&path));
+        assert!(why(&dir).contains("neither"));
+        File::create(&path).unwrap();
+        assert!(why(&path).contains("is empty"));
+        std::fs::write(&path, [0; 700]).unwrap();
+        assert!(why(&path).contains("700 bytes, is no multiple"));
+        std::fs::write(&path, [0; 1024]).unwrap();
+        let reading = Access { read_only: true, ..Access::default() };
+        let first = open(&path, Access::default()).unwrap();
+        assert_eq!((first.size, first.block), (1024, 512));
+        assert!(why(&path).contains("locked"));
+        assert!(open(&path, reading).is_err());
+        assert!(open(&path, Access { look: true, ..Access::default() }).is_ok());
+        drop(first);
+        let reader = open(&path, reading).unwrap();
+        assert!(open(&path, reading).is_ok(), "many may read");
+        assert!(why(&path).contains("locked"));
+        drop(reader);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

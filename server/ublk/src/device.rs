@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices: made, served, taken over.
+
+use crate::{Errno, Geometry, Mode, Target, queue};
+use std::{
+    fs::File,
+    io,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+use ublk_ring::{Control, ControlCmd};
+use ublk_sys::{
+    CpuSet, FUSED_CMD_FEATURE, io_uring_features, pin_thread,
+    uapi::{self, ControlOp, DevInfo, Features, MAX_QUEUE_DEPTH, Params, Plain},
+};
+
+/// What becomes of a device whose server dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Recovery {
+    /// It is stopped.
+    #[default]
+    None,
+    /// What the server had fails, new requests wait for the next server.
+    Wait,
+    /// All requests wait for the next server, and may be carried out twice.
+    Reissue,
+    /// All requests fail until there is the next server.
+    Fail,
+}
+
+impl Recovery {
+    fn features(self) -> Features {
+        match self {
+            Recovery::None => Features::default(),
+            Recovery::Wait => Features::USER_RECOVERY,
+            Recovery::Reissue => Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE,
+            Recovery::Fail => Features::USER_RECOVERY | Features::USER_RECOVERY_FAIL_IO,
+        }
+    }
+}
+
+/// What a device is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Its number; `None`: the first that is free.
+    pub id: Option<u32>,
+    /// How many queues, each with a thread.
+    pub queues: u16,
+    /// How many requests at a time, in a queue.
+    pub depth: u16,
+    /// How to move data; `None`: the best that there is.
+    pub mode: Option<Mode>,
+    /// What becomes of it when the server dies.
+    pub recovery: Recovery,
+    /// The most data of a request, in bytes.
+    pub max_io: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { id: None, queues: 1, depth: 128, mode: None, recovery: Recovery::None, max_io: 1 << 20 }
+    }
+}
+
+/// Commands to the driver about any device, also of another server.
+pub mod control {
+    use super::*;
+
+    const NONE: u32 = u32::MAX;
+
+    pub(super) fn execute(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
+        let cmd = ControlCmd { op, id, queue: u16::MAX, data };
+        Ok(Control::open()?.execute(&cmd, memory)?)
+    }
+
+    /// What the driver can do.
+    pub fn features() -> io::Result<Features> {
+        let mut bits = [0; 8];
+        execute(ControlOp::GetFeatures, NONE, 0, &mut bits)?;
+        Ok(Features(u64::from_ne_bytes(bits)))
+    }
+
+    /// What the driver knows of a device.
+    pub fn info(id: u32) -> io::Result<DevInfo> {
+        let mut info = DevInfo::default();
+        execute(ControlOp::GetDevInfo, id, 0, info.bytes_mut())?;
+        Ok(info)
+    }
+
+    /// Its parameters.
+    pub fn params(id: u32) -> io::Result<Params> {
+        let mut params = Params { len: Params::LEN, ..Params::default() };
+        execute(ControlOp::GetParams, id, 0, params.bytes_mut())?;
+        Ok(params)
+    }
+
+    /// Stop a device. Its server ends.
+    pub fn stop(id: u32) -> io::Result<()> {
+        execute(ControlOp::StopDev, id, 0, &mut []).map(drop)
+    }
+
+    /// Stop a device that nobody has open, or say `EBUSY`.
+    pub fn try_stop(id: u32) -> io::Result<()> {
+        execute(ControlOp::TryStopDev, id, 0, &mut []).map(drop)
+    }
+
+    /// Stop a device, and wait until it is gone.
+    pub fn delete(id: u32) -> io::Result<()> {
+        execute(ControlOp::DelDev, id, 0, &mut []).map(drop)
+    }
+
+    /// A device has another size, in bytes: a multiple of its block.
+    pub fn resize(id: u32, size: u64) -> io::Result<()> {
+        execute(ControlOp::UpdateSize, id, size / 512, &mut []).map(drop)
+    }
+}
+
+/// A device of ours.
+pub struct Device {
+    info: DevInfo,
+    mode: Mode,
+    /// It is there already, without a server.
+    recovers: bool,
+}
+
+/// What the threads of a device say.
+enum Event {
+    Ready,
+    Started(io::Result<()>),
+    Ended(u16, io::Result<()>),
+}
+
+fn invalid(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why.into())
+}
+
+fn choose(wanted: Option<Mode>, offered: Features) -> io::Result<Mode> {
+    let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
+    let can = |mode: Mode| offered.has(feature(mode)) && (mode != Mode::Fused || groups);
+    match wanted {
+        Some(mode) if can(mode) => Ok(mode),
+        Some(mode) => Err(io::Error::other(format!("the kernel has no mode {mode}"))),
+        None => Mode::ALL
+            .into_iter()
+            .find(|mode| can(*mode))
+            .ok_or_else(|| io::Error::other("the ublk driver is too old")),
+    }
+}
+
+fn feature(mode: Mode) -> Features {
+    match mode {
+        Mode::Fused => Features::FUSED_CMD,
+        Mode::Auto => Features::AUTO_BUF_REG,
+        Mode::Copy => Features::USER_COPY,
+    }
+}
+
+fn params(geometry: &Geometry, max_io: u32) -> io::Result<Params> {
+    let shift = |what, n: u32| {
+        u8::try_from(n.trailing_zeros())
+            .ok()
+            .filter(|_| n.is_power_of_two() && n >= 512)
+            .ok_or_else(|| invalid(format!("{what} is {n}, which is no power of 2 from 512 on")))
+    };
+    if geometry.size == 0 || !geometry.size.is_multiple_of(geometry.block.into()) {
+        let (size, block) = (geometry.size, geometry.block);
+        return Err(invalid(format!("the size, {size} bytes, is no multiple of the block, {block} bytes")));
+    }
+    // So that lengths are below 4 GiB.
+    const MOST_SECTORS: u32 = 1 << 21;
+    let sectors = |on: bool| if on { MOST_SECTORS } else { 0 };
+    let mut attrs = if geometry.read_only { uapi::ATTR_READ_ONLY } else { 0 };
+    if geometry.cached {
+        attrs |= uapi::ATTR_VOLATILE_CACHE | uapi::ATTR_FUA;
+    }
+    let discards = geometry.discard > 0 || geometry.write_zeroes;
+    let types = uapi::PARAM_BASIC | uapi::PARAM_DMA_ALIGN | if discards { uapi::PARAM_DISCARD } else { 0 };
+    Ok(Params {
+        len: Params::LEN,
+        types,
+        attrs,
+        logical_bs_shift: shift("the block", geometry.block)?,
+        physical_bs_shift: shift("the best size", geometry.best)?,
+        io_opt_shift: shift("the best size", geometry.best)?,
+        io_min_shift: shift("the block", geometry.block)?,
+        max_sectors: max_io / 512,
+        chunk_sectors: geometry.chunk / 512,
+        dev_sectors: geometry.size / 512,
+        discard_granularity: geometry.discard,
+        max_discard_sectors: sectors(geometry.discard > 0),
+        max_write_zeroes_sectors: sectors(geometry.write_zeroes),
+        max_discard_segments: u16::from(discards),
+        dma_alignment: geometry.align.max(4) - 1,
+        ..Params::default()
+    })
+}
+
+impl Device {
+    /// A new device. Nobody sees its disk before it is [served](Self::serve).
+    pub fn add(options: &Options, geometry: &Geometry) -> io::Result<Device> {
+        if options.queues == 0 || options.depth == 0 || options.depth > MAX_QUEUE_DEPTH {
+            return Err(invalid(format!(
+                "a device has at least one queue, of 1 to {MAX_QUEUE_DEPTH} requests"
+            )));
+        }
+        let mode = choose(options.mode, control::features()?)?;
+        let mut params = params(geometry, options.max_io)?;
+        let flags = Features::CMD_IOCTL_ENCODE | feature(mode) | options.recovery.features();
+        let mut info = DevInfo {
+            nr_hw_queues: options.queues,
+            queue_depth: options.depth,
+            max_io_buf_bytes: options.max_io,
+            dev_id: options.id.unwrap_or(u32::MAX),
+            ublksrv_pid: std::process::id().cast_signed(),
+            flags: flags.0,
+            ..DevInfo::default()
+        };
+        control::execute(ControlOp::AddDev, info.dev_id, 0, info.bytes_mut())?;
+        let device = Device { info, mode, recovers: false };
+        let set = if Features(info.flags).has(flags) {
+            control::execute(ControlOp::SetParams, info.dev_id, 0, params.bytes_mut()).map(drop)
+        } else {
+            let missing: Vec<_> = Features(flags.0 & !info.flags).names().collect();
+            Err(io::Error::other(format!("the driver has no {}", missing.join(", "))))
+        };
+        if let Err(e) = set {
+            let _ = device.delete();
+            return Err(e);
+        }
+        Ok(device)
+    }
+
+    /// Take over a device whose server is gone. Fails with `EBUSY` if it is still
+    /// there after `patience`.
+    pub fn recover(id: u32, patience: Duration) -> io::Result<Device> {
+        let end = Instant::now() + patience;
+        loop {
+            match control::execute(ControlOp::StartRecovery, id, 0, &mut []) {
+                Ok(_) => break,
+                Err(e) if e.raw_os_error() == Some(Errno::EBUSY.get()) && Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let info = control::info(id)?;
+        let has = |mode: &Mode| Features(info.flags).has(feature(*mode));
+        let mode =
+            Mode::ALL.into_iter().find(has).ok_or_else(|| io::Error::other("not made by this program"))?;
+        Ok(Device { info, mode, recovers: true })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.info.dev_id
+    }
+
+    /// How its data are moved.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Delete it, and wait until it is gone.
+    pub fn delete(&self) -> io::Result<()> {
+        control::delete(self.id())
+    }
+
+    /// Serve it until it is stopped. `ready` is called when the disk is there.
+    pub fn serve<T: Target>(&self, target: Arc<T>, ready: impl FnOnce(&Device)) -> io::Result<()> {
+        let path = format!("/dev/ublkc{}", self.id());
+        let char_device = Arc::new(open_when_there(&path)?);
+        let (tell, events) = mpsc::channel();
+        let mut threads = Vec::new();
+        for q_id in 0..self.info.nr_hw_queues {
+            let plan = queue::Plan {
+                device: char_device.clone(),
+                q_id,
+                depth: self.info.queue_depth,
+                mode: self.mode,
+                max_io: self.info.max_io_buf_bytes,
+            };
+            let (tell, target, id) = (tell.clone(), target.clone(), self.id());
+            let thread = thread::Builder::new().name(format!("queue {q_id}"));
+            threads.push(thread.spawn(move || {
+                pin_to_queue(id, q_id);
+                let result = queue::run(plan, &*target, || drop(tell.send(Event::Ready)));
+                let _ = tell.send(Event::Ended(q_id, result));
+            })?);
+        }
+        drop(char_device);
+        let mut ready = Some(ready);
+        let (mut starting, mut left) = (threads.len(), threads.len());
+        let mut failed = None;
+        while left > 0 {
+            let Ok(event) = events.recv() else { break };
+            match event {
+                Event::Ready => {
+                    starting -= 1;
+                    if starting == 0 {
+                        self.start(tell.clone())?;
+                    }
+                }
+                Event::Started(Ok(())) => {
+                    if let Some(ready) = ready.take() {
+                        ready(self);
+                    }
+                }
+                Event::Ended(_, Ok(())) => left -= 1,
+                // The others wait for requests that do not come.
+                Event::Started(Err(e)) => return Err(e),
+                Event::Ended(q_id, Err(e)) => {
+                    failed = Some(io::Error::new(e.kind(), format!("queue {q_id}: {e}")));
+                    left -= 1;
+                    let _ = control::stop(self.id());
+                    if starting > 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        match failed {
+            Some(e) => Err(e),
+            None if ready.is_some() => Err(io::Error::other("it was stopped before it was there")),
+            None => Ok(()),
+        }
+    }
+
+    /// The driver waits until all requests are fetched, which may be never.
+    fn start(&self, tell: mpsc::Sender<Event>) -> io::Result<()> {
+        let op = if self.recovers { ControlOp::EndRecovery } else { ControlOp::StartDev };
+        let id = self.id();
+        thread::Builder::new().name("start".into()).spawn(move || {
+            let pid = std::process::id().into();
+            let _ = tell.send(Event::Started(control::execute(op, id, pid, &mut []).map(drop)));
+        })?;
+        Ok(())
+    }
+}
+
+/// udev may be slow to make a node, and the last server slow to go.
+fn open_when_there(path: &str) -> io::Result<File> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match File::options().read(true).write(true).open(path) {
+            Err(e) if [Errno::ENOENT, Errno::EBUSY].contains(&Errno::from(&e)) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Where its requests come from; that it can not be is no reason not to serve.
+fn pin_to_queue(id: u32, q_id: u16) {
+    let mut cpus: CpuSet = [0; 128];
+    let cpus_of = control::execute(ControlOp::GetQueueAffinity, id, q_id.into(), &mut cpus);
+    if cpus_of.is_ok() && cpus.iter().any(|byte| *byte != 0) {
+        let _ = pin_thread(&cpus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        let good = Geometry { size: 8192, block: 4096, ..Geometry::default() };
+        let set = params(&good, 1 << 20).unwrap();
+        assert_eq!((set.dev_sectors, set.logical_bs_shift, set.max_sectors), (16, 12, 2048));
+        assert_eq!((set.types & uapi::PARAM_DISCARD, set.attrs, set.dma_alignment), (0, 0, 511));
+        let discards = Geometry { discard: 4096, cached: true, ..good };
+        let set = params(&discards, 1 << 20).unwrap();
+        assert_eq!((set.discard_granularity, set.max_discard_segments), (4096, 1));
+        assert_eq!(set.max_write_zeroes_sectors, 0);
+        // Lengths in bytes are 32 bits wide.
+        assert!(set.max_discard_sectors.checked_mul(512).is_some());
+        assert_eq!(set.attrs, uapi::ATTR_VOLATILE_CACHE | uapi::ATTR_FUA);
+        for wrong in [
+            Geometry { size: 0, ..good },
+            Geometry { size: 4096 + 512, ..good },
+            Geometry { block: 256, ..good },
+            Geometry { block: 1536, size: 1536, ..good },
+        ] {
+            assert_eq!(params(&wrong, 1 << 20).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn modes() {
+        let offered = Features::USER_COPY | Features::AUTO_BUF_REG;
+        let names = |mode, offered| choose(mode, offered).map_err(|e| e.to_string());
+        assert_eq!(names(None, offered), Ok(Mode::Auto));
+        assert_eq!(names(Some(Mode::Copy), offered), Ok(Mode::Copy));
+        assert_eq!(names(Some(Mode::Fused), offered), Err("the kernel has no mode fused".into()));
+        assert_eq!(names(None, Features::default()), Err("the ublk driver is too old".into()));
+        // The driver alone is not enough.
+        let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
+        let all = offered | Features::FUSED_CMD;
+        assert_eq!(names(None, all), Ok(if groups { Mode::Fused } else { Mode::Auto }));
+        for mode in Mode::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a target can do with its files, and how data are moved.
+
+use crate::{
+    Errno, FileId,
+    queue::Queue,
+    request::{Placed, Slot},
+    sim::SimFiles,
+};
+use std::{fmt, str::FromStr};
+use ublk_ring::Direction;
+
+/// How the data of requests get to files and back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Lent by fused commands: not copied, and nothing to register.
+    Fused,
+    /// The driver registers the data with our ring: not copied.
+    Auto,
+    /// Copied to memory of ours and back, by `pread()` and `pwrite()`.
+    Copy,
+}
+
+impl Mode {
+    /// All of them, the best first.
+    pub const ALL: [Mode; 3] = [Mode::Fused, Mode::Auto, Mode::Copy];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Fused => "fused",
+            Mode::Auto => "auto",
+            Mode::Copy => "copy",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Mode, String> {
+        let found = Mode::ALL.into_iter().find(|mode| mode.name() == name);
+        found.ok_or_else(|| "one of fused, auto, copy".to_owned())
+    }
+}
+
+/// What to do with room for data in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Allocate {
+    /// Give it back. What is read there is zero.
+    Punch,
+    /// Keep it. What is read there is zero.
+    Zero,
+}
+
+impl Allocate {
+    const KEEP_SIZE: u32 = 1;
+
+    pub(crate) fn mode(self) -> u32 {
+        Self::KEEP_SIZE
+            | match self {
+                Allocate::Punch => 2,
+                Allocate::Zero => 16,
+            }
+    }
+}
+
+/// What a target can do with its files. Belongs to one thread.
+pub struct Io(pub(crate) Inner);
+
+pub(crate) enum Inner {
+    Queue(Box<Queue>),
+    Sim(SimFiles),
+}
+
+impl Io {
+    /// How data are moved.
+    pub fn mode(&self) -> Mode {
+        match &self.0 {
+            Inner::Queue(queue) => queue.mode(),
+            Inner::Sim(_) => Mode::Fused,
+        }
+    }
+
+    /// All data that were written to a file are on the medium.
+    pub async fn sync(&self, file: FileId) -> Result<(), Errno> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.sync(file).await,
+            Inner::Sim(files) => files.sync(file),
+        }
+    }
+
+    /// Zero a part of a file.
+    pub async fn allocate(&self, file: FileId, how: Allocate, offset: u64, len: u64) -> Result<(), Errno> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.allocate(file, how, offset, len).await,
+            Inner::Sim(files) => files.allocate(file, how, offset, len),
+        }
+    }
+
+    /// Move pieces of the data of a request, which stays. What became of each?
+    pub(crate) async fn lend(
+        &self,
+        slot: &Slot<'_>,
+        direction: Direction,
+        pieces: &[Placed],
+    ) -> Vec<Result<(), Errno>> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.lend(slot.tag, slot.fua, direction, pieces).await,
+            Inner::Sim(files) => files.lend(slot.fua, direction, pieces),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block devices of ublk, served in user space.
+//!
+//! Write a [`Target`], which says how large a device is and answers its requests,
+//! and [serve](Device::serve) it. The data of a request go between the request and
+//! files, and the target says which files and where; how they get there depends on
+//! what the kernel offers (see [`Mode`]).
+//!
+//! Wrong use does not compile:
+//!
+//! - Data go one way. What is read can not be written to a file:
+//!   ```compile_fail,E0599
+//!   use ublk_server::{Answer, FileId, Read};
+//!   fn serve<'r>(read: Read<'r>, file: FileId) -> Answer<'r> {
+//!       read.to_file(file, 0)
+//!   }
+//!   ```
+//! - A request is answered once:
+//!   ```compile_fail,E0382
+//!   use ublk_server::{Answer, FileId, Read};
+//!   fn serve<'r>(read: Read<'r>, file: FileId) -> Answer<'r> {
+//!       let first = read.from_file(file, 0);
+//!       read.from_file(file, 0)
+//!   }
+//!   ```
+//!   and not used after the answer:
+//!   ```compile_fail,E0382
+//!   use ublk_server::{Answer, FileId, Write};
+//!   fn serve<'r>(write: Write<'r>, file: FileId) -> (Answer<'r>, u32) {
+//!       (write.to_file(file, 0), write.len())
+//!   }
+//!   ```
+//! - It is answered: nothing else makes an answer, and that of another request will
+//!   not do:
+//!   ```compile_fail
+//!   use ublk_server::{Answer, Flush};
+//!   fn serve<'a, 'b>(one: Flush<'a>, other: Flush<'b>) -> Answer<'a> {
+//!       one.done();
+//!       other.done()
+//!   }
+//!   ```
+//! - A read is answered with all of its data, from its first byte to its last, or
+//!   with an error. There is no way to say that it is done without:
+//!   ```compile_fail,E0599
+//!   use ublk_server::{Answer, Read};
+//!   fn serve<'r>(read: Read<'r>) -> Answer<'r> {
+//!       read.done()
+//!   }
+//!   ```
+//! - A queue stays in its thread:
+//!   ```compile_fail,E0277
+//!   use ublk_server::Io;
+//!   fn elsewhere(io: &Io) {
+//!       std::thread::scope(|s| s.spawn(|| io.mode()));
+//!   }
+//!   ```
+//!
+//! And this does:
+//! ```
+//! use ublk_server::{Answer, FileId, Read, Write};
+//! fn read<'r>(read: Read<'r>, file: FileId) -> Answer<'r> {
+//!     let offset = read.offset();
+//!     read.from_file(file, offset)
+//! }
+//! fn write<'r>(write: Write<'r>, file: FileId) -> Answer<'r> {
+//!     let offset = write.offset();
+//!     write.to_file(file, offset)
+//! }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod device;
+mod io;
+mod queue;
+mod request;
+pub mod sim;
+mod target;
+
+pub use device::{Device, Options, Recovery, control};
+pub use io::{Allocate, Io, Mode};
+pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
+pub use target::{FileId, Files, Geometry, Target};
+pub use ublk_sys::{Buffer, Errno};
+
+/// A line for whoever reads the server's log, its standard error. Nobody may.
+pub fn log(what: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{what}");
+}

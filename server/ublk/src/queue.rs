@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A queue of a device: its thread, its ring, and a task for each tag.
+
+use crate::{
+    Answer, Errno, FileId, Flush, Io, Mode, Range, Read, Request, Target, Write,
+    io::{Allocate, Inner},
+    log,
+    request::{Placed, Slot, What},
+};
+use std::{
+    cell::RefCell,
+    fs::File,
+    io,
+    marker::PhantomData,
+    os::{fd::AsFd, unix::fs::FileExt},
+    sync::Arc,
+};
+use ublk_ring::{Direction, FileIndex, IoCmd, Op, Ring, Secondary, Task};
+use ublk_sys::{
+    Buffer, Descriptors,
+    uapi::{self, IoDesc, IoOp},
+};
+
+/// What a queue is to be.
+pub(crate) struct Plan {
+    /// `/dev/ublkcN`
+    pub(crate) device: Arc<File>,
+    pub(crate) q_id: u16,
+    pub(crate) depth: u16,
+    pub(crate) mode: Mode,
+    /// The most data of a request, in bytes.
+    pub(crate) max_io: u32,
+}
+
+/// A queue, in its thread.
+pub(crate) struct Queue {
+    plan: Plan,
+    ring: Ring,
+    descriptors: Descriptors,
+    /// Of each tag, when its data have to be copied.
+    buffers: RefCell<Vec<Option<Buffer>>>,
+}
+
+/// `/dev/ublkcN` comes first in a ring's table, then the files of the target.
+const DEVICE: FileIndex = FileIndex(0);
+
+/// Pieces of a fused command.
+const MOST: usize = ublk_ring::MAX_SECONDARY as usize;
+
+fn index(file: FileId) -> FileIndex {
+    FileIndex(file.0 + 1)
+}
+
+impl Queue {
+    fn new(plan: Plan, target: &impl Target) -> io::Result<Queue> {
+        let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(target.files().fds()).collect();
+        let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
+        let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
+        let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
+        let buffers = RefCell::new((0..plan.depth).map(|_| None).collect());
+        Ok(Queue { plan, ring, descriptors, buffers })
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.plan.mode
+    }
+
+    pub(crate) async fn sync(&self, file: FileId) -> Result<(), Errno> {
+        self.ring.fsync(index(file)).await.ok().map(drop)
+    }
+
+    pub(crate) async fn allocate(
+        &self,
+        file: FileId,
+        how: Allocate,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), Errno> {
+        self.ring.fallocate(index(file), how.mode(), offset, len).await.ok().map(drop)
+    }
+
+    fn command(&self, op: IoOp, tag: u16, result: i32) -> IoCmd {
+        let auto_index = (self.plan.mode == Mode::Auto && op != IoOp::FusedSubmit).then_some(tag);
+        IoCmd { op, q_id: self.plan.q_id, tag, result, auto_index }
+    }
+
+    fn commit(&self, tag: u16, result: Result<u32, Errno>) -> Op<'_> {
+        let result = match result {
+            Ok(len) => i32::try_from(len).unwrap_or(i32::MAX),
+            Err(errno) => -errno.get(),
+        };
+        self.ring.command(DEVICE, &self.command(IoOp::CommitAndFetch, tag, result))
+    }
+
+    /// Move pieces of the data of a request, which stays. What became of each?
+    pub(crate) async fn lend(
+        &self,
+        tag: u16,
+        fua: bool,
+        direction: Direction,
+        pieces: &[Placed],
+    ) -> Vec<Result<(), Errno>> {
+        let all: Vec<_> = pieces.iter().map(|placed| secondary(placed, fua)).collect();
+        let results = match self.plan.mode {
+            Mode::Fused => self.lend_fused(tag, direction, &all).await,
+            Mode::Auto => {
+                let ops: Vec<_> = all.iter().map(|piece| self.ring.fixed(direction, tag, piece)).collect();
+                let mut results = Vec::with_capacity(ops.len());
+                for op in ops {
+                    results.push(op.await.result);
+                }
+                results
+            }
+            Mode::Copy => self.lend_copy(tag, direction, &all).await,
+        };
+        results.into_iter().zip(pieces).map(|(result, placed)| whole(result, placed.piece.len)).collect()
+    }
+
+    async fn lend_fused(&self, tag: u16, direction: Direction, pieces: &[Secondary]) -> Vec<i32> {
+        let cmd = self.command(IoOp::FusedSubmit, tag, 0);
+        let groups: Vec<_> = pieces
+            .chunks(MOST)
+            .map(|group| (self.ring.fused(DEVICE, &cmd, direction, group), group))
+            .collect();
+        let mut results = Vec::with_capacity(pieces.len());
+        for (op, group) in groups {
+            let first = results.len();
+            let done = op.await;
+            // Without a word of the secondaries, an error is that of all.
+            let refused = Errno::of(done.result).filter(|_| done.failed.is_empty());
+            results.extend(
+                group.iter().map(|piece| refused.map_or(piece.len.cast_signed(), |errno| -errno.get())),
+            );
+            for (i, result) in done.failed {
+                results[first + i] = result;
+            }
+        }
+        results
+    }
+
+    async fn lend_copy(&self, tag: u16, direction: Direction, pieces: &[Secondary]) -> Vec<i32> {
+        let end = pieces.iter().map(|piece| piece.at + piece.len).max().unwrap_or(0) as usize;
+        let position = uapi::data_offset(self.plan.q_id, tag);
+        let all = |errno: Errno| vec![-errno.get(); pieces.len()];
+        let buffer = self.buffers.borrow_mut()[usize::from(tag)].take();
+        let mut buffer = match buffer.map_or_else(|| Buffer::new(self.plan.max_io as usize), Ok) {
+            Ok(buffer) if buffer.len() >= end => buffer,
+            Ok(_) => return all(Errno::EINVAL),
+            Err(e) => return all(e.into()),
+        };
+        // It is copied at once, which is not worth a request of the ring.
+        if direction == Direction::Drain
+            && let Err(e) = self.plan.device.read_exact_at(&mut buffer[..end], position)
+        {
+            return all(e.into());
+        }
+        let (mut results, buffer) = self.ring.transfer(direction, buffer, pieces).await;
+        if direction == Direction::Fill
+            && results.iter().zip(pieces).all(|(result, piece)| result.cast_unsigned() == piece.len)
+            && let Err(e) = self.plan.device.write_all_at(&buffer[..end], position)
+        {
+            results = all(e.into());
+        }
+        self.buffers.borrow_mut()[usize::from(tag)] = Some(buffer);
+        results
+    }
+
+    /// Answer a request. Returns what its command says when there is the next one.
+    async fn finish(&self, tag: u16, fua: bool, answer: Answer<'_>) -> i32 {
+        let (direction, pieces) = match answer.what {
+            What::Result(result) => return self.commit(tag, result).await.result,
+            What::Move(direction, pieces) => (direction, pieces),
+        };
+        let placed = pieces.as_slice();
+        if self.plan.mode == Mode::Fused && placed.len() <= MOST {
+            let cmd = self.command(IoOp::CommitAndFetch, tag, 0);
+            let done = match placed {
+                [one] => self.ring.fused(DEVICE, &cmd, direction, &[secondary(one, fua)]).await,
+                many => {
+                    let many: Vec<_> = many.iter().map(|placed| secondary(placed, fua)).collect();
+                    self.ring.fused(DEVICE, &cmd, direction, &many).await
+                }
+            };
+            match Errno::of(done.result) {
+                None | Some(Errno::ENODEV) => return done.result,
+                // It has not moved the data: the request is still ours.
+                Some(errno) => return self.commit(tag, Err(errno)).await.result,
+            }
+        }
+        let results = self.lend(tag, fua, direction, placed).await;
+        let total = placed.iter().map(|placed| placed.piece.len).sum();
+        let result = results.into_iter().collect::<Result<Vec<()>, _>>().map(|_| total);
+        self.commit(tag, result).await.result
+    }
+
+    /// Serve a tag until the device is stopped.
+    async fn serve(&self, io: &Io, tag: u16, target: &impl Target) {
+        let mut told = self.ring.command(DEVICE, &self.command(IoOp::Fetch, tag, 0)).await.result;
+        while told == 0 {
+            let desc = self.descriptors.get(tag);
+            let fua = desc.op_flags & uapi::IO_F_FUA != 0;
+            let answer = match request(io, tag, fua, &desc) {
+                Ok(request) => target.serve(io, request).await,
+                Err(answer) => answer,
+            };
+            told = self.finish(tag, fua, answer).await;
+        }
+        if told != -Errno::ENODEV.get() {
+            let what = Errno::of(told).map_or_else(|| told.to_string(), |errno| errno.to_string());
+            log(format_args!("queue {}, tag {tag}: the driver says: {what}", self.plan.q_id));
+        }
+    }
+}
+
+fn secondary(placed: &Placed, fua: bool) -> Secondary {
+    let piece = &placed.piece;
+    Secondary { file: index(piece.file), offset: piece.offset, at: placed.at, len: piece.len, sync: fua }
+}
+
+/// Less than all of it is an error: files are as large as devices say.
+fn whole(result: i32, len: u32) -> Result<(), Errno> {
+    match Errno::of(result) {
+        Some(errno) => Err(errno),
+        None if result.cast_unsigned() == len => Ok(()),
+        None => Err(Errno::EIO),
+    }
+}
+
+/// What a descriptor asks for; or an answer, if it is nothing that a target knows.
+fn request<'r>(io: &'r Io, tag: u16, fua: bool, desc: &IoDesc) -> Result<Request<'r>, Answer<'r>> {
+    let slot = |len| Slot { io, tag, offset: desc.start_sector * 512, len, fua, of: PhantomData };
+    let Some(len) = desc.nr_sectors.checked_mul(512) else {
+        return Err(Flush(slot(0)).fail(Errno::EINVAL));
+    };
+    let slot = slot(len);
+    Ok(match desc.op() {
+        uapi::OP_READ => Request::Read(Read(slot)),
+        uapi::OP_WRITE => Request::Write(Write(slot)),
+        uapi::OP_FLUSH => Request::Flush(Flush(slot)),
+        uapi::OP_DISCARD => Request::Discard(Range(slot)),
+        uapi::OP_WRITE_ZEROES => Request::WriteZeroes(Range(slot), desc.op_flags & uapi::IO_F_NOUNMAP != 0),
+        _ => return Err(Flush(slot).fail(Errno::EOPNOTSUPP)),
+    })
+}
+
+/// Make a queue and serve it to its end. `ready` is told when the driver can begin.
+pub(crate) fn run<T: Target>(plan: Plan, target: &T, ready: impl FnOnce()) -> io::Result<()> {
+    let depth = plan.depth;
+    let io = Io(Inner::Queue(Box::new(Queue::new(plan, target)?)));
+    let Io(Inner::Queue(queue)) = &io else { unreachable!("just made") };
+    ready();
+    let tasks = (0..depth).map(|tag| Box::pin(queue.serve(&io, tag, target)) as Task<'_>).collect();
+    queue.ring.run(tasks)
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests, which are answered exactly once.
+
+use crate::{Errno, FileId, Io};
+use std::{cell::Cell, marker::PhantomData};
+use ublk_ring::Direction;
+
+/// A request of the block layer. Offsets and lengths are in bytes.
+pub enum Request<'r> {
+    /// Wants data.
+    Read(Read<'r>),
+    /// Brings data.
+    Write(Write<'r>),
+    /// What was written has to be on the medium.
+    Flush(Flush<'r>),
+    /// Nobody needs these data any more.
+    Discard(Range<'r>),
+    /// These data are zero. With `true`, the room for them has to stay.
+    WriteZeroes(Range<'r>, bool),
+}
+
+/// What a request ends with. Only the request makes one.
+#[must_use = "the request waits for it"]
+pub struct Answer<'r> {
+    pub(crate) what: What,
+    of: Brand<'r>,
+}
+
+pub(crate) enum What {
+    /// The data, if any, are where they belong.
+    Result(Result<u32, Errno>),
+    /// The data are to be moved, all of them.
+    Move(Direction, Pieces),
+}
+
+/// Lifetimes of requests are told apart: neither may stand for another.
+type Brand<'r> = PhantomData<Cell<&'r ()>>;
+
+/// Where a part of the data of a request is in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// The file.
+    pub file: FileId,
+    /// The offset in the file.
+    pub offset: u64,
+    /// How much, in bytes. What is more than the request has left is ignored.
+    pub len: u32,
+}
+
+/// A piece, and where in the data of the request it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Placed {
+    pub(crate) piece: Piece,
+    pub(crate) at: u32,
+}
+
+/// Most requests have one piece.
+pub(crate) enum Pieces {
+    One(Placed),
+    Many(Vec<Placed>),
+}
+
+impl Pieces {
+    pub(crate) fn as_slice(&self) -> &[Placed] {
+        match self {
+            Pieces::One(one) => std::slice::from_ref(one),
+            Pieces::Many(many) => many,
+        }
+    }
+}
+
+/// A request, as its queue knows it.
+pub(crate) struct Slot<'r> {
+    pub(crate) io: &'r Io,
+    pub(crate) tag: u16,
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
+    /// Forced unit access.
+    pub(crate) fua: bool,
+    pub(crate) of: Brand<'r>,
+}
+
+impl<'r> Slot<'r> {
+    fn answer(self, what: What) -> Answer<'r> {
+        Answer { what, of: self.of }
+    }
+
+    fn result(self, result: Result<(), Errno>) -> Answer<'r> {
+        let len = self.len;
+        self.answer(What::Result(result.map(|()| len)))
+    }
+
+    fn whole(&self, file: FileId, offset: u64) -> Placed {
+        Placed { piece: Piece { file, offset, len: self.len }, at: 0 }
+    }
+
+    /// All of the data, in order: `map` says where what is at this offset of the
+    /// device is, and how much of that is in one piece.
+    fn pieces(&self, mut map: impl FnMut(u64, u32) -> Piece) -> Result<Pieces, Errno> {
+        let mut all = Vec::new();
+        let mut at = 0;
+        while at < self.len {
+            let left = self.len - at;
+            let mut piece = map(self.offset + u64::from(at), left);
+            piece.len = piece.len.min(left);
+            if piece.len == 0 {
+                return Err(Errno::EIO);
+            }
+            all.push(Placed { piece, at });
+            at += piece.len;
+        }
+        Ok(Pieces::Many(all))
+    }
+
+    fn move_pieces(self, direction: Direction, map: impl FnMut(u64, u32) -> Piece) -> Answer<'r> {
+        match self.pieces(map) {
+            Ok(pieces) => self.answer(What::Move(direction, pieces)),
+            Err(errno) => self.result(Err(errno)),
+        }
+    }
+}
+
+macro_rules! request {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[must_use = "it has to be answered"]
+        pub struct $name<'r>(pub(crate) Slot<'r>);
+
+        impl<'r> $name<'r> {
+            /// It has failed.
+            pub fn fail(self, errno: Errno) -> Answer<'r> {
+                self.0.result(Err(errno))
+            }
+        }
+    };
+}
+
+macro_rules! ranged {
+    ($name:ident) => {
+        #[allow(clippy::len_without_is_empty, reason = "none is empty")]
+        impl $name<'_> {
+            /// Where on the device it begins.
+            pub fn offset(&self) -> u64 {
+                self.0.offset
+            }
+
+            /// How many bytes it is about. Never 0.
+            pub fn len(&self) -> u32 {
+                self.0.len
+            }
+        }
+    };
+}
+
+request!(
+    /// A request for data. Its answer brings all of them, or is an error.
+    Read
+);
+ranged!(Read);
+
+impl<'r> Read<'r> {
+    /// All of the data are in one piece, at this offset of a file.
+    pub fn from_file(self, file: FileId, offset: u64) -> Answer<'r> {
+        let piece = self.0.whole(file, offset);
+        self.0.answer(What::Move(Direction::Fill, Pieces::One(piece)))
+    }
+
+    /// The data are in several pieces. `map` is asked, in order, where the data at an
+    /// offset of the device are, of which so many bytes are left.
+    pub fn from_files(self, map: impl FnMut(u64, u32) -> Piece) -> Answer<'r> {
+        self.0.move_pieces(Direction::Fill, map)
+    }
+
+    /// Like [`from_file()`](Self::from_file), but if that fails, the request is still
+    /// there and can be served otherwise. This waits for the data.
+    pub async fn try_file(self, file: FileId, offset: u64) -> Result<Answer<'r>, (Read<'r>, Errno)> {
+        let piece = self.0.whole(file, offset);
+        match self.0.io.lend(&self.0, Direction::Fill, &[piece]).await[0] {
+            Ok(()) => Ok(self.0.result(Ok(()))),
+            Err(errno) => Err((self, errno)),
+        }
+    }
+}
+
+request!(
+    /// A request that brings data.
+    Write
+);
+ranged!(Write);
+
+impl<'r> Write<'r> {
+    /// All of the data go to a file, in one piece. If the request wants its data to
+    /// be on the medium, they are.
+    pub fn to_file(self, file: FileId, offset: u64) -> Answer<'r> {
+        let piece = self.0.whole(file, offset);
+        self.0.answer(What::Move(Direction::Drain, Pieces::One(piece)))
+    }
+
+    /// The data go to several pieces; see [`Read::from_files()`].
+    pub fn to_files(self, map: impl FnMut(u64, u32) -> Piece) -> Answer<'r> {
+        self.0.move_pieces(Direction::Drain, map)
+    }
+
+    /// Write all of the data to each of these places, side by side. This waits, and
+    /// says what became of each; the request is still there.
+    pub async fn copy_to(&self, places: &[(FileId, u64)]) -> Vec<Result<(), Errno>> {
+        let pieces: Vec<_> = places.iter().map(|(file, offset)| self.0.whole(*file, *offset)).collect();
+        self.0.io.lend(&self.0, Direction::Drain, &pieces).await
+    }
+
+    /// Its data are where they belong.
+    pub fn done(self) -> Answer<'r> {
+        self.0.result(Ok(()))
+    }
+}
+
+request!(
+    /// A request for data to be on the medium.
+    Flush
+);
+
+impl<'r> Flush<'r> {
+    /// They are.
+    pub fn done(self) -> Answer<'r> {
+        self.0.result(Ok(()))
+    }
+
+    /// They are, or there was an error.
+    pub fn answer(self, result: Result<(), Errno>) -> Answer<'r> {
+        self.0.result(result)
+    }
+}
+
+request!(
+    /// A request that is about data, but has none.
+    Range
+);
+ranged!(Range);
+
+impl<'r> Range<'r> {
+    /// It is done.
+    pub fn done(self) -> Answer<'r> {
+        self.0.result(Ok(()))
+    }
+
+    /// It is done, or there was an error.
+    pub fn answer(self, result: Result<(), Errno>) -> Answer<'r> {
+        self.0.result(result)
+    }
+}
