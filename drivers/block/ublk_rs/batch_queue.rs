@@ -99,7 +99,7 @@ impl TagRing {
 
 /// A command that can tell the server, from its own task. A trait for the sake of the tests, which
 /// have no ring.
-pub(crate) trait Tells {
+pub(crate) trait Tells: Unpin {
     /// Sends the command to its task, to tell there.
     fn send(self);
 }
