@@ -300,3 +300,25 @@ impl Shmem {
         Ok(())
     }
 }
+
+#[kunit_tests(ublk_rs_shmem)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_run_out() -> Result {
+        let indexes = Indexes::new()?;
+        let mut taken = KVVec::with_capacity(MAX_BUFFERS, GFP_KERNEL)?;
+        for number in 0..MAX_BUFFERS {
+            let index = indexes.take()?;
+            assert_eq!(usize::from(index.number), number);
+            taken.push(index, GFP_KERNEL)?;
+        }
+        assert_eq!(MAX_BUFFERS, 65536);
+        assert_eq!(indexes.take().err(), Some(ENOSPC));
+        drop(taken.remove(5));
+        assert_eq!(indexes.take()?.number, 5);
+        assert_eq!(indexes.take()?.number, 5);
+        Ok(())
+    }
+}
