@@ -307,10 +307,12 @@ impl Slot {
     /// Ends the request that the server will not work on any more, with an error, or has it sent
     /// to the next server.
     pub(crate) fn abort(&self) {
-        let (rq, _hold) = {
+        let (rq, hold) = {
             let mut state = self.state.lock();
             (state.stage.abort(), self.release(&mut state))
         };
+        // Who sees the request end finds the index free.
+        drop(hold);
         if let Some(rq) = rq {
             self.requeue_or_fail(rq, self.recovery.reissues);
         }
@@ -323,7 +325,8 @@ impl Slot {
     /// A dying task may wait for just this request before it closes its files, for instance if it
     /// is the last one that uses a mount of the disk.
     pub(crate) fn abort_if_deserted(&self) -> bool {
-        let (rq, _hold) = self.take_deserted();
+        let (rq, hold) = self.take_deserted();
+        drop(hold);
         let found = rq.is_some();
         if let Some(rq) = rq {
             self.requeue_or_fail(rq, self.recovery.reissues);

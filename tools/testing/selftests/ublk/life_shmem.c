@@ -152,17 +152,45 @@ FIXTURE_VARIANT(shmem) {
 	__u64 flags;
 };
 
-#define MODE(name, f)	FIXTURE_VARIANT_ADD(shmem, name) { .flags = f }
-MODE(copy, 0);
-MODE(get_data, UBLK_F_NEED_GET_DATA);
-MODE(user_copy, UBLK_F_USER_COPY);
-MODE(zero_copy, UBLK_F_SUPPORT_ZERO_COPY);
-MODE(auto_reg, UBLK_F_AUTO_BUF_REG);
-MODE(fused, UBLK_F_FUSED_CMD);
-MODE(batch_copy, UBLK_F_BATCH_IO);
-MODE(batch_user_copy, UBLK_F_BATCH_IO | UBLK_F_USER_COPY);
-MODE(batch_auto_reg, UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG);
-MODE(batch_fused, UBLK_F_BATCH_IO | UBLK_F_FUSED_CMD);
+FIXTURE_VARIANT_ADD(shmem, copy) {
+	.flags = 0,
+};
+
+FIXTURE_VARIANT_ADD(shmem, get_data) {
+	.flags = UBLK_F_NEED_GET_DATA,
+};
+
+FIXTURE_VARIANT_ADD(shmem, user_copy) {
+	.flags = UBLK_F_USER_COPY,
+};
+
+FIXTURE_VARIANT_ADD(shmem, zero_copy) {
+	.flags = UBLK_F_SUPPORT_ZERO_COPY,
+};
+
+FIXTURE_VARIANT_ADD(shmem, auto_reg) {
+	.flags = UBLK_F_AUTO_BUF_REG,
+};
+
+FIXTURE_VARIANT_ADD(shmem, fused) {
+	.flags = UBLK_F_FUSED_CMD,
+};
+
+FIXTURE_VARIANT_ADD(shmem, batch_copy) {
+	.flags = UBLK_F_BATCH_IO,
+};
+
+FIXTURE_VARIANT_ADD(shmem, batch_user_copy) {
+	.flags = UBLK_F_BATCH_IO | UBLK_F_USER_COPY,
+};
+
+FIXTURE_VARIANT_ADD(shmem, batch_auto_reg) {
+	.flags = UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG,
+};
+
+FIXTURE_VARIANT_ADD(shmem, batch_fused) {
+	.flags = UBLK_F_BATCH_IO | UBLK_F_FUSED_CMD,
+};
 
 FIXTURE_SETUP(shmem)
 {
@@ -456,11 +484,17 @@ static pid_t doomed(__u64 flags, char *mem, int to_parent)
 TEST_F(shmem, server_dies)
 {
 	__u64 flags = variant->flags | UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE;
-	struct server v = { .s = { .flags = flags | UBLK_F_SHMEM_ZC, .queues = 1, .depth = DEPTH } };
+	struct server v = {
+		.s = {
+			.flags = flags | UBLK_F_SHMEM_ZC,
+			.queues = 1,
+			.depth = DEPTH,
+			.desc_size = sizeof(struct ublksrv_io_desc),
+		},
+	};
 	int pipes[2], tag;
 	pid_t server, pid;
 
-	v.s.desc_size = sizeof(struct ublksrv_io_desc);
 	ASSERT_EQ(0, pipe(pipes));
 	server = doomed(flags, self->mem, pipes[1]);
 	ASSERT_EQ(sizeof(v.s.id), read(pipes[0], &v.s.id, sizeof(v.s.id)));
@@ -481,6 +515,26 @@ TEST_F(shmem, server_dies)
 	EXPECT_EQ(0, exit_status(pid));
 	EXPECT_EQ(0, shm_reg(v.s.id, self->mem + PAGE, PAGE, 0));
 	srv_close(&v.s);
+	EXPECT_EQ(0, delete_dev(v.s.id));
+}
+
+/* A request that fails because the server is killed does not keep its buffer */
+TEST_F(shmem, server_dies_and_fails_it)
+{
+	struct server v = {};
+	int pipes[2];
+	pid_t server, pid;
+
+	ASSERT_EQ(0, pipe(pipes));
+	server = doomed(variant->flags, self->mem, pipes[1]);
+	ASSERT_EQ(sizeof(v.s.id), read(pipes[0], &v.s.id, sizeof(v.s.id)));
+	pid = client(&v, true, self->mem + PAGE, PAGE, 0);
+	hear(pipes[0]);
+	EXPECT_EQ(0, kill(server, SIGKILL));
+	EXPECT_EQ(-1, exit_status(server));
+	EXPECT_EQ(EIO, exit_status(pid));
+	EXPECT_EQ(0, shm_unreg(v.s.id, 0));
+	EXPECT_EQ(0, shm_reg(v.s.id, self->mem, PAGE, 0));
 	EXPECT_EQ(0, delete_dev(v.s.id));
 }
 

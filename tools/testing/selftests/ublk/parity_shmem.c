@@ -6,7 +6,7 @@
 #include "parity_shm.h"
 
 #define PAGE	SHM_PAGE
-#define GIB	(1ULL << 30)
+#define GIB	(1024 * 1024 * 1024ULL)
 
 /* Arguments ---------------------------------------------------------------- */
 
@@ -186,7 +186,8 @@ static void matches(const void *arg)
 		}
 		for (write = 0; write < 2; write++) {
 			struct iovec iov = { mem, 2 * PAGE };
-			const char *what = str("short, flags %u %s", flags, write ? "WRITE" : "READ");
+			const char *what = str("short, flags %u %s", flags,
+					       write ? "WRITE" : "READ");
 			pid_t pid = shm_client(s.id, write, &iov, 1, -1);
 
 			put(m->name, what, "end", "%d", requests(&s, m->name, what, pid, true));
