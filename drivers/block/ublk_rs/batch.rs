@@ -122,7 +122,7 @@ impl CommandHandler for BatchCommands {
     fn task_work(dev: ArcBorrow<'_, Device>, cmd: QueuedCmd<Self>, cx: TaskContext<'_>) {
         let q_id = cmd.data().q_id;
         match (find(&dev, q_id), cmd.into_multishot()) {
-            (Some((queue, batch)), Ok(cmd)) => tell(queue, batch, cmd, cx),
+            (Some((queue, batch)), Ok(cmd)) => tell(&dev, queue, batch, cmd, cx),
             // Only such commands are queued, by queues that there are.
             (_, cmd) => drop(cmd),
         }
@@ -282,7 +282,7 @@ fn fetch<'a>(
 }
 
 /// Tells the server of the requests that there are, in its task, with the command that is telling.
-fn tell(queue: &Queue, batch: &BatchQueue, cmd: FetchCommand, cx: TaskContext<'_>) {
+fn tell(dev: &Device, queue: &Queue, batch: &BatchQueue, cmd: FetchCommand, cx: TaskContext<'_>) {
     let FetchData { id, group, .. } = *cmd.data();
     let flags = cx.flags();
 
@@ -313,7 +313,9 @@ fn tell(queue: &Queue, batch: &BatchQueue, cmd: FetchCommand, cx: TaskContext<'_
         let (taken, more) = batch.take(tags.get_mut(..room).unwrap_or(&mut []));
         let told = retain(&mut tags, taken, |tag| {
             let slot = queue.slot(tag.into());
-            slot.is_some_and(|slot| slot.start_shared(shot.as_cmd(), flags, queue.descs()))
+            slot.is_some_and(|slot| {
+                slot.start_shared(shot.as_cmd(), flags, queue.descs(), dev.shmem())
+            })
         });
 
         if told == 0 {

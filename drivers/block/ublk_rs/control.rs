@@ -12,6 +12,7 @@ use crate::{
     },
     info,
     recovery,
+    shmem_ctrl,
     start,
     stop,
     uapi::*, //
@@ -60,21 +61,21 @@ const QUIESCE_DEV: u32 = 0x16;
 const GET_FEATURES: u32 = kernel::ioctl::_IOR::<CtrlCmd>(b'u' as u32, 0x13);
 /// `_IOC_NR(UBLK_U_CMD_TRY_STOP_DEV)`, likewise.
 const TRY_STOP_DEV: u32 = 0x17;
-/// `_IOC_NR(UBLK_U_CMD_REG_BUF)` and its counterpart, which are not served.
+/// `_IOC_NR(UBLK_U_CMD_REG_BUF)` and its counterpart, likewise.
 const REG_BUF: u32 = 0x18;
 const UNREG_BUF: u32 = 0x19;
 /// Longest path that a command may carry.
 const PATH_MAX: u16 = 4096;
 
-/// Serves one command.
-fn serve(driver: &Driver, op: u32, cmd: &CtrlCmd) -> Result {
+/// Serves one command; returns its result.
+fn serve(driver: &Driver, op: u32, cmd: &CtrlCmd) -> Result<i32> {
     check_command_type(op)?;
     if op == GET_FEATURES {
-        return info::get_features(cmd);
+        return info::get_features(cmd).map(|()| 0);
     }
     let nr = command_nr(op);
     if nr == uapi::UBLK_CMD_ADD_DEV {
-        return add::add(driver, cmd);
+        return add::add(driver, cmd).map(|()| 0);
     }
 
     let dev = match driver.find(cmd.dev_id) {
@@ -83,12 +84,14 @@ fn serve(driver: &Driver, op: u32, cmd: &CtrlCmd) -> Result {
             if !is_admin() {
                 return Err(EPERM);
             }
-            return wait_deleted(driver, nr, cmd.dev_id);
+            return wait_deleted(driver, nr, cmd.dev_id).map(|()| 0);
         }
         Found::Deleted | Found::Missing => return Err(ENODEV),
     };
     let cmd = &check_permission(driver, &dev, nr, cmd)?;
-    match nr {
+    let served = match nr {
+        REG_BUF => return shmem_ctrl::register(&dev, cmd),
+        UNREG_BUF => return shmem_ctrl::unregister(&dev, cmd.data),
         uapi::UBLK_CMD_START_DEV => start::start(&dev, cmd.data as i32),
         uapi::UBLK_CMD_STOP_DEV => {
             stop::stop(&dev);
@@ -110,7 +113,8 @@ fn serve(driver: &Driver, op: u32, cmd: &CtrlCmd) -> Result {
         uapi::UBLK_CMD_END_USER_RECOVERY => recovery::end(&dev, cmd.data as i32),
         QUIESCE_DEV => recovery::quiesce(&dev, cmd.data),
         _ => Err(EOPNOTSUPP),
-    }
+    };
+    served.map(|()| 0)
 }
 
 /// Whether the current task may send this command. Returns the command without the path of the
@@ -223,6 +227,6 @@ impl MiscDevice for ControlDevice {
         let served = cmd
             .payload128::<[u64; 4]>()
             .and_then(|payload| serve(&driver, op, &zerocopy::transmute!(payload)));
-        cmd.complete(served.map(|()| 0))
+        cmd.complete(served)
     }
 }

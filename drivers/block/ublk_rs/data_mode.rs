@@ -28,6 +28,8 @@ pub(crate) struct DataMode {
     pub(crate) asks: bool,
     /// The driver registers it with the ring of the server's command.
     pub(crate) registers: bool,
+    /// It may be in memory that the server shares with its clients.
+    pub(crate) shares: bool,
     pub(crate) reach: Reach,
 }
 
@@ -42,12 +44,19 @@ impl DataMode {
             copies,
             asks: copies && flags & UBLK_F_NEED_GET_DATA != 0,
             registers: flags & UBLK_F_AUTO_BUF_REG != 0,
+            shares: flags & UBLK_F_SHMEM_ZC != 0,
             reach: if flags & UBLK_F_FUSED_CMD != 0 && flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
                 Reach::Commit
             } else {
                 Reach::Any
             },
         }
+    }
+
+    /// Whether a request needs no more than a description before the server gets it.
+    #[inline]
+    pub(crate) fn describes_only(self) -> bool {
+        !self.copies && !self.registers && !self.shares
     }
 
     /// Fails with [`EPERM`] if the server may reach data by commits only.

@@ -14,6 +14,7 @@ use crate::{
         Recovery, //
     },
     queue::Queue,
+    shmem::Shmem,
     slot::Slot,
     types::Disk,
     uapi::*,
@@ -112,6 +113,8 @@ pub(crate) struct Device {
     info: DevInfo,
     queues: KVVec<Queue>,
     pub(crate) tag_set: Arc<TagSet<Disk>>,
+    /// The memory that the server registered, with `UBLK_F_SHMEM_ZC`.
+    shmem: Option<Pin<KBox<Shmem>>>,
     workers: Arc<Workers>,
     /// Held while the disk is added or deleted and while commands are canceled.
     #[pin]
@@ -162,6 +165,10 @@ impl Device {
             let queue = Queue::new(&info, data, recovery, node)?;
             queues.push(queue, GFP_KERNEL)?;
         }
+        let shmem = match info.flags & UBLK_F_SHMEM_ZC {
+            0 => None,
+            _ => Some(Shmem::new()?),
+        };
         let info = DevInfo {
             dev_id: number.get(),
             ..info
@@ -178,6 +185,7 @@ impl Device {
                 info,
                 queues,
                 tag_set,
+                shmem,
                 workers,
                 lifecycle <- new_mutex!((), "ublk_rs::Device::lifecycle"),
                 state <- new_mutex!(state, "ublk_rs::Device::state"),
@@ -210,6 +218,12 @@ impl Device {
     /// Whether the device has one of `features`.
     pub(crate) fn has(&self, features: u64) -> bool {
         self.info.flags & features != 0
+    }
+
+    /// The memory that the server registered, of a device that has that feature.
+    #[inline]
+    pub(crate) fn shmem(&self) -> Option<&Shmem> {
+        self.shmem.as_deref()
     }
 
     /// The work queues.

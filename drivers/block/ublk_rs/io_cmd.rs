@@ -86,7 +86,7 @@ impl CommandHandler for IoCommands {
         let CmdData { q_id, tag, .. } = *cmd.data();
         match (dev.queue(q_id.into()), dev.slot(q_id, tag)) {
             (Some(queue), Some(slot)) => {
-                slot.start(cmd, cx, queue.descs());
+                slot.start(cmd, cx, queue.descs(), dev.shmem());
                 // It waits again if it was put back.
                 cancel_if_leaving(&dev, slot, cx.flags());
             }

@@ -34,6 +34,7 @@ use crate::{
         Gate,
         Recovery, //
     },
+    shmem::Hold,
     stage::{
         Dispatched,
         Stage, //
@@ -74,6 +75,9 @@ struct SlotState {
     auto_reg: Option<AutoReg>,
     /// The ring on which the data of the server's request was registered.
     registered_on: Option<RingId>,
+    /// Keeps the shared memory in which the data of the server's request is. Only while the stage
+    /// has a request: who takes that out takes this out as well, and drops it without the lock.
+    hold: Option<Hold>,
     /// That of the request that the server has, or had last.
     generation: Generation,
 }
@@ -84,6 +88,15 @@ impl SlotState {
         self.registered_on = registered_on;
         self.generation = self.generation.next();
         self.stage.hand_to_server(rq);
+    }
+
+    /// As [`Self::hand_to_server`], of a request whose data is in shared memory, if `hold` is.
+    fn share(&mut self, rq: RequestRef, registered_on: Option<RingId>, hold: Option<Hold>) {
+        debug_assert!(self.hold.is_none());
+        if hold.is_some() {
+            self.hold = hold;
+        }
+        self.hand_to_server(rq, registered_on);
     }
 
     fn current_is_owner(&self) -> bool {
@@ -170,6 +183,7 @@ impl Slot {
                     addr: 0,
                     auto_reg: None,
                     registered_on: None,
+                    hold: None,
                     generation: Generation::default(),
                 },
                 "ublk_rs::Slot::state"
@@ -293,7 +307,12 @@ impl Slot {
     /// Ends the request that the server will not work on any more, with an error, or has it sent
     /// to the next server.
     pub(crate) fn abort(&self) {
-        let rq = self.state.lock().stage.abort();
+        let (rq, hold) = {
+            let mut state = self.state.lock();
+            (state.stage.abort(), self.release(&mut state))
+        };
+        // Who sees the request end finds the index free.
+        drop(hold);
         if let Some(rq) = rq {
             self.requeue_or_fail(rq, self.recovery.reissues);
         }
@@ -306,12 +325,24 @@ impl Slot {
     /// A dying task may wait for just this request before it closes its files, for instance if it
     /// is the last one that uses a mount of the disk.
     pub(crate) fn abort_if_deserted(&self) -> bool {
-        let rq = self.take_deserted();
+        let (rq, hold) = self.take_deserted();
+        drop(hold);
         let found = rq.is_some();
         if let Some(rq) = rq {
             self.requeue_or_fail(rq, self.recovery.reissues);
         }
         found
+    }
+
+    /// Takes out what keeps the shared memory of a request that leaves the slot, to be dropped when
+    /// the lock is not held any more.
+    #[inline]
+    fn release(&self, state: &mut SlotState) -> Option<Hold> {
+        if self.data.shares {
+            state.hold.take()
+        } else {
+            None
+        }
     }
 
     /// Gives a request back to the block layer, to be queued again or with an error.
@@ -344,14 +375,14 @@ impl Slot {
     /// Makes the slot ready for the next server. The last one must have closed its file and its
     /// requests must be aborted.
     pub(crate) fn reset(&self) {
-        let (stage, task) = {
+        let (stage, task, hold) = {
             let mut state = self.state.lock();
             state.addr = 0;
             state.auto_reg = None;
             state.registered_on = None;
-            (state.stage.reset(), state.task.take())
+            (state.stage.reset(), state.task.take(), state.hold.take())
         };
         // Outside of the lock. There is no command: each of them holds the file.
-        drop((stage, task));
+        drop((stage, task, hold));
     }
 }

@@ -17,10 +17,10 @@ pub(crate) use kernel::uapi::{
     UBLK_ATTR_ROTATIONAL, UBLK_ATTR_VOLATILE_CACHE, UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK,
     UBLK_BATCH_F_HAS_BUF_ADDR, UBLK_BATCH_F_HAS_ZONE_LBA, UBLK_IO_F_FAILFAST_DEV,
     UBLK_IO_F_FAILFAST_DRIVER, UBLK_IO_F_FAILFAST_TRANSPORT, UBLK_IO_F_FUA, UBLK_IO_F_INTEGRITY,
-    UBLK_IO_F_META, UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_NOUNMAP, UBLK_IO_F_SWAP, UBLK_IO_OP_DISCARD,
-    UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES,
-    UBLK_IO_RES_NEED_GET_DATA, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH, UBLK_MIN_SEGMENT_SIZE,
-    UBLK_PARAM_TYPE_BASIC, UBLK_PARAM_TYPE_DEVT, UBLK_PARAM_TYPE_DISCARD,
+    UBLK_IO_F_META, UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_NOUNMAP, UBLK_IO_F_SHMEM_ZC, UBLK_IO_F_SWAP,
+    UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE,
+    UBLK_IO_OP_WRITE_ZEROES, UBLK_IO_RES_NEED_GET_DATA, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
+    UBLK_MIN_SEGMENT_SIZE, UBLK_PARAM_TYPE_BASIC, UBLK_PARAM_TYPE_DEVT, UBLK_PARAM_TYPE_DISCARD,
     UBLK_PARAM_TYPE_DMA_ALIGN, UBLK_PARAM_TYPE_INTEGRITY, UBLK_PARAM_TYPE_SEGMENT,
     UBLK_PARAM_TYPE_ZONED, UBLK_S_DEV_DEAD, UBLK_S_DEV_FAIL_IO, UBLK_S_DEV_LIVE,
     UBLK_S_DEV_QUIESCED,
@@ -56,6 +56,7 @@ features!(
     UBLK_F_NO_AUTO_PART_SCAN,
     UBLK_F_BATCH_IO,
     UBLK_F_ZONED,
+    UBLK_F_SHMEM_ZC,
     UBLK_F_IO_DESC_SIZE,
     UBLK_F_FUSED_CMD,
 );
@@ -94,6 +95,16 @@ pub(crate) struct IoCmd {
     pub(crate) tag: u16,
     pub(crate) result: i32,
     pub(crate) addr: u64,
+}
+
+/// `struct ublk_shmem_buf_reg`, what `UBLK_U_CMD_REG_BUF` is to register.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub(crate) struct ShmemBufReg {
+    pub(crate) addr: u64,
+    pub(crate) len: u64,
+    pub(crate) flags: u32,
+    pub(crate) reserved: u32,
 }
 
 /// `struct ublksrv_io_desc`, how a request is told to the server.
@@ -233,6 +244,7 @@ pub(crate) struct ParamsHeader {
 static_assert!(size_of::<CtrlCmd>() == size_of::<kernel::uapi::ublksrv_ctrl_cmd>());
 static_assert!(size_of::<IoCmd>() == size_of::<kernel::uapi::ublksrv_io_cmd>());
 static_assert!(size_of::<IoDesc>() == size_of::<kernel::uapi::ublksrv_io_desc>());
+static_assert!(size_of::<ShmemBufReg>() == size_of::<kernel::uapi::ublk_shmem_buf_reg>());
 static_assert!(size_of::<DevInfo>() == size_of::<kernel::uapi::ublksrv_ctrl_dev_info>());
 static_assert!(size_of::<Params>() == size_of::<kernel::uapi::ublk_params>());
 static_assert!(offset_of!(Params, discard) == offset_of!(kernel::uapi::ublk_params, discard));

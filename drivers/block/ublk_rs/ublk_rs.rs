@@ -13,7 +13,7 @@
 //! 1. [`disk`]: the block layer queues the request; the waiting command is sent to its task.
 //! 2. [`slot`]: the task describes the request to the server, copies the data of a write and
 //!    answers the command. From here the server owns the request.
-//! 3. [`user_copy`], [`register`], [`fused`]: the server reaches the request's data.
+//! 3. [`user_copy`], [`register`], [`fused`], [`shmem`]: the server reaches the request's data.
 //! 4. [`io_cmd`]: the server commits the result and queues its next command.
 //! 5. [`ending`]: the request ends when nobody uses its data any more.
 //!
@@ -64,6 +64,8 @@ mod policy;
 mod queue;
 mod recovery;
 mod register;
+mod shmem;
+mod shmem_ctrl;
 mod slot;
 mod stage;
 mod start;

@@ -79,10 +79,11 @@ impl Slot {
         // The request may be gone if the task is dying and the disk is being stopped; the command
         // then waits for the end of the ring.
         let rq = state.stage.commit(queued);
+        let hold = self.release(&mut state);
         drop(state);
 
         if let Some(rq) = rq {
-            let verdict = self.take_data(&rq, addr, result);
+            let verdict = self.take_data(&rq, addr, result, hold.is_some());
             self.endings.finish(rq, verdict);
         }
         (outcome, true)
@@ -96,9 +97,21 @@ impl Slot {
 
     /// In copy mode, takes the data of a read from the server. Returns the verdict on the request,
     /// which is less than `result` if not all of the data could be had.
-    pub(super) fn take_data(&self, rq: &Request<Disk>, addr: u64, result: i32) -> Verdict {
+    ///
+    /// If the data is `in_place` then it is in memory that the server shares with the reader, and
+    /// there is nothing to take: what the server has not written there, it could have read.
+    pub(super) fn take_data(
+        &self,
+        rq: &Request<Disk>,
+        addr: u64,
+        result: i32,
+        in_place: bool,
+    ) -> Verdict {
         if result <= 0 || rq.op() != Op::Read || !rq.has_data() {
             return Verdict::Result(result);
+        }
+        if in_place {
+            return Verdict::Result(result.min(rq.bytes() as i32));
         }
         if self.data.reach == Reach::Commit {
             // No secondary has brought any data, and the server can not have done so otherwise.
@@ -159,6 +172,7 @@ impl Slot {
             return false;
         }
         let rq = state.stage.commit(cmd);
+        let _hold = self.release(&mut state);
         drop(state);
 
         if let Some(rq) = rq {

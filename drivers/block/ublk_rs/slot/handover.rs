@@ -5,9 +5,16 @@
 
 use super::Slot;
 use crate::{
-    data_mode::AutoReg,
+    data_mode::{
+        AutoReg,
+        DataMode, //
+    },
     descs::Descs,
     ending,
+    shmem::{
+        Found,
+        Shmem, //
+    },
     types::{
         CmdData,
         Command,
@@ -17,6 +24,7 @@ use crate::{
     },
     uapi::{
         UBLK_IO_F_NEED_REG_BUF,
+        UBLK_IO_F_SHMEM_ZC,
         UBLK_IO_RES_ABORT,
         UBLK_IO_RES_NEED_GET_DATA,
         UBLK_IO_RES_OK, //
@@ -43,7 +51,13 @@ impl Slot {
     /// Hands a dispatched request to the server, in the task of the command.
     // See `IoCommands::task_work()`.
     #[inline(always)]
-    pub(crate) fn start(&self, cmd: Command, cx: TaskContext<'_>, descs: &Descs) {
+    pub(crate) fn start(
+        &self,
+        cmd: Command,
+        cx: TaskContext<'_>,
+        descs: &Descs,
+        shmem: Option<&Shmem>,
+    ) {
         let mut state = self.state.lock();
         let Some(rq) = state.stage.start() else {
             drop(state);
@@ -52,7 +66,7 @@ impl Slot {
         let (addr, auto_reg, is_owner) = (state.addr, state.auto_reg, state.current_is_owner());
         let can_serve = is_owner && !cx.cancelled();
 
-        if can_serve && !self.data.copies && !self.data.registers {
+        if can_serve && self.data.describes_only() {
             // Nothing that could sleep or fail.
             descs.describe(&rq, addr, rq.bytes(), 0);
             state.hand_to_server(rq, None);
@@ -69,13 +83,18 @@ impl Slot {
             return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
         }
 
+        let found = shmem.and_then(|shmem| shmem.find(&rq));
+        let place = Place::new(found.as_ref(), addr);
+        let copies = place.copies(self.data);
+
         let is_write = rq.op() == Op::Write && rq.has_data();
-        if self.data.asks && is_write {
+        // A server that has the data already needs no buffer.
+        if copies && self.data.asks && is_write {
             descs.describe(&rq, addr, rq.bytes(), 0);
             self.state.lock().stage.ask(rq);
             return cmd.done(UBLK_IO_RES_NEED_GET_DATA as i32, cx.flags());
         }
-        let bytes = if self.data.copies && is_write {
+        let bytes = if copies && is_write {
             give_data(&rq, addr)
         } else {
             Some(rq.bytes())
@@ -97,8 +116,9 @@ impl Slot {
                 return self.requeue_or_fail(rq, false);
             }
         };
-        descs.describe(&rq, addr, bytes, flags);
-        self.state.lock().hand_to_server(rq, registered_on);
+        descs.describe(&rq, place.addr, bytes, place.flags | flags);
+        let hold = found.map(Found::keep);
+        self.state.lock().share(rq, registered_on, hold);
         cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
     }
 
@@ -141,6 +161,33 @@ impl Slot {
                 (outcome, true)
             }
         }
+    }
+}
+
+/// Where the server is told that the data is.
+pub(super) struct Place {
+    pub(super) addr: u64,
+    /// `UBLK_IO_F_*` about it.
+    pub(super) flags: u32,
+}
+
+impl Place {
+    /// In shared memory, if it was found there, else at `addr`.
+    #[inline]
+    pub(super) fn new(found: Option<&Found>, addr: u64) -> Self {
+        match found {
+            Some(found) => Self {
+                addr: found.addr(),
+                flags: UBLK_IO_F_SHMEM_ZC,
+            },
+            None => Self { addr, flags: 0 },
+        }
+    }
+
+    /// Whether the driver has to copy the data to there, or from there.
+    #[inline]
+    pub(super) fn copies(&self, data: DataMode) -> bool {
+        data.copies && self.flags == 0
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     handover::{
         give_data,
         register,
+        Place,
         Registered, //
     },
     Slot,
@@ -17,6 +18,11 @@ use crate::{
     descs::Descs,
     ending,
     policy::Gate,
+    shmem::{
+        Found,
+        Hold,
+        Shmem, //
+    },
     types::{
         Disk,
         RequestRef, //
@@ -112,6 +118,7 @@ impl Slot {
         cmd: CmdRef<'_>,
         flags: IssueFlags<'_>,
         descs: &Descs,
+        shmem: Option<&Shmem>,
     ) -> bool {
         let mut state = self.state.lock();
         // It may have been given back, if the server is dying.
@@ -119,7 +126,7 @@ impl Slot {
             return false;
         };
         let (addr, auto_reg) = (state.addr, state.auto_reg);
-        if !self.data.copies && !self.data.registers {
+        if self.data.describes_only() {
             // Nothing that could sleep or fail.
             descs.describe(&rq, addr, rq.bytes(), 0);
             state.hand_to_server(rq, None);
@@ -127,7 +134,9 @@ impl Slot {
         }
         drop(state);
 
-        let bytes = if self.data.copies && rq.op() == Op::Write && rq.has_data() {
+        let found = shmem.and_then(|shmem| shmem.find(&rq));
+        let place = Place::new(found.as_ref(), addr);
+        let bytes = if place.copies(self.data) && rq.op() == Op::Write && rq.has_data() {
             give_data(&rq, addr)
         } else {
             Some(rq.bytes())
@@ -151,21 +160,23 @@ impl Slot {
                 return false;
             }
         };
-        descs.describe(&rq, addr, bytes, more);
-        self.state.lock().hand_to_server(rq, registered_on);
+        descs.describe(&rq, place.addr, bytes, place.flags | more);
+        let hold = found.map(Found::keep);
+        self.state.lock().share(rq, registered_on, hold);
         true
     }
 
     /// Undoes [`Self::start_shared`], because the server could not be told. Returns whether the tag
     /// has to be told again: not if the server has committed the request all the same.
     pub(crate) fn not_told(&self, cmd: CmdRef<'_>, flags: IssueFlags<'_>) -> bool {
-        let (undone, registered) = {
+        let (undone, registered, _hold) = {
             let mut state = self.state.lock();
             if state.stage.not_told() {
                 let ring = state.registered_on.take();
-                (true, ring.and(state.auto_reg))
+                let hold = self.release(&mut state);
+                (true, ring.and(state.auto_reg), hold)
             } else {
-                (false, None)
+                (false, None, None)
             }
         };
         if let Some(auto_reg) = registered {
@@ -188,7 +199,7 @@ impl Slot {
         result: i32,
         batch: &mut CompletionBatch<Disk>,
     ) -> Result {
-        let (rq, registered) = {
+        let (rq, registered, hold) = {
             let mut state = self.state.lock();
             if state.stage.owned().is_none() {
                 drop(state);
@@ -203,7 +214,8 @@ impl Slot {
             let registered = if here { state.auto_reg } else { None };
             state.addr = next.desc_addr();
             state.auto_reg = next.auto_reg;
-            (state.stage.commit_shared(), registered)
+            let rq = state.stage.commit_shared();
+            (rq, registered, self.release(&mut state))
         };
         if let Some(auto_reg) = registered {
             // If it is not there any more, the server was faster.
@@ -211,7 +223,7 @@ impl Slot {
         }
         // From here on the server is told of the next request as soon as this one has ended.
         if let Some(rq) = rq {
-            let verdict = self.take_data(&rq, next.addr, result);
+            let verdict = self.take_data(&rq, next.addr, result, hold.is_some());
             self.endings.finish_in(rq, verdict, batch);
         }
         Ok(())
@@ -227,17 +239,18 @@ impl Slot {
         }
     }
 
-    /// The request of a deserted slot.
-    pub(super) fn take_deserted(&self) -> Option<RequestRef> {
+    /// The request of a deserted slot, and what keeps its shared memory.
+    pub(super) fn take_deserted(&self) -> (Option<RequestRef>, Option<Hold>) {
         let mut state = self.state.lock();
         match &state.task {
             Some(task) if self.is_deserted_by(task) => {}
-            _ => return None,
+            _ => return (None, None),
         }
-        if self.shared.is_some() {
+        let rq = if self.shared.is_some() {
             state.stage.desert()
         } else {
             state.stage.abort()
-        }
+        };
+        (rq, self.release(&mut state))
     }
 }

@@ -100,8 +100,7 @@ static void more_features(const void *arg)
 			UBLK_F_NEED_GET_DATA | UBLK_F_NO_AUTO_PART_SCAN,
 		/* all but those that need something else, or are not there yet */
 		0x3fffff & ~(UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_FUSED_CMD |
-			     UBLK_F_ZONED | UBLK_F_BATCH_IO | UBLK_F_INTEGRITY |
-			     UBLK_F_SHMEM_ZC),
+			     UBLK_F_ZONED | UBLK_F_BATCH_IO | UBLK_F_INTEGRITY),
 	};
 	unsigned int i;
 
