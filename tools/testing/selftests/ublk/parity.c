@@ -45,6 +45,7 @@ static const struct {
 	{ "file", group_file },
 	{ "sysfs", group_sysfs },
 	{ "integrity", group_integrity },
+	{ "zoned", group_zoned },
 	{ "recovery", group_recovery },
 	{ "death", group_death },
 	{ "unpriv", group_unpriv },

@@ -170,6 +170,7 @@ void group_data(void);
 void group_file(void);
 void group_sysfs(void);
 void group_integrity(void);
+void group_zoned(void);
 void group_unpriv(void);
 void group_recovery(void);
 void group_death(void);

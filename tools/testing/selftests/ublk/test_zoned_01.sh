@@ -1,0 +1,14 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+
+. "$(cd "$(dirname "$0")" && pwd)"/test_common.sh
+
+ERR_CODE=0
+
+_prep_test "zoned" "zones, a server's nonsense about them, and its death meanwhile"
+
+"$(_ublk_test_top_dir)"/life_zoned
+ERR_CODE=$?
+
+_cleanup_test
+_show_result "$TID" $ERR_CODE
