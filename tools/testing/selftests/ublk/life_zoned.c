@@ -6,9 +6,11 @@
  */
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <linux/blkzoned.h>
 #include <linux/fs.h>
+#include <linux/nvme_ioctl.h>
 #include "life.h"
 #include "kselftest_harness.h"
 
@@ -17,6 +19,8 @@
 #define NR_ZONES	2500
 #define SECTORS		(ZONE * NR_ZONES - ZONE / 2)
 #define NR_CONV		2
+/* of a disk that an NVMe namespace can be: all zones are alike */
+#define NR_EQUAL	8
 
 /* What the server does about a question */
 enum answer {
@@ -42,6 +46,8 @@ struct zoned {
 	char *data;
 	enum answer answer;
 	int questions;
+	/* what the server adds to where it says it has appended */
+	__u64 lie;
 };
 
 static struct ublk_params zoned_params(void)
@@ -55,7 +61,7 @@ static struct ublk_params zoned_params(void)
 	return p;
 }
 
-static void fill_zones(struct zoned *z, __u64 sectors)
+static void fill_zones(struct zoned *z, __u64 sectors, unsigned int nr_conv)
 {
 	unsigned int i;
 
@@ -73,19 +79,21 @@ static void fill_zones(struct zoned *z, __u64 sectors)
 		zone->wp = zone->start;
 		zone->type = BLK_ZONE_TYPE_SEQWRITE_REQ;
 		zone->cond = BLK_ZONE_COND_EMPTY;
-		if (i < NR_CONV) {
+		if (i < nr_conv) {
 			zone->type = BLK_ZONE_TYPE_CONVENTIONAL;
 			zone->cond = BLK_ZONE_COND_NOT_WP;
 		}
 	}
 }
 
-static void zoned_open(struct zoned *z, __u64 flags)
+static void zoned_open(struct zoned *z, __u64 flags, bool equal)
 {
 	struct ublk_params p = zoned_params();
 
 	memset(z, 0, sizeof(*z));
-	fill_zones(z, SECTORS);
+	if (equal)
+		p.basic.dev_sectors = NR_EQUAL * ZONE;
+	fill_zones(z, p.basic.dev_sectors, equal ? 0 : NR_CONV);
 	z->data = calloc(SECTORS, 1024);
 	if (!z->data)
 		give_up("memory", -ENOMEM);
@@ -205,6 +213,33 @@ static int write_zone(struct zoned *z, int tag, const struct ublksrv_io_desc *d)
 	return bytes;
 }
 
+/* Append; where that was goes to @at */
+static int append(struct zoned *z, int tag, const struct ublksrv_io_desc *d, __u64 *at)
+{
+	struct ublksrv_io_desc there = *d;
+
+	there.start_sector = z->zones[d->start_sector / ZONE].wp;
+	*at = there.start_sector + z->lie;
+	return write_zone(z, tag, &there);
+}
+
+/* Commit an append */
+static void commit_append(struct zoned *z, int tag)
+{
+	struct io io = {
+		.op = UBLK_U_IO_COMMIT_AND_FETCH_REQ,
+		.tag = tag,
+	};
+	__u64 at;
+	int res;
+
+	io.result = append(z, tag, srv_desc(&z->s, tag), &at);
+	io.addr = at;
+	res = srv_do(&z->s, &io);
+	if (res != BLOCKS)
+		give_up("COMMIT of an append", res);
+}
+
 static void set_zone(struct blk_zone *zone, int cond)
 {
 	if (zone->type == BLK_ZONE_TYPE_CONVENTIONAL)
@@ -226,9 +261,10 @@ static bool serve_one(struct zoned *z, int tag)
 
 	if (op == UBLK_IO_OP_REPORT_ZONES)
 		return answer(z, tag);
-	if (d->start_sector >= SECTORS)
+	/* a flush is of no sector */
+	if (op != UBLK_IO_OP_FLUSH && d->start_sector >= SECTORS)
 		give_up("behind the end of the disk", 0);
-	zone = &z->zones[d->start_sector / ZONE];
+	zone = op == UBLK_IO_OP_FLUSH ? NULL : &z->zones[d->start_sector / ZONE];
 	switch (op) {
 	case UBLK_IO_OP_READ:
 		res = pwrite(z->s.cdev, z->data + (d->start_sector << 9), bytes, pos_of(tag));
@@ -236,6 +272,9 @@ static bool serve_one(struct zoned *z, int tag)
 	case UBLK_IO_OP_WRITE:
 		res = write_zone(z, tag, d);
 		break;
+	case UBLK_IO_OP_ZONE_APPEND:
+		commit_append(z, tag);
+		return true;
 	case UBLK_IO_OP_ZONE_OPEN:
 		set_zone(zone, BLK_ZONE_COND_EXP_OPEN);
 		break;
@@ -317,7 +356,7 @@ FIXTURE_SETUP(zoned)
 	ASSERT_EQ(0, ctrl_simple(-1, UBLK_U_CMD_GET_FEATURES, &features, sizeof(features), 0));
 	if (!(features & UBLK_F_ZONED))
 		SKIP(return, "no zoned devices");
-	zoned_open(&self->z, 0);
+	zoned_open(&self->z, 0, false);
 }
 
 FIXTURE_TEARDOWN(zoned)
@@ -495,7 +534,7 @@ TEST_F_TIMEOUT(zoned, size_changes_while_closed, 120)
 	EXPECT_EQ(0, z->questions);
 	close(fd);
 
-	fill_zones(z, sectors);
+	fill_zones(z, sectors, NR_CONV);
 	EXPECT_EQ(0, zoned_serve(z, command(id, UBLK_U_CMD_UPDATE_SIZE, sectors)));
 	fd = open(str("/dev/ublkb%d", id), O_RDONLY | O_CLOEXEC);
 	ASSERT_LE(0, fd);
@@ -513,9 +552,169 @@ TEST_F_TIMEOUT(zoned, size_changes_while_closed, 120)
 	close(fd);
 
 	z->answer = RIGHT;
-	fill_zones(z, SECTORS);
+	fill_zones(z, SECTORS, NR_CONV);
 	EXPECT_EQ(0, zoned_serve(z, command(id, UBLK_U_CMD_UPDATE_SIZE, SECTORS)));
 	EXPECT_EQ(0, zoned_serve(z, user(z, all_zones)));
+}
+
+/* Appends, by an NVMe namespace that is the disk ------------------------------ */
+
+#define NVMET	"/sys/kernel/config/nvmet/"
+#define NQN	"ublk-zoned"
+#define FABRIC	"transport=loop,nqn=" NQN
+
+static bool put_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+/* The number of our controller, or -1 */
+static int nvme_number(void)
+{
+	int fd, nr;
+
+	for (nr = 0; nr < 64; nr++) {
+		char text[8] = "";
+
+		fd = open(str("/sys/class/nvme/nvme%d/transport", nr), O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		if (read(fd, text, sizeof(text) - 1) > 0 && !strncmp(text, "loop", 4)) {
+			close(fd);
+			return nr;
+		}
+		close(fd);
+	}
+	return -1;
+}
+
+static void nvme_remove(void)
+{
+	int nr = nvme_number();
+
+	if (nr >= 0)
+		put_file(str("/sys/class/nvme/nvme%d/delete_controller", nr), "1");
+	unlink(NVMET "ports/77/subsystems/" NQN);
+	put_file(NVMET "subsystems/" NQN "/namespaces/1/enable", "0");
+	rmdir(NVMET "subsystems/" NQN "/namespaces/1");
+	rmdir(NVMET "subsystems/" NQN);
+	rmdir(NVMET "ports/77");
+}
+
+static int clean_up(int fd, struct zoned *z)
+{
+	close(fd);
+	nvme_remove();
+	return 0;
+}
+
+/* The namespace, or -1 */
+static int nvme_open(int id)
+{
+	int i, fd;
+
+	if (mkdir(NVMET "subsystems/" NQN, 0755) ||
+	    !put_file(NVMET "subsystems/" NQN "/attr_allow_any_host", "1") ||
+	    mkdir(NVMET "subsystems/" NQN "/namespaces/1", 0755) ||
+	    !put_file(NVMET "subsystems/" NQN "/namespaces/1/device_path",
+		      str("/dev/ublkb%d", id)) ||
+	    !put_file(NVMET "subsystems/" NQN "/namespaces/1/enable", "1") ||
+	    mkdir(NVMET "ports/77", 0755) ||
+	    !put_file(NVMET "ports/77/addr_trtype", "loop") ||
+	    symlink(NVMET "subsystems/" NQN, NVMET "ports/77/subsystems/" NQN))
+		return -1;
+	fd = open("/dev/nvme-fabrics", O_RDWR | O_CLOEXEC);
+	if (fd < 0 || write(fd, FABRIC, strlen(FABRIC)) < 0)
+		return -1;
+	close(fd);
+	for (i = 0; i < 1000; i++) {
+		fd = open(str("/dev/nvme%dn1", nvme_number()), O_RDWR | O_CLOEXEC);
+		if (fd >= 0)
+			return fd;
+		usleep(10000);
+	}
+	return -1;
+}
+
+/* Append a block to zone @zno: the status, and where it was */
+static int nvme_append(int fd, unsigned int zno, void *buf, __u64 *at)
+{
+	struct nvme_passthru_cmd64 cmd = {
+		.opcode = 0x7d,
+		.nsid = 1,
+		.addr = (unsigned long)buf,
+		.data_len = 4096,
+		.cdw10 = zno * ZONE,
+		.cdw12 = 4096 / 512 - 1,
+	};
+	int res = ioctl(fd, NVME_IOCTL_IO64_CMD, &cmd);
+
+	*at = cmd.result;
+	return res;
+}
+
+static int append_some(int fd, struct zoned *z)
+{
+	char *buf = aligned_alloc(4096, 4096), *got = aligned_alloc(4096, 4096);
+	int nvme;
+	__u64 at;
+
+	NEED(buf && got);
+	close(fd);
+	nvme = nvme_open(z->s.id);
+	NEED(nvme >= 0);
+	memset(buf, 0x11, 4096);
+	NEED(!nvme_append(nvme, 3, buf, &at) && at == 3 * ZONE);
+	memset(buf, 0x22, 4096);
+	NEED(!nvme_append(nvme, 3, buf, &at) && at == 3 * ZONE + 8);
+	NEED(pread(nvme, got, 4096, at << 9) == 4096);
+	NEED(!memcmp(buf, got, 4096));
+	/* the zone is full */
+	NEED(nvme_append(nvme, 3, buf, &at));
+	NEED(!nvme_append(nvme, 0, buf, &at) && at == 0);
+	return 0;
+}
+
+static int append_to_liar(int fd, struct zoned *z)
+{
+	char *buf = aligned_alloc(4096, 4096);
+	int nvme;
+	__u64 at;
+
+	NEED(buf);
+	close(fd);
+	nvme = nvme_open(z->s.id);
+	NEED(nvme >= 0);
+	NEED(nvme_append(nvme, 3, buf, &at));
+	return 0;
+}
+
+TEST_F_TIMEOUT(zoned, appends_say_where, 120)
+{
+	static const __u64 lies[] = { ZONE, -ZONE, 9, 1ULL << 40, -1ULL };
+	struct zoned *z = &self->z;
+	unsigned int i;
+
+	if (access(NVMET, F_OK))
+		SKIP(return, "no NVMe target");
+	srv_close(&z->s);
+	ASSERT_EQ(0, delete_dev(z->s.id));
+	zoned_free(z);
+	zoned_open(z, 0, true);
+	ASSERT_EQ(0, zoned_start(z));
+	EXPECT_EQ(0, zoned_serve(z, user(z, append_some)));
+	zoned_serve(z, user(z, clean_up));
+	for (i = 0; i < ARRAY_SIZE(lies); i++) {
+		z->lie = lies[i];
+		fill_zones(z, NR_EQUAL * ZONE, 0);
+		EXPECT_EQ(0, zoned_serve(z, user(z, append_to_liar))) TH_LOG("lie %u", i);
+		zoned_serve(z, user(z, clean_up));
+	}
 }
 
 /* Deaths -------------------------------------------------------------------- */
@@ -615,7 +814,7 @@ static pid_t silent(__u64 flags, bool resize, enum end end, int to_parent, int f
 
 	if (pid)
 		return pid;
-	zoned_open(&z, flags);
+	zoned_open(&z, flags, false);
 	if (resize && zoned_start(&z))
 		give_up("START_DEV", 0);
 	if (write(to_parent, &z.s.id, sizeof(z.s.id)) != sizeof(z.s.id))
@@ -630,6 +829,8 @@ static pid_t silent(__u64 flags, bool resize, enum end end, int to_parent, int f
 		if (io_uring_queue_init_params(4, &ring, &p))
 			give_up("ring", -errno);
 		sqe = io_uring_get_sqe(&ring);
+		if (!sqe)
+			give_up("SQE", -ENOSPC);
 		memset(sqe, 0, 2 * sizeof(*sqe));
 		sqe->opcode = IORING_OP_URING_CMD;
 		sqe->fd = open("/dev/ublk-control", O_RDWR);
