@@ -249,7 +249,8 @@ impl<C, R> Stage<C, R> {
         }
     }
 
-    /// Dispatching, Asked or Owned to Canceled, if `is_it` says so of the request, which is returned.
+    /// Dispatching, Asked or Owned to Canceled, if `is_it` says so of the request, which is
+    /// returned.
     pub(crate) fn take_out(&mut self, is_it: impl Fn(&R) -> bool) -> Option<R> {
         match mem::replace(self, Self::Canceled) {
             Self::Dispatching(rq) | Self::Asked(rq) | Self::Owned(rq) if is_it(&rq) => Some(rq),

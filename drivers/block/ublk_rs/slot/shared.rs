@@ -181,7 +181,8 @@ impl Slot {
     /// next one. If it has succeeded, it ends with `batch`.
     ///
     /// Nothing changes when an error is returned: [`EBUSY`] if the server does not have a request
-    /// from this slot, [`EINVAL`] if `next` is wrong, or does not say where a zone append was written.
+    /// from this slot, [`EINVAL`] if `next` is wrong, or does not say where a zone append was
+    /// written.
     pub(crate) fn commit_shared(
         &self,
         cmd: CmdRef<'_>,

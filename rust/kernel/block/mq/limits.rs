@@ -130,8 +130,8 @@ impl QueueLimits {
         self
     }
 
-    /// The device is a zoned one (`BLK_FEAT_ZONED`): see [`ZonedLimits`]. Its zones have the size of
-    /// [`Self::chunk_sectors`], which must be a power of two. By default it is not.
+    /// The device is a zoned one (`BLK_FEAT_ZONED`): see [`ZonedLimits`]. Its zones have the size
+    /// of [`Self::chunk_sectors`], which must be a power of two. By default it is not.
     #[inline]
     pub fn zoned(mut self, zoned: ZonedLimits) -> Self {
         self.0.features |= bindings::BLK_FEAT_ZONED;

@@ -8,7 +8,7 @@ ERR_CODE=0
 _prep_test "zoned" "zones, a server's nonsense about them, and its death meanwhile"
 
 # appends come by an NVMe target
-mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config 2>/dev/null
+mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config 2>/dev/null
 "$(_ublk_test_top_dir)"/life_zoned
 ERR_CODE=$?
 
