@@ -218,7 +218,7 @@ on_qcow2() {
 # zone NUMBER: type and condition of a zone, as blkzone says
 zone() {
 	blkzone report -o $(($1 * 8192)) -c 1 "$dev" 2>>"$log" |
-		sed -n 's/.*wptr \([^ ]*\) .*zcond: *\([^(]*\)(.*\[type: [0-9]*(\([A-Z_]*\))\]/\3 \2 \1/p'
+		sed -n 's/.*wptr \([^ ]*\) .*zcond: *[0-9]*(\([a-z]*\)).*\[type: [0-9]*(\([A-Z_]*\))\]/\3 \2 \1/p'
 }
 zone_is() {
 	local is

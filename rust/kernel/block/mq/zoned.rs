@@ -236,6 +236,7 @@ impl Zone {
 }
 
 /// Which zones a disk may have.
+#[cfg_attr(not(CONFIG_BLK_DEV_ZONED), allow(dead_code))]
 #[derive(Clone, Copy)]
 struct Geometry {
     /// Sectors of a zone: a power of two. The last zone of the disk may be smaller.
