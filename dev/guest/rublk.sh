@@ -215,6 +215,40 @@ on_qcow2() {
 	cmp -s -n ${data}M "$work/raw" "$work/data" || bad "the image has other data than the device"
 }
 
+# zone NUMBER: type and condition of a zone, as blkzone says
+zone() {
+	blkzone report -o $(($1 * 8192)) -c 1 "$dev" 2>>"$log" |
+		sed -n 's/.*wptr \([^ ]*\) .*zcond: *[0-9]*(\([a-z]*\)).*\[type: [0-9]*(\([A-Z_]*\))\]/\3 \2 \1/p'
+}
+zone_is() {
+	local is
+	is=$(zone "$1")
+	[ "$is" = "$2" ] || bad "zone $1 is '$is', not '$2'"
+}
+
+# 16 zones of 4 MiB, the first two of them conventional.
+on_zoned() {
+	add zoned --size 64MiB --zone-size 4MiB --pre-alloc-size 4MiB --conv-zones 2 "$@" || return
+	listed "$id" zoned || return
+	[ "$(blkzone report "$dev" | grep -c zcond)" = 16 ] || bad "blkzone report: not 16 zones" || return
+	zone_is 1 'CONVENTIONAL nw 0x000000' && zone_is 2 'SEQ_WRITE_REQUIRED em 0x000000' || return
+	blkzone open -o 16384 -c 1 "$dev" && zone_is 2 'SEQ_WRITE_REQUIRED oe 0x000000' || bad "${why:-open}" || return
+	dd if="$work/data" of="$dev" bs=64k count=2 seek=128 oflag=direct conv=notrunc status=none 2>>"$log" ||
+		bad "cannot write to a zone" || return
+	zone_is 2 'SEQ_WRITE_REQUIRED oe 0x000100' || return
+	# Not at the write pointer.
+	! dd if="$work/data" of="$dev" bs=64k count=1 seek=131 oflag=direct conv=notrunc status=none 2>/dev/null ||
+		bad "a write that is not at the write pointer succeeds" || return
+	blkzone close -o 16384 -c 1 "$dev" && zone_is 2 'SEQ_WRITE_REQUIRED cl 0x000100' || bad "${why:-close}" || return
+	blkzone finish -o 16384 -c 1 "$dev" && zone_is 2 'SEQ_WRITE_REQUIRED fu 0x002000' || bad "${why:-finish}" || return
+	blkzone reset -o 16384 -c 1 "$dev" && zone_is 2 'SEQ_WRITE_REQUIRED em 0x000000' || bad "${why:-reset}" || return
+	verify --rw=write --bs=64k --zonemode=zbd --offset=8M --size=16M --iodepth=8 || return
+	blkzone reset "$dev" && zone_is 3 'SEQ_WRITE_REQUIRED em 0x000000' || bad "${why:-reset of all}" || return
+	verify --rw=randwrite --bs=16k --zonemode=zbd --offset=8M --size=16M --io_size=4M --iodepth=1 || return
+	verify --rw=randwrite --bs=4k --size=2M || return
+	del
+}
+
 # A file system, then data, on a loop or qcow2 device; delete it.
 with_data() {
 	local recover=''
@@ -358,6 +392,8 @@ run on_loop -r -z -a -q 2
 run on_qcow2
 run on_qcow2 --buffered-io
 run on_qcow2 -r
+run on_zoned
+run on_zoned -q 2
 run read_only
 run read_only -z
 run several

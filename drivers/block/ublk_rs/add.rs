@@ -44,6 +44,11 @@ pub(crate) const FEATURES: u64 = ALWAYS
     } else {
         0
     }
+    | if cfg!(CONFIG_BLK_DEV_ZONED) {
+        UBLK_F_ZONED
+    } else {
+        0
+    }
     | if cfg!(CONFIG_IO_URING_FUSED_CMD) {
         UBLK_F_FUSED_CMD
     } else {
@@ -159,6 +164,11 @@ fn negotiate(
     // Slots belong to no task then, and no command could ask for the buffer of just one request.
     if info.flags & UBLK_F_BATCH_IO != 0 {
         info.flags &= !(UBLK_F_PER_IO_DAEMON | UBLK_F_NEED_GET_DATA);
+    }
+    // The address of a commit may be the place of a zone append, so it can be no buffer.
+    const MOVES_DATA: u64 = UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY;
+    if has(UBLK_F_ZONED) && (FEATURES & UBLK_F_ZONED == 0 || info.flags & MOVES_DATA == 0) {
+        return Err(EINVAL);
     }
     info.state = UBLK_S_DEV_DEAD as u16;
     info.ublksrv_pid = -1;
@@ -301,6 +311,21 @@ mod tests {
         };
         assert_eq!(got, expected);
         Ok(())
+    }
+
+    #[test]
+    fn zones() {
+        let flags = |flags| error(|info| info.flags = UBLK_F_ZONED | flags);
+        let possible = if cfg!(CONFIG_BLK_DEV_ZONED) {
+            None
+        } else {
+            Some(EINVAL)
+        };
+        assert_eq!(flags(0), Some(EINVAL));
+        assert_eq!(flags(UBLK_F_AUTO_BUF_REG), Some(EINVAL));
+        assert_eq!(flags(UBLK_F_USER_COPY), possible);
+        assert_eq!(flags(UBLK_F_SUPPORT_ZERO_COPY), possible);
+        assert_eq!(flags(UBLK_F_USER_COPY | UBLK_F_BATCH_IO), possible);
     }
 
     #[test]

@@ -164,6 +164,7 @@ fn next(element: &Element) -> Next {
     Next {
         addr: element.addr,
         auto_reg: element.auto_reg,
+        appended_at: element.lba,
     }
 }
 

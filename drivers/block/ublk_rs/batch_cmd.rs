@@ -88,6 +88,7 @@ impl BatchIo {
             nr: self.nr_elem.into(),
             bytes,
             addr,
+            lba,
             fallback,
             data: limits.data,
         })
@@ -110,6 +111,7 @@ pub(crate) struct Layout {
     /// Bytes of each.
     pub(crate) bytes: usize,
     addr: bool,
+    lba: bool,
     fallback: bool,
     data: DataMode,
 }
@@ -136,6 +138,10 @@ impl Layout {
                 Some(addr) if self.addr => u64::from_ne_bytes(*addr),
                 _ => 0,
             },
+            lba: match rest.last_chunk() {
+                Some(lba) if self.lba => Some(u64::from_ne_bytes(*lba)),
+                _ => None,
+            },
             auto_reg: self.data.registers.then_some(auto_reg),
         })
     }
@@ -148,6 +154,8 @@ pub(crate) struct Element {
     pub(crate) result: i32,
     /// The server's buffer, 0 if there is none.
     pub(crate) addr: u64,
+    /// Where the data of a zone append was written.
+    pub(crate) lba: Option<u64>,
     /// Where to register the data of the next request.
     pub(crate) auto_reg: Option<AutoReg>,
 }
@@ -223,6 +231,15 @@ mod tests {
         assert_eq!((element.tag, element.result), (7, -5));
         assert_eq!((element.addr, element.auto_reg), (0x1234, None));
         assert_eq!(copy.element(&bytes[..7]), None);
+        assert_eq!(element.lba, None);
+
+        let zoned = Limits {
+            zoned: true,
+            ..limits(UBLK_F_USER_COPY)
+        };
+        let append = cmd(UBLK_BATCH_F_HAS_ZONE_LBA, 1, 16).elements(zoned)?;
+        let element = append.element(&bytes).ok_or(EINVAL)?;
+        assert_eq!((element.addr, element.lba), (0, Some(0x1234)));
 
         let auto = cmd(UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, 1, 8);
         let auto = auto.elements(limits(UBLK_F_AUTO_BUF_REG))?;

@@ -47,13 +47,25 @@ impl Descs {
             Op::Flush => UBLK_IO_OP_FLUSH,
             Op::Discard => UBLK_IO_OP_DISCARD,
             Op::WriteZeroes => UBLK_IO_OP_WRITE_ZEROES,
+            Op::ZoneOpen => UBLK_IO_OP_ZONE_OPEN,
+            Op::ZoneClose => UBLK_IO_OP_ZONE_CLOSE,
+            Op::ZoneFinish => UBLK_IO_OP_ZONE_FINISH,
+            Op::ZoneReset => UBLK_IO_OP_ZONE_RESET,
+            Op::ZoneResetAll => UBLK_IO_OP_ZONE_RESET_ALL,
+            Op::ZoneAppend => UBLK_IO_OP_ZONE_APPEND,
+            Op::DriverIn => UBLK_IO_OP_REPORT_ZONES,
             // It was refused.
             Op::Other(_) => return,
         };
+        let (start_sector, nr_sectors) = match rq.driver_data() {
+            // Zones are counted, not sectors.
+            Some(report) => (report.zones.sector, report.zones.nr_zones),
+            None => (rq.sector(), bytes >> 9),
+        };
         let desc = IoDesc {
             op_flags: op | desc_flags(rq.flags()) | flags,
-            nr_sectors: bytes >> 9,
-            start_sector: rq.sector(),
+            nr_sectors,
+            start_sector,
             addr,
         };
         let words: [u64; 3] = zerocopy::transmute!(desc);

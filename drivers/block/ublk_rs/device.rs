@@ -44,7 +44,8 @@ use kernel::{
         new_mutex,
         Arc,
         CondVar,
-        Mutex, //
+        Mutex,
+        MutexGuard, //
     },
     task::Task,
     workqueue::{
@@ -129,6 +130,10 @@ pub(crate) struct Device {
     /// Whether anybody has a reference to the disk. Atomic, as the last one may be dropped by
     /// anybody, with whatever lock.
     disk_exists: Atomic<bool>,
+    /// How many wait for the lifecycle lock to stop the device.
+    stops_waiting: Atomic<u32>,
+    /// Whether the block layer is looking at all zones. Changed with [`Self::lifecycle`] held.
+    revalidating: Atomic<bool>,
     /// Cleans up after the server.
     #[pin]
     release_work: Work<Device, { Device::RELEASE }>,
@@ -192,6 +197,8 @@ impl Device {
                 ready <- new_condvar!("ublk_rs::Device::ready"),
                 gate: Atomic::new(Gate::Open as u32),
                 disk_exists: Atomic::new(false),
+                stops_waiting: Atomic::new(0),
+                revalidating: Atomic::new(false),
                 release_work <- new_work!("ublk_rs::Device::release_work"),
                 scan_work <- new_work!("ublk_rs::Device::scan_work"),
                 number,
@@ -259,6 +266,31 @@ impl Device {
     /// Sets whether anybody has a reference to the disk.
     pub(crate) fn set_disk_exists(&self, exists: bool) {
         self.disk_exists.store(exists, Release);
+    }
+
+    /// Takes [`Self::lifecycle`] to stop the device. Who holds it does not wait for the server's
+    /// zones any more.
+    pub(crate) fn lock_to_stop(&self) -> MutexGuard<'_, ()> {
+        self.stops_waiting.fetch_add(1, Relaxed);
+        let lifecycle = self.lifecycle.lock();
+        self.stops_waiting.fetch_sub(1, Relaxed);
+        lifecycle
+    }
+
+    /// Whether somebody waits for the lifecycle lock to stop the device.
+    pub(crate) fn stop_is_waiting(&self) -> bool {
+        self.stops_waiting.load(Relaxed) != 0
+    }
+
+    /// Whether the block layer is looking at all zones.
+    pub(crate) fn is_revalidating(&self) -> bool {
+        self.revalidating.load(Relaxed)
+    }
+
+    /// Says that the block layer is going to look at all zones, or has done so. The caller holds
+    /// [`Self::lifecycle`].
+    pub(crate) fn set_revalidating(&self, on: bool) {
+        self.revalidating.store(on, Relaxed);
     }
 
     /// What happens when the server dies.

@@ -15,6 +15,7 @@ use crate::{
     },
     policy::Gate,
     slot::{
+        self,
         Slot,
         ToSend, //
     },
@@ -22,15 +23,19 @@ use crate::{
         Disk,
         RequestRef, //
     },
-    uapi::UBLK_F_UNPRIVILEGED_DEV, //
+    uapi::UBLK_F_UNPRIVILEGED_DEV,
+    zone_report, //
 };
 use core::ptr;
 use kernel::{
     block::mq::{
+        DriverQueue,
         Op,
         Operations,
         RequestList,
-        Timeout, //
+        Timeout,
+        ZoneRange,
+        ZoneReporter, //
     },
     capability::{
         capable,
@@ -64,6 +69,7 @@ impl DiskData {
     fn dispatch(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
         let slot = match rq.op() {
             Op::Other(_) => None,
+            Op::DriverIn if rq.driver_data().is_none() => None,
             _ => self.slot(rq.hw_queue(), rq.tag()),
         };
         match slot {
@@ -97,12 +103,12 @@ impl Operations for Disk {
         let gate = data.dev.gate();
         match gate {
             Gate::Open | Gate::Draining => {}
-            Gate::Held => {
+            Gate::Held if slot::may_wait(&rq) => {
                 ending::hold(rq);
                 return Ok(());
             }
             Gate::Failing => return Err(EREMOTEIO),
-            Gate::Aborting => return Err(EIO),
+            Gate::Held | Gate::Aborting => return Err(EIO),
         }
         match data.dispatch(rq, gate) {
             ToSend::Command(cmd) => cmd.complete_in_task(),
@@ -136,6 +142,15 @@ impl Operations for Disk {
     }
 
     fn commit_rqs(_data: &DiskData) {}
+
+    fn report_zones(
+        data: &DiskData,
+        queue: DriverQueue<'_, Self>,
+        range: ZoneRange,
+        report: &mut ZoneReporter<'_>,
+    ) -> Result {
+        zone_report::report(&data.dev, &queue, range, report)
+    }
 
     /// Only the owner opens an unprivileged device, or else users could be lured to it.
     fn open(data: &DiskData) -> Result {

@@ -82,6 +82,8 @@ impl VerdictCell {
 pub(crate) struct Endings {
     /// That on the request that had the tag last.
     verdict: VerdictCell,
+    /// Where the data of a zone append was written, with its verdict.
+    appended_at: Atomic<u64>,
     /// Whether data is copied through the server.
     copied: bool,
 }
@@ -90,8 +92,15 @@ impl Endings {
     pub(crate) fn new(copied: bool) -> Self {
         Self {
             verdict: VerdictCell::new(),
+            appended_at: Atomic::new(0),
             copied,
         }
+    }
+
+    /// Says where the data of a zone append was written, before it is given up by
+    /// [`Self::finish`].
+    pub(crate) fn set_appended_at(&self, sector: u64) {
+        self.appended_at.store(sector, Relaxed);
     }
 
     /// Gives up the tag's reference to a request, which has `verdict` when it ends.
@@ -126,7 +135,12 @@ impl Endings {
     #[inline]
     fn of(&self, rq: &OwnedRequest<Disk>) -> Ending {
         // Written before the tag's reference was given up, which `rq` was made after.
-        Ending::new(rq.op(), self.copied && rq.has_data(), self.verdict.get())
+        match Ending::new(rq.op(), self.copied && rq.has_data(), self.verdict.get()) {
+            Ending::Whole(Ok(())) if rq.op() == Op::ZoneAppend => {
+                Ending::Appended(self.appended_at.load(Relaxed))
+            }
+            ending => ending,
+        }
     }
 }
 
@@ -176,6 +190,8 @@ pub(crate) fn retry(rq: RequestRef) {
 enum Ending {
     /// All of it, with this status.
     Whole(Result),
+    /// All of it: a zone append, which was written from this sector on.
+    Appended(u64),
     /// Only the first bytes; the block layer asks for the rest again.
     Part(u32),
     /// Not at all: the next server gets it.
@@ -205,6 +221,7 @@ impl Ending {
         match self {
             Self::Whole(Ok(())) => rq.end(BlkStatus::OK),
             Self::Whole(Err(e)) => rq.end(BlkStatus::from_errno(e)),
+            Self::Appended(sector) => rq.end_append(sector),
             Self::Part(bytes) => rq.end_partial(bytes),
             // At once: what is done with it then depends on what has become of the device.
             Self::Again => rq.requeue(true),

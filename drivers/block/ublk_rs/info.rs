@@ -6,7 +6,8 @@ use crate::{
     add,
     device::Device,
     phase::Report,
-    uapi::*, //
+    uapi::*,
+    zone_report, //
 };
 use kernel::{
     cpu::nr_cpu_ids,
@@ -150,15 +151,23 @@ pub(crate) fn get_params(dev: &Device, char_major: u32, cmd: &CtrlCmd) -> Result
 }
 
 /// `UPDATE_SIZE`: the disk gets another size, in sectors. Fails with [`ENODEV`] if there is none.
+///
+/// The server is asked for the zones of a zoned disk. Then it also fails with [`EBUSY`] if somebody
+/// has the disk open or if its server is gone, and, with the disk empty, with what the block layer
+/// says about the zones.
 pub(crate) fn update_size(dev: &Device, sectors: u64) -> Result {
     // The disk stays while this is held.
     let _lifecycle = dev.lifecycle.lock();
     let disk = {
-        let mut state = dev.state.lock();
+        let state = dev.state.lock();
         let disk = state.disk_ref().ok_or(ENODEV)?;
-        state.params.basic.dev_sectors = sectors;
+        if dev.has(UBLK_F_ZONED) && !state.phase.is_live() {
+            drop(state);
+            return Err(EBUSY);
+        }
         disk
     };
-    disk.set_capacity_and_notify(sectors);
+    zone_report::while_revalidating(dev, || disk.set_capacity_and_notify(sectors))?;
+    dev.state.lock().params.basic.dev_sectors = sectors;
     Ok(())
 }

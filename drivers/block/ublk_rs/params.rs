@@ -62,6 +62,10 @@ impl Params {
             return Err(EINVAL);
         }
         self.basic.validate(max_io_buf_bytes)?;
+        let zoned = features & UBLK_F_ZONED != 0;
+        if zoned {
+            self.basic.validate_zone_size()?;
+        }
 
         if self.has(UBLK_PARAM_TYPE_DISCARD) {
             self.discard.validate()?;
@@ -70,9 +74,11 @@ impl Params {
         if self.has(UBLK_PARAM_TYPE_DEVT) {
             return Err(EINVAL);
         }
-        // There are no zoned devices yet.
-        if self.has(UBLK_PARAM_TYPE_ZONED) {
-            return Err(NO_ZONES);
+        match (self.has(UBLK_PARAM_TYPE_ZONED), zoned) {
+            (true, true) => self.zoned.validate(&self.basic)?,
+            (true, false) => return Err(NO_ZONES),
+            (false, true) => return Err(EINVAL),
+            (false, false) => {}
         }
         if self.has(UBLK_PARAM_TYPE_DMA_ALIGN) {
             self.dma.validate()?;
@@ -132,6 +138,9 @@ impl Params {
                 .seg_boundary_mask(self.seg.seg_boundary_mask as usize)
                 .max_segment_size(self.seg.max_segment_size)
                 .max_segments(self.seg.max_segments);
+        }
+        if self.has(UBLK_PARAM_TYPE_ZONED) {
+            limits = limits.zoned(self.zoned.limits());
         }
         if self.has(UBLK_PARAM_TYPE_INTEGRITY) {
             limits = limits
@@ -266,6 +275,31 @@ mod tests {
         assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_DEVT), Err(EINVAL));
         assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_ZONED), Err(NO_ZONES));
         assert_eq!(check(|p| p.types |= UBLK_PARAM_TYPE_INTEGRITY), Err(EINVAL));
+    }
+
+    #[cfg(CONFIG_BLK_DEV_ZONED)]
+    #[test]
+    fn zoned_devices_have_zones() {
+        let check = |change: fn(&mut Params)| {
+            let mut params = basic();
+            params.types |= UBLK_PARAM_TYPE_ZONED;
+            params.basic.chunk_sectors = 1 << 10;
+            params.zoned.max_zone_append_sectors = 8;
+            change(&mut params);
+            params.validate(BUF, UBLK_F_ZONED)
+        };
+        assert_eq!(check(|_| ()), Ok(()));
+        assert_eq!(check(|p| p.types = UBLK_PARAM_TYPE_BASIC), Err(EINVAL));
+        assert_eq!(check(|p| p.basic.chunk_sectors = 0), Err(EINVAL));
+        assert_eq!(check(|p| p.basic.chunk_sectors += 1), Err(EINVAL));
+        // What comes after them is checked as well.
+        assert_eq!(
+            check(|p| {
+                p.types |= UBLK_PARAM_TYPE_DMA_ALIGN;
+                p.dma.alignment = 512;
+            }),
+            Err(EINVAL)
+        );
     }
 
     #[cfg(CONFIG_BLK_DEV_INTEGRITY)]

@@ -42,13 +42,17 @@ use crate::{
     types::{
         CmdData,
         Command,
+        Disk,
         Generation,
         IoCommands,
         RequestRef, //
     }, //
 };
 use kernel::{
-    block::mq::Op,
+    block::mq::{
+        Op,
+        Request, //
+    },
     io_uring::{
         IssuedCmd,
         Outcome,
@@ -124,6 +128,11 @@ impl SlotState {
         }
         Ok(())
     }
+}
+
+/// Whether a request may wait for another server.
+pub(crate) fn may_wait(rq: &Request<Disk>) -> bool {
+    rq.driver_data().is_none_or(|report| report.may_wait)
 }
 
 /// What can be seen of a slot at one moment.
@@ -235,7 +244,7 @@ impl Slot {
 
     /// Has a request wait for the next server, or ends it with an error.
     fn turn_away(&self, rq: RequestRef, gate: Gate) {
-        if self.recovery.holds && gate == Gate::Open {
+        if self.recovery.holds && gate == Gate::Open && may_wait(&rq) {
             ending::hold(rq);
         } else {
             ending::refuse(rq);
@@ -345,10 +354,22 @@ impl Slot {
         }
     }
 
+    /// Ends a request for zones that the server has or is about to get, with an error. The server
+    /// can not use the slot any more.
+    pub(crate) fn abort_report(&self) {
+        let rq = {
+            let mut state = self.state.lock();
+            state.stage.take_out(|rq| rq.op() == Op::DriverIn)
+        };
+        if let Some(rq) = rq {
+            self.requeue_or_fail(rq, false);
+        }
+    }
+
     /// Gives a request back to the block layer, to be queued again or with an error.
     #[cold]
     fn requeue_or_fail(&self, rq: RequestRef, requeue: bool) {
-        let verdict = if requeue {
+        let verdict = if requeue && may_wait(&rq) {
             Verdict::Requeue
         } else {
             Verdict::error(EIO)

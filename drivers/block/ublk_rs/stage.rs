@@ -249,6 +249,18 @@ impl<C, R> Stage<C, R> {
         }
     }
 
+    /// Dispatching, Asked or Owned to Canceled, if `is_it` says so of the request, which is
+    /// returned.
+    pub(crate) fn take_out(&mut self, is_it: impl Fn(&R) -> bool) -> Option<R> {
+        match mem::replace(self, Self::Canceled) {
+            Self::Dispatching(rq) | Self::Asked(rq) | Self::Owned(rq) if is_it(&rq) => Some(rq),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
     /// Any stage to Idle, for the next server. Returns what the slot still owned, which is nothing
     /// once the server's file is closed and its requests are aborted.
     pub(crate) fn reset(&mut self) -> Self {
@@ -405,6 +417,19 @@ mod tests {
         assert!(!stage.not_told());
         stage.unprepare();
         assert!(stage.is_idle());
+    }
+
+    #[test]
+    fn take_out_takes_what_is_meant() {
+        for mut stage in [Test::Dispatching(1), Test::Asked(1), Test::Owned(1)] {
+            assert_eq!(stage.take_out(|rq| *rq != 1), None);
+            assert!(!stage.is_canceled());
+            assert_eq!(stage.take_out(|rq| *rq == 1), Some(1));
+            assert!(stage.is_canceled());
+        }
+        let mut stage = Test::Active("cmd");
+        assert_eq!(stage.take_out(|_| true), None);
+        assert_eq!(stage.cancel(), Some("cmd"));
     }
 
     #[test]

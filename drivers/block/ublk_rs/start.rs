@@ -12,7 +12,8 @@ use crate::{
     phase::Event,
     policy::Gate,
     types::Disk,
-    uapi::*, //
+    uapi::*,
+    zone_report, //
 };
 use kernel::{
     block::mq::gen_disk::{
@@ -35,7 +36,8 @@ use kernel::{
 /// - [`EINTR`] if a signal comes while it waits, [`ENODEV`] if the device is deleted meanwhile;
 /// - [`EEXIST`] if there is a disk, or somebody still has the last one open;
 /// - [`EBUSY`] if the server was told to stop and has not closed the character device yet;
-/// - what the block layer says about the parameters.
+/// - what the block layer says about the parameters, or about the zones of a zoned device, which
+///   the server is asked for.
 pub(crate) fn start(dev: &Arc<Device>, pid: i32) -> Result {
     if pid <= 0 || !dev.state.lock().params.has(UBLK_PARAM_TYPE_BASIC) {
         return Err(EINVAL);
@@ -65,7 +67,7 @@ pub(crate) fn start(dev: &Arc<Device>, pid: i32) -> Result {
     }
     // The first requests may come before it is completely added.
     dev.set_gate(Gate::Open);
-    let disk = match disk.add() {
+    let disk = match zone_report::while_revalidating(dev, || disk.add()) {
         Ok(disk) => disk,
         Err(e) => {
             let _ = dev.state.lock().phase.change(Event::StartFailed);

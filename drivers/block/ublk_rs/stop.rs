@@ -26,7 +26,7 @@ use kernel::{
 /// Waits until the server has served, or has died with, all requests: what is dirty is written
 /// back. Without a server, the disk that may have survived it is deleted, and its requests fail.
 pub(crate) fn stop(dev: &Device) {
-    let _lifecycle = dev.lifecycle.lock();
+    let _lifecycle = dev.lock_to_stop();
     if stop_disk(dev) {
         dev.cancel_commands();
     }

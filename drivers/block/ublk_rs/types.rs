@@ -4,7 +4,11 @@
 //! the operations of a [`Disk`] in `disk.rs`, the [`IoCommands`] in `io_cmd.rs`.
 
 use kernel::{
-    block::mq::Request,
+    block::mq::{
+        DriverRequests,
+        Request,
+        ZoneRange, //
+    },
     io_uring::{
         BufGroup,
         MultishotCmd,
@@ -15,6 +19,18 @@ use kernel::{
 
 /// The block device.
 pub(crate) struct Disk;
+
+/// A request of the driver itself, which asks the server for zones of the disk.
+pub(crate) struct ReportRequest {
+    /// Which ones.
+    pub(crate) zones: ZoneRange,
+    /// Whether it may wait for the next server, as the requests of others do.
+    pub(crate) may_wait: bool,
+}
+
+impl DriverRequests for Disk {
+    type Data = ReportRequest;
+}
 
 /// The I/O commands of `/dev/ublkcN`.
 pub(crate) struct IoCommands;

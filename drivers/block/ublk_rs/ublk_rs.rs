@@ -22,6 +22,8 @@
 //! A server may also work on many requests with each of its commands: see [`batch`], and
 //! [`batch_queue`] for how it gets them.
 //!
+//! The zones of a zoned disk are known to its server, which is asked for them: [`zone_report`].
+//!
 //! The life of a device: [`add`], [`params`], [`char_dev`], [`start`], [`recovery`], [`stop`], with
 //! its phases in [`phase`] and its number in [`numbers`].
 //!
@@ -74,6 +76,8 @@ mod types;
 mod uapi;
 mod user_copy;
 mod workers;
+mod zone_report;
+mod zoned;
 
 use crate::{
     control::ControlDevice,

@@ -73,10 +73,15 @@ pub(crate) fn read(dev: &Device, pos: i64, iter: &mut IovIterDest<'_>) -> Result
     if !iter.is_user_backed() {
         return Err(EACCES);
     }
-    with_request(dev, pos, Op::Write, |rq, part, offset| match part {
-        Part::Data => rq.copy_to_iter(offset, iter),
-        Part::Metadata => rq.copy_integrity_to_iter(offset, iter),
-    })
+    with_request(
+        dev,
+        pos,
+        [Op::Write, Op::ZoneAppend],
+        |rq, part, offset| match part {
+            Part::Data => rq.copy_to_iter(offset, iter),
+            Part::Metadata => rq.copy_integrity_to_iter(offset, iter),
+        },
+    )
 }
 
 /// Copies data from the server to a read. As [`read`] otherwise.
@@ -84,18 +89,23 @@ pub(crate) fn write(dev: &Device, pos: i64, iter: &mut IovIterSource<'_>) -> Res
     if !iter.is_user_backed() {
         return Err(EACCES);
     }
-    with_request(dev, pos, Op::Read, |rq, part, offset| match part {
-        Part::Data => rq.copy_from_iter(offset, iter),
-        Part::Metadata => rq.copy_integrity_from_iter(offset, iter),
-    })
+    with_request(
+        dev,
+        pos,
+        [Op::Read, Op::DriverIn],
+        |rq, part, offset| match part {
+            Part::Data => rq.copy_from_iter(offset, iter),
+            Part::Metadata => rq.copy_integrity_from_iter(offset, iter),
+        },
+    )
 }
 
-/// Calls `copy` with the request at a position, which must be an `op`. The request can not end
+/// Calls `copy` with the request at a position, which must be one of `ops`. The request can not end
 /// meanwhile, also when it is committed.
 fn with_request(
     dev: &Device,
     pos: i64,
-    op: Op,
+    ops: [Op; 2],
     copy: impl FnOnce(&RequestRef, Part, u32) -> usize,
 ) -> Result<usize> {
     let (rq, part, offset) = find(dev, pos).map_err(|e| {
@@ -111,7 +121,7 @@ fn with_request(
     };
     let copied = if len.is_none_or(|len| offset > len) {
         Err(EINVAL)
-    } else if rq.op() != op {
+    } else if !ops.contains(&rq.op()) {
         Err(EACCES)
     } else {
         Ok(copy(&rq, part, offset))

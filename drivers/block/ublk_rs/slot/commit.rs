@@ -54,9 +54,9 @@ impl Slot {
         let mut state = self.state.lock();
         let checked = self
             .check_commit(&state, addr)
-            .and_then(|()| self.data.auto_reg(|| cmd.sqe_addr()));
-        let next = match checked {
-            Ok(next) => next,
+            .and_then(|op| Ok((op, self.data.auto_reg(|| cmd.sqe_addr())?)));
+        let (op, next) = match checked {
+            Ok(checked) => checked,
             Err(e) => {
                 drop(state);
                 return (cmd.complete(Err(e)), false);
@@ -72,6 +72,12 @@ impl Slot {
             }
         }
 
+        let addr = if op == Op::ZoneAppend {
+            self.endings.set_appended_at(addr);
+            0
+        } else {
+            addr
+        };
         let (queued, outcome) = cmd.queue_cancelable(data);
         state.addr = next.map_or(addr, AutoReg::addr);
         state.auto_reg = next;
@@ -89,10 +95,12 @@ impl Slot {
         (outcome, true)
     }
 
-    fn check_commit(&self, state: &SlotState, addr: u64) -> Result {
+    /// Checks a commit; returns the operation of the request.
+    fn check_commit(&self, state: &SlotState, addr: u64) -> Result<Op> {
         state.check_server()?;
-        let rq = state.stage.owned().ok_or(EINVAL)?;
-        self.data.check_commit(addr, rq.op())
+        let op = state.stage.owned().ok_or(EINVAL)?.op();
+        self.data.check_commit(addr, op)?;
+        Ok(op)
     }
 
     /// In copy mode, takes the data of a read from the server. Returns the verdict on the request,
@@ -135,9 +143,10 @@ impl Slot {
     #[inline]
     pub(crate) fn owned_to_commit(&self) -> Result<(RequestRef, Generation)> {
         let state = self.state.lock();
-        self.check_commit(&state, 0)?;
+        // Nobody could say where the data of a zone append was written.
+        let appends = self.check_commit(&state, 0)? == Op::ZoneAppend;
         match state.stage.owned() {
-            Some(rq) if !self.data.registers => Ok((rq.clone(), state.generation)),
+            Some(rq) if !self.data.registers && !appends => Ok((rq.clone(), state.generation)),
             _ => Err(EINVAL),
         }
     }

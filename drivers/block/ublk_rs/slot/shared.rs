@@ -50,6 +50,8 @@ pub(crate) struct Next {
     pub(crate) addr: u64,
     /// Where to register the data.
     pub(crate) auto_reg: Option<AutoReg>,
+    /// Where the data of this request was written, if it is a zone append.
+    pub(crate) appended_at: Option<u64>,
 }
 
 impl Next {
@@ -190,7 +192,8 @@ impl Slot {
     /// next one. If it has succeeded, it ends with `batch`.
     ///
     /// Nothing changes when an error is returned: [`EBUSY`] if the server does not have a request
-    /// from this slot, [`EINVAL`] if `next` is wrong.
+    /// from this slot, [`EINVAL`] if `next` is wrong, or does not say where a zone append was
+    /// written.
     pub(crate) fn commit_shared(
         &self,
         cmd: CmdRef<'_>,
@@ -201,13 +204,17 @@ impl Slot {
     ) -> Result {
         let (rq, registered, hold) = {
             let mut state = self.state.lock();
-            if state.stage.owned().is_none() {
+            let Some(op) = state.stage.owned().map(|rq| rq.op()) else {
                 drop(state);
                 return Err(EBUSY);
-            }
-            if self.data.copies && next.addr == 0 {
+            };
+            let appended = op == Op::ZoneAppend && result >= 0;
+            if (self.data.copies && next.addr == 0) || (appended && next.appended_at.is_none()) {
                 drop(state);
                 return Err(EINVAL);
+            }
+            if appended {
+                self.endings.set_appended_at(next.appended_at.unwrap_or(0));
             }
             // On another ring it is the server that has to unregister it.
             let here = state.registered_on.take() == Some(cmd.ring());

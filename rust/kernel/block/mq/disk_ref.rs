@@ -51,8 +51,7 @@ use core::ptr::NonNull;
 ///     let quiesced = disk.quiesce();
 ///     // Here the driver would tell the device.
 ///     quiesced.unquiesce();
-///     disk.set_capacity_and_notify(sectors);
-///     Ok(())
+///     disk.set_capacity_and_notify(sectors)
 /// }
 /// ```
 ///
@@ -275,13 +274,60 @@ impl DiskRef {
     /// Changes the size of the disk to `sectors`, and tells user space about it. More than the
     /// block layer can address is cut off.
     ///
+    /// The zones of a zoned disk are looked at again, through
+    /// [`Operations::report_zones`](super::Operations::report_zones), with the `open_mutex` of the
+    /// disk held. This is possible only while nobody has the disk open, else it fails with `EBUSY`,
+    /// because the block layer's tables of zones have another size meanwhile than the disk. If the
+    /// zones make no sense it fails with `ENODEV`, or with the error of the driver. The disk has no
+    /// sectors then, until another call succeeds.
+    ///
     /// # Context
     ///
-    /// Process context; may sleep. Wraps the C function `set_capacity_and_notify()`.
-    pub fn set_capacity_and_notify(&self, sectors: u64) {
-        // SAFETY: By the type invariants the disk is valid. The result only says whether user
-        // space was told.
-        unsafe { bindings::set_capacity_and_notify(self.as_raw(), sectors) };
+    /// Process context; may sleep. Wraps the C functions `set_capacity_and_notify()` and
+    /// `blk_revalidate_disk_zones()`.
+    pub fn set_capacity_and_notify(&self, sectors: u64) -> Result {
+        let set = |sectors| {
+            // SAFETY: By the type invariants the disk is valid. The result only says whether user
+            // space was told.
+            unsafe { bindings::set_capacity_and_notify(self.as_raw(), sectors) };
+        };
+
+        if !self.is_zoned() {
+            set(sectors);
+            return Ok(());
+        }
+        self.while_closed(|| {
+            set(sectors);
+            // Of a disk without sectors there is nothing to be looked at.
+            if sectors == 0 {
+                return Ok(());
+            }
+            // Nobody can write without the tables of zones, which are gone then.
+            self.revalidate_zones().inspect_err(|_| set(0))
+        })?
+    }
+
+    /// Whether the disk is a zoned one.
+    fn is_zoned(&self) -> bool {
+        // SAFETY: By the type invariants the queue is valid. Other features may be changed
+        // meanwhile, but all writers change the whole word at once, and this one never changes.
+        let features = unsafe { (&raw const (*self.queue()).limits.features).read_volatile() };
+
+        cfg!(CONFIG_BLK_DEV_ZONED) && features & bindings::BLK_FEAT_ZONED != 0
+    }
+
+    /// Has the block layer look at the zones of the disk; nothing happens if it is not zoned.
+    ///
+    /// Nobody may have the disk open, and nobody may be able to.
+    pub(super) fn revalidate_zones(&self) -> Result {
+        if !self.is_zoned() {
+            return Ok(());
+        }
+        // SAFETY: By the type invariants the disk is valid. It is zoned, so it has a callback that
+        // reports zones, which `GenDiskBuilder::alloc()` has checked.
+        #[cfg(CONFIG_BLK_DEV_ZONED)]
+        to_result(unsafe { bindings::blk_revalidate_disk_zones(self.as_raw()) })?;
+        Ok(())
     }
 }
 

@@ -4,7 +4,10 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
-use super::IntegrityProfile;
+use super::{
+    IntegrityProfile,
+    ZonedLimits, //
+};
 use crate::{
     bindings,
     block::{
@@ -127,6 +130,23 @@ impl QueueLimits {
         self
     }
 
+    /// The device is a zoned one (`BLK_FEAT_ZONED`): see [`ZonedLimits`]. Its zones have the size
+    /// of [`Self::chunk_sectors`], which must be a power of two. By default it is not.
+    #[inline]
+    pub fn zoned(mut self, zoned: ZonedLimits) -> Self {
+        self.0.features |= bindings::BLK_FEAT_ZONED;
+        self.0.max_open_zones = zoned.max_open_zones;
+        self.0.max_active_zones = zoned.max_active_zones;
+        self.0.max_hw_zone_append_sectors = zoned.max_append_sectors;
+        self
+    }
+
+    /// Whether [`Self::zoned`] was called.
+    #[inline]
+    pub(super) fn is_zoned(&self) -> bool {
+        self.0.features & bindings::BLK_FEAT_ZONED != 0
+    }
+
     /// Whether the device has a volatile write cache (`BLK_FEAT_WRITE_CACHE`).
     #[inline]
     pub fn write_cache(self, on: bool) -> Self {
@@ -184,6 +204,8 @@ impl QueueLimits {
         let good = (lim.physical_block_size < block_size
             || lim.physical_block_size.is_power_of_two())
             && good_interval
+            && (!self.is_zoned()
+                || cfg!(CONFIG_BLK_DEV_ZONED) && lim.chunk_sectors.is_power_of_two())
             && at_least(min_hw_sectors, lim.max_hw_sectors as usize)
             && at_least(MIN_SEGMENT_SIZE - 1, lim.seg_boundary_mask)
             && at_least(MIN_SEGMENT_SIZE, lim.max_segment_size as usize)

@@ -25,6 +25,22 @@ pub enum Op {
     Discard,
     /// Write zeroes to sectors; the request carries no data.
     WriteZeroes,
+    /// Open a zone: of a zoned device, as the following ones.
+    ZoneOpen,
+    /// Close a zone.
+    ZoneClose,
+    /// Make a zone full.
+    ZoneFinish,
+    /// Make a zone empty.
+    ZoneReset,
+    /// Make all zones empty.
+    ZoneResetAll,
+    /// Write to a zone, at its write pointer. Who asks is told where that was:
+    /// [`OwnedRequest::end_append`](super::OwnedRequest::end_append).
+    ZoneAppend,
+    /// A request of the driver itself, to transfer from the device: see
+    /// [`DriverQueue`](super::DriverQueue).
+    DriverIn,
     /// Any other operation, by its C number.
     Other(u32),
 }
@@ -39,6 +55,13 @@ impl Op {
             bindings::req_op_REQ_OP_FLUSH => Op::Flush,
             bindings::req_op_REQ_OP_DISCARD => Op::Discard,
             bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
+            bindings::req_op_REQ_OP_ZONE_OPEN => Op::ZoneOpen,
+            bindings::req_op_REQ_OP_ZONE_CLOSE => Op::ZoneClose,
+            bindings::req_op_REQ_OP_ZONE_FINISH => Op::ZoneFinish,
+            bindings::req_op_REQ_OP_ZONE_RESET => Op::ZoneReset,
+            bindings::req_op_REQ_OP_ZONE_RESET_ALL => Op::ZoneResetAll,
+            bindings::req_op_REQ_OP_ZONE_APPEND => Op::ZoneAppend,
+            bindings::req_op_REQ_OP_DRV_IN => Op::DriverIn,
             op => Op::Other(op),
         }
     }
@@ -52,6 +75,13 @@ impl Op {
             Op::Flush => bindings::req_op_REQ_OP_FLUSH,
             Op::Discard => bindings::req_op_REQ_OP_DISCARD,
             Op::WriteZeroes => bindings::req_op_REQ_OP_WRITE_ZEROES,
+            Op::ZoneOpen => bindings::req_op_REQ_OP_ZONE_OPEN,
+            Op::ZoneClose => bindings::req_op_REQ_OP_ZONE_CLOSE,
+            Op::ZoneFinish => bindings::req_op_REQ_OP_ZONE_FINISH,
+            Op::ZoneReset => bindings::req_op_REQ_OP_ZONE_RESET,
+            Op::ZoneResetAll => bindings::req_op_REQ_OP_ZONE_RESET_ALL,
+            Op::ZoneAppend => bindings::req_op_REQ_OP_ZONE_APPEND,
+            Op::DriverIn => bindings::req_op_REQ_OP_DRV_IN,
             Op::Other(op) => op,
         }
     }
@@ -168,8 +198,8 @@ mod tests {
     fn direction_of_ops() {
         assert!(Op::Write.is_write());
         assert!(!Op::Read.is_write());
-        assert!(Op::Other(bindings::req_op_REQ_OP_ZONE_APPEND).is_write());
-        assert!(!Op::Other(bindings::req_op_REQ_OP_DRV_IN).is_write());
+        assert!(Op::ZoneAppend.is_write());
+        assert!(!Op::DriverIn.is_write());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use super::{
     BlkStatus,
+    Op,
     Operations,
     Request,
     RequestView, //
@@ -92,6 +93,35 @@ impl<T: Operations> OwnedRequest<T> {
         // SAFETY: By the type invariants the request was owned exclusively; so it can be given
         // back, and nobody uses it afterwards.
         unsafe { bindings::blk_mq_end_request(rq, status.as_raw()) };
+    }
+
+    /// Ends a zone append with success: its data was written from `sector` on.
+    ///
+    /// If the data does not fit into the zone there that the request was for, or if this is no zone
+    /// append, then the request ends with [`BlkStatus::IOERR`] instead: who asked would look for
+    /// the data where it can not be.
+    ///
+    /// As [`Self::end`] otherwise.
+    pub fn end_append(self, sector: u64) {
+        if self.op() != Op::ZoneAppend || !self.is_in_zone(sector) {
+            return self.end(BlkStatus::IOERR);
+        }
+        // SAFETY: By the type invariants the request is owned exclusively, so nobody else looks at
+        // this field. This is where the block layer looks for the sector of a zone append.
+        unsafe { (*self.rq.as_ptr()).__sector = sector };
+        self.end(BlkStatus::OK);
+    }
+
+    /// Whether as many sectors as the request has lie in its zone, from `sector` on.
+    fn is_in_zone(&self, sector: u64) -> bool {
+        // SAFETY: By the type invariants the request is valid, and so is its queue, whose zone size
+        // does not change.
+        let zone = u64::from(unsafe { (*(*self.rq.as_ptr()).q).limits.chunk_sectors });
+        let end = sector.checked_add(self.sectors().into());
+
+        zone.is_power_of_two()
+            && sector & !(zone - 1) == self.sector() & !(zone - 1)
+            && end.is_some_and(|end| end <= (sector & !(zone - 1)).saturating_add(zone))
     }
 
     /// Ends the first `bytes` bytes of the request with success. If that is not all of it, then the

@@ -68,6 +68,12 @@ impl BlkStatus {
         to_result(unsafe { bindings::blk_status_to_errno(self.0) })
     }
 
+    /// The status with this C value.
+    #[inline]
+    pub(super) fn from_raw(raw: bindings::blk_status_t) -> Self {
+        Self(raw)
+    }
+
     /// The C value.
     #[inline]
     pub(super) fn as_raw(self) -> bindings::blk_status_t {

@@ -46,6 +46,7 @@ static const struct {
 	{ "sysfs", group_sysfs },
 	{ "integrity", group_integrity },
 	{ "shmem", group_shmem },
+	{ "zoned", group_zoned },
 	{ "recovery", group_recovery },
 	{ "death", group_death },
 	{ "unpriv", group_unpriv },

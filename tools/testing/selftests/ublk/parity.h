@@ -171,6 +171,7 @@ void group_file(void);
 void group_sysfs(void);
 void group_integrity(void);
 void group_shmem(void);
+void group_zoned(void);
 void group_unpriv(void);
 void group_recovery(void);
 void group_death(void);
