@@ -140,6 +140,8 @@ impl<T: 'static> Drop for ArcSlotGuard<T> {
         // Only this guard empties the slot, so it sees what its own `fill()` stored.
         let raw = self.slot.ptr.xchg(ptr::null_mut(), Relaxed);
 
+        // Asleep, not in a loop: a reader that was preempted on this CPU, between its load and its
+        // increment, would never get on. `CONFIG_DEBUG_ATOMIC_SLEEP` finds who may not sleep here.
         rcu::synchronize_rcu();
 
         // SAFETY: By the type invariants the slot was filled, so this came from `Arc::into_raw` and
