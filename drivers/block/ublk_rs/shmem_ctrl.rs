@@ -30,8 +30,9 @@ const MAX_LEN: u64 = 1 << uapi::UBLK_SHMEM_ZC_IDX_OFF;
 /// `REG_BUF`: pins memory of the current process and registers it; returns its index.
 ///
 /// Sleeps. Fails with [`EOPNOTSUPP`] on a device without the feature, [`EFAULT`] if the command's
-/// buffer can not be read or not all of the memory be pinned, [`EINVAL`], with [`ENOMEM`] if the
-/// user may not lock so much, with [`EEXIST`] and [`ENOSPC`].
+/// buffer can not be read or not all of the memory be pinned, [`EINVAL`], [`EOVERFLOW`] if it is
+/// beyond all addresses, with [`ENOMEM`] if the user may not lock so much, with [`EEXIST`] and
+/// [`ENOSPC`].
 pub(crate) fn register(dev: &Device, cmd: &CtrlCmd) -> Result<i32> {
     let shmem = dev.shmem().ok_or(EOPNOTSUPP)?;
     // What a shorter command does not have is 0.
@@ -56,6 +57,7 @@ pub(crate) fn register(dev: &Device, cmd: &CtrlCmd) -> Result<i32> {
     {
         return Err(EINVAL);
     }
+    reg.addr.checked_add(reg.len).ok_or(EOVERFLOW)?;
     let pin = match access {
         Access::ReadOnly => PinAccess::Read,
         Access::ReadWrite => PinAccess::Write,

@@ -42,7 +42,7 @@ TEST(errors)
 	EXPECT_EQ(-EINVAL, shm_reg(id, mem + 512, PAGE, 0));
 	EXPECT_EQ(-EINVAL, shm_reg(id, mem, (4ULL << 30) + PAGE, 0));
 	EXPECT_EQ(-EINVAL, shm_reg(id, mem, -PAGE, 0));
-	EXPECT_EQ(-EINVAL, shm_reg(id, (void *)-(1L * PAGE), 2 * PAGE, 0));
+	EXPECT_EQ(-EOVERFLOW, shm_reg(id, (void *)-(1L * PAGE), 2 * PAGE, 0));
 	r.reserved = 1;
 	EXPECT_EQ(-EINVAL, shm_reg_len(id, &r, sizeof(r)));
 	/* what is not given is 0 */
