@@ -146,8 +146,10 @@ killed_under_load() {
 		until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
 	fi
 	out=$(fublk recover "$id" 2>&1) || bad "recover: $out" || return
-	[ "$out" = "$dev" ] && state_is live && [ "$(field pid)" != "$pid" ] || bad "recover says: $out" || return
-	pid=$(field pid)
+	[ "$out" = "$dev" ] || bad "recover says: $out" || return
+	out=$(fublk list --json "$id" | jq -r '.[0] | "\(.state) \(.pid)"')
+	[ "${out% *}" = live ] && [ "${out#* }" != "$pid" ] || bad "recovered, but $out" || return
+	pid=${out#* }
 	sleep 0.5
 	touch "$work/stop"
 	for p in "${jobs[@]}"; do
