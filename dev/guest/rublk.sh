@@ -1,14 +1,16 @@
 #!/bin/bash
-# dev/guest/rublk.sh: the server rublk as it comes from crates.io, in the guest, on
+# dev/guest/rublk.sh [all]: the server rublk as it comes from crates.io, in the guest, on
 # the driver that is loaded. For each target with some sets of options: add,
 # list, write and verify, where asked for kill the server and recover, delete,
 # then look at the backing file without the driver. In the end nothing may be
-# left. Exits 0 only if all of it held.
+# left. Exits 0 only if all of it held. Without "all" or CASES, each option of a
+# target is there once, not with all others.
 #
 #   RUBLK=path of rublk
 #   CASES=pattern   only some, e.g. 'loop*-z*'
 set -u
 
+all=${1:-${CASES:+all}}
 data=4 # MiB of a device that are compared
 failed=0 passed=0 failures=() why='' id=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/rublk.XXXXXX")
@@ -318,6 +320,9 @@ clean_up() {
 	rm -f /run/ublksrvd/*
 }
 
+# also FUNCTION OPTIONS...: run() it if all are wanted
+also() { [ "$all" != all ] || run "$@"; }
+
 # run FUNCTION OPTIONS...
 run() {
 	local name="${*//on_/}" started=$SECONDS
@@ -374,30 +379,30 @@ run features
 run on_null
 run on_null -q 2 -a
 run on_null -u
-run on_null -z
+also on_null -z
 run on_null -z -a -q 2 -d 64
 run on_null -r
-run on_null -r -u
-run on_null -r -z
+also on_null -r -u
+also on_null -r -z
 run on_loop
-run on_loop -a -q 2 --multi-cpus-affinity
-run on_loop --buffered-io --mlock
+also on_loop -a -q 2 --multi-cpus-affinity
+also on_loop --buffered-io --mlock
 run on_loop -z
-run on_loop -z --buffered-io
+also on_loop -z --buffered-io
 run on_loop -z -a -q 2 -d 32
 run on_loop -r
-run on_loop -r -a -q 2
-run on_loop -r -z
+also on_loop -r -a -q 2
+also on_loop -r -z
 run on_loop -r -z -a -q 2
 run on_qcow2
-run on_qcow2 --buffered-io
+also on_qcow2 --buffered-io
 run on_qcow2 -r
-run on_zoned
+also on_zoned
 run on_zoned -q 2
 run read_only
-run read_only -z
+also read_only -z
 run several
-run several -z
+also several -z
 run nothing_left
 run no_leak
 umount "$store"
