@@ -634,7 +634,8 @@ static int nvme_open(int id)
 		return -1;
 	close(fd);
 	for (i = 0; i < 1000; i++) {
-		fd = open(str("/dev/nvme%dn1", nvme_number()), O_RDWR | O_CLOEXEC);
+		/* appends pass the page cache by, and somebody may have filled it */
+		fd = open(str("/dev/nvme%dn1", nvme_number()), O_RDWR | O_DIRECT | O_CLOEXEC);
 		if (fd >= 0)
 			return fd;
 		usleep(10000);
