@@ -18,7 +18,7 @@ use std::{
 };
 use ublk_ring::{Direction, FileIndex, IoCmd, Op, Ring, Secondary, Task};
 use ublk_sys::{
-    Buffer, Descriptors,
+    Buffer, Descriptors, is_direct,
     uapi::{self, IoDesc, IoOp},
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Queue {
     plan: Plan,
     ring: Ring,
     descriptors: Descriptors,
+    /// No file is used through the page cache.
+    direct: bool,
     /// Of each tag, when its data have to be copied.
     buffers: RefCell<Vec<Option<Buffer>>>,
 }
@@ -59,7 +61,8 @@ impl Queue {
         let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
         let buffers = RefCell::new((0..plan.depth).map(|_| None).collect());
-        Ok(Queue { plan, ring, descriptors, buffers })
+        let direct = target.files().fds().all(|file| is_direct(file).unwrap_or(false));
+        Ok(Queue { plan, ring, descriptors, direct, buffers })
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -173,7 +176,7 @@ impl Queue {
             What::Move(direction, pieces) => (direction, pieces),
         };
         let placed = pieces.as_slice();
-        if self.plan.mode == Mode::Fused && placed.len() <= MOST {
+        if self.plan.mode == Mode::Fused && placed.len() <= MOST && may_commit(direction, self.direct) {
             let cmd = self.command(IoOp::CommitAndFetch, tag, 0);
             let done = match placed {
                 [one] => self.ring.fused(DEVICE, &cmd, direction, &[secondary(one, fua)]).await,
@@ -218,6 +221,13 @@ fn secondary(placed: &Placed, fua: bool) -> Secondary {
     Secondary { file: index(piece.file), offset: piece.offset, at: placed.at, len: piece.len, sync: fua }
 }
 
+/// Can a command that moves the data commit them as well, before we know what became
+/// of them? Not what comes of a page cache: a bad sector in the middle makes such a
+/// read short, and the kernel takes a short read for the end of the file.
+fn may_commit(direction: Direction, direct: bool) -> bool {
+    direction == Direction::Drain || direct
+}
+
 /// Less than all of it is an error: files are as large as devices say.
 fn whole(result: i32, len: u32) -> Result<(), Errno> {
     match Errno::of(result) {
@@ -252,4 +262,18 @@ pub(crate) fn run<T: Target>(plan: Plan, target: &T, ready: impl FnOnce()) -> io
     ready();
     let tasks = (0..depth).map(|tag| Box::pin(queue.serve(&io, tag, target)) as Task<'_>).collect();
     queue.ring.run(tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_read_is_seen_before_it_is_answered() {
+        assert!(!may_commit(Direction::Fill, false));
+        assert!(may_commit(Direction::Fill, true));
+        assert!(may_commit(Direction::Drain, false), "a short write is an error in the kernel");
+        let short: Vec<_> = [4096, 0, -5, 8192].map(|result| whole(result, 8192)).into();
+        assert_eq!(short, [Err(Errno::EIO), Err(Errno::EIO), Err(Errno::EIO), Ok(())]);
+    }
 }
