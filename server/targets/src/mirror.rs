@@ -9,7 +9,10 @@ use crate::open::{Access, open};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use ublk_server::{Allocate, Answer, Errno, FileId, Files, Geometry, Io, Read, Request, Target, Write, log};
 
@@ -23,6 +26,8 @@ pub struct Mirror {
     legs: Vec<(FileId, PathBuf)>,
     /// Bit n: leg n has all data. Never 0: the last one is kept, whatever it does.
     whole: AtomicU64,
+    /// Those that the next server would take for whole: at least `whole`.
+    recorded: Mutex<u64>,
     on_drop: OnDrop,
     geometry: Geometry,
 }
@@ -62,7 +67,8 @@ impl Mirror {
             ..Geometry::default()
         };
         let whole = AtomicU64::new((1 << legs.len()) - 1);
-        Ok(Mirror { files, legs, whole, on_drop, geometry })
+        let recorded = Mutex::new(whole.load(Ordering::SeqCst));
+        Ok(Mirror { files, legs, whole, recorded, on_drop, geometry })
     }
 
     /// The legs that have all data.
@@ -83,21 +89,34 @@ impl Mirror {
         match dropped {
             Ok(_) => {
                 log(format_args!("mirror: {} is dropped: {errno}", path.display()));
-                (self.on_drop)(path).map_err(|e| {
-                    log(format_args!("mirror: that can not be recorded: {e}"));
-                    Errno::EIO
-                })
+                self.record()
             }
-            Err(whole) if whole & 1 << leg == 0 => Ok(()), // By somebody else.
+            // By somebody else, who may not have recorded it yet.
+            Err(whole) if whole & 1 << leg == 0 => self.record(),
             Err(_) => Err(errno),
         }
+    }
+
+    /// Record what is dropped and was not recorded. Nothing that a leg has missed may
+    /// be answered before: after a kill, the next server would read from that leg.
+    fn record(&self) -> Result<(), Errno> {
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped = *recorded & !self.whole.load(Ordering::SeqCst);
+        for leg in (0..self.legs.len()).filter(|leg| dropped & 1 << leg != 0) {
+            (self.on_drop)(&self.legs[leg].1).map_err(|e| {
+                log(format_args!("mirror: that can not be recorded: {e}"));
+                Errno::EIO
+            })?;
+            *recorded &= !(1 << leg);
+        }
+        Ok(())
     }
 
     /// What came of something that was done with several legs. As long as one has
     /// done it, those that have failed are dropped.
     fn judge(&self, legs: &[usize], results: &[Result<(), Errno>]) -> Result<(), Errno> {
         let first = results.iter().find_map(|result| result.err());
-        let Some(first) = first else { return Ok(()) };
+        let Some(first) = first else { return self.record() };
         if results.iter().all(|result| result.is_err()) {
             return Err(first);
         }
@@ -190,7 +209,7 @@ impl Target for Mirror {
 mod tests {
     use super::*;
     use crate::model::{Random, Scratch, compare};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
     use ublk_server::sim::Sim;
 
     type Dropped = Arc<Mutex<Vec<PathBuf>>>;
@@ -253,9 +272,20 @@ mod tests {
     fn what_can_not_be_recorded_is_an_error() {
         let scratch = Scratch::new("mirror-record");
         let paths = [scratch.file("a", &[7; 8192]), scratch.file("b", &[7; 8192])];
-        let on_drop = Box::new(|_: &Path| Err(io::Error::other("full")));
+        let full = Arc::new(AtomicU64::new(1));
+        let is_full = full.clone();
+        let on_drop = Box::new(move |_: &Path| match is_full.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => Err(io::Error::other("full")),
+        });
         let sim = Sim::new(Mirror::open(&paths, Access::default(), on_drop).unwrap()).unwrap();
         sim.break_file(Some(sim.target().legs[1].0), Errno::EIO);
         assert_eq!(sim.write(0, &[1; 512], false), Err(Errno::EIO));
+        // Nor are those good that come later, without the leg.
+        assert_eq!(sim.write(0, &[2; 512], false), Err(Errno::EIO));
+        assert_eq!(sim.flush(), Err(Errno::EIO));
+        full.store(0, Ordering::SeqCst);
+        assert_eq!(sim.write(0, &[3; 512], false), Ok(()));
+        assert_eq!(*sim.target().recorded.lock().unwrap(), 1);
     }
 }
