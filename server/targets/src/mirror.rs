@@ -38,6 +38,12 @@ impl fmt::Debug for Mirror {
     }
 }
 
+/// Does it tell of the file? These come of memory or of a device that goes away, and
+/// a read that is done elsewhere needs no more. A write that is missed is another thing.
+fn is_of_leg(errno: Errno) -> bool {
+    ![Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR, Errno::ECANCELED].contains(&errno)
+}
+
 impl Mirror {
     /// Open 1 to 16 files, which have the same data. The device is as large as the
     /// smallest. A leg that was dropped is not the same any more, and must not be among
@@ -131,18 +137,28 @@ impl Mirror {
         if done { Ok(()) } else { Err(first) }
     }
 
+    /// A leg is dropped when another one has done what it could not: an error that all
+    /// have is one of the request, or of the device, and no reason to lose any.
     async fn read<'r>(&self, mut read: Read<'r>) -> Answer<'r> {
         let offset = read.offset();
-        loop {
-            let leg = self.whole()[0];
+        let mut failed = Vec::new();
+        for leg in self.whole() {
             read = match read.try_file(self.legs[leg].0, offset).await {
-                Ok(answer) => return answer,
-                Err((read, errno)) => match self.drop_leg(leg, errno) {
-                    Ok(()) => read,
-                    Err(errno) => return read.fail(errno),
-                },
+                Ok(answer) => {
+                    let all = failed.into_iter().filter(|(_, errno)| is_of_leg(*errno));
+                    return match all.map(|(leg, errno)| self.drop_leg(leg, errno)).collect::<Result<(), _>>()
+                    {
+                        Ok(()) => answer,
+                        Err(errno) => answer.instead(errno),
+                    };
+                }
+                Err((read, errno)) => {
+                    failed.push((leg, errno));
+                    read
+                }
             };
         }
+        read.fail(failed.first().map_or(Errno::EIO, |(_, errno)| *errno))
     }
 
     async fn write<'r>(&self, write: Write<'r>) -> Answer<'r> {
@@ -287,5 +303,22 @@ mod tests {
         full.store(0, Ordering::SeqCst);
         assert_eq!(sim.write(0, &[3; 512], false), Ok(()));
         assert_eq!(*sim.target().recorded.lock().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_read_drops_only_what_another_leg_can_do() {
+        let scratch = Scratch::new("mirror-read");
+        let (sim, _, dropped) = mirror(&scratch, 3, &[7; 8192]);
+        // Memory is short.
+        sim.break_file(Some(sim.target().legs[0].0), Errno::ENOMEM);
+        assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
+        // All fail: beyond the end of the files.
+        sim.break_file(None, Errno::EIO);
+        assert_eq!(sim.read(8192, 512), Err(Errno::EIO));
+        assert_eq!(sim.target().whole(), [0, 1, 2]);
+        sim.break_file(Some(sim.target().legs[0].0), Errno::EIO);
+        assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
+        assert_eq!(sim.target().whole(), [1, 2]);
+        assert_eq!(dropped.lock().unwrap().len(), 1);
     }
 }
