@@ -5,7 +5,7 @@
 //!
 //! When the server is killed, legs may differ where writes were under way.
 
-use crate::open::{Access, open};
+use crate::open::{Access, can_zero, open};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -57,10 +57,13 @@ impl Mirror {
         }
         let (mut files, mut legs) = (Files::default(), Vec::new());
         let (mut size, mut block) = (u64::MAX, 512);
+        let mut zeroes = !access.read_only;
         for path in paths {
             let backing = open(path.as_ref(), access)?;
             size = size.min(backing.size);
             block = block.max(backing.block);
+            // All or none: a leg that can not zero what others do has other data.
+            zeroes &= access.look || can_zero(&backing);
             legs.push((files.add(backing.file), path.as_ref().to_owned()));
         }
         let geometry = Geometry {
@@ -68,8 +71,8 @@ impl Mirror {
             block,
             read_only: access.read_only,
             cached: true,
-            discard: if access.read_only { 0 } else { 4096 },
-            write_zeroes: !access.read_only,
+            discard: if zeroes { 4096 } else { 0 },
+            write_zeroes: zeroes,
             ..Geometry::default()
         };
         let whole = AtomicU64::new((1 << legs.len()) - 1);
@@ -185,8 +188,11 @@ impl Mirror {
         let mut results = Vec::new();
         for leg in &legs {
             match io.allocate(self.legs[*leg].0, how, offset, len.into()).await {
-                // It can not, and is as good as before.
-                Err(Errno::EOPNOTSUPP) => return Err(Errno::EOPNOTSUPP),
+                // It can not, and all are as good as before. Where others have done it,
+                // this one has other data.
+                Err(Errno::EOPNOTSUPP) if !results.iter().any(Result::is_ok) => {
+                    return Err(Errno::EOPNOTSUPP);
+                }
                 result => results.push(result),
             }
         }
@@ -320,5 +326,17 @@ mod tests {
         assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
         assert_eq!(sim.target().whole(), [1, 2]);
         assert_eq!(dropped.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_leg_that_alone_can_not_zero_is_dropped() {
+        let scratch = Scratch::new("mirror-zero");
+        let (sim, ..) = mirror(&scratch, 2, &[7; 8192]);
+        sim.break_file(Some(sim.target().legs[0].0), Errno::EOPNOTSUPP);
+        assert_eq!(sim.discard(0, 4096), Err(Errno::EOPNOTSUPP));
+        assert_eq!(sim.target().whole(), [0, 1], "nothing has been done");
+        sim.break_file(Some(sim.target().legs[1].0), Errno::EOPNOTSUPP);
+        assert_eq!(sim.discard(0, 4096), Ok(()));
+        assert_eq!(sim.target().whole(), [0]);
     }
 }
