@@ -200,7 +200,9 @@ impl Queue {
     /// Serve a tag until the device is stopped.
     async fn serve(&self, io: &Io, tag: u16, target: &impl Target) {
         let mut told = self.ring.command(DEVICE, &self.command(IoOp::Fetch, tag, 0)).await.result;
+        let mut held = false;
         while told == 0 {
+            held = true;
             let desc = self.descriptors.get(tag);
             let fua = desc.op_flags & uapi::IO_F_FUA != 0;
             let answer = match request(io, tag, fua, &desc) {
@@ -212,6 +214,11 @@ impl Queue {
         if told != -Errno::ENODEV.get() {
             let what = Errno::of(told).map_or_else(|| told.to_string(), |errno| errno.to_string());
             log(format_args!("queue {}, tag {tag}: the driver says: {what}", self.plan.q_id));
+            // Its request would wait for ever, and nobody be told. When the process is gone,
+            // the driver ends it, or keeps it for the next server.
+            if held {
+                std::process::abort();
+            }
         }
     }
 }
