@@ -148,9 +148,8 @@ impl Mirror {
         for leg in self.whole() {
             read = match read.try_file(self.legs[leg].0, offset).await {
                 Ok(answer) => {
-                    let all = failed.into_iter().filter(|(_, errno)| is_of_leg(*errno));
-                    return match all.map(|(leg, errno)| self.drop_leg(leg, errno)).collect::<Result<(), _>>()
-                    {
+                    let mut all = failed.into_iter().filter(|(_, errno)| is_of_leg(*errno));
+                    return match all.try_for_each(|(leg, errno)| self.drop_leg(leg, errno)) {
                         Ok(()) => answer,
                         Err(errno) => answer.instead(errno),
                     };
