@@ -104,9 +104,26 @@ impl Queue {
         direction: Direction,
         pieces: &[Placed],
     ) -> Vec<Result<(), Errno>> {
-        let all: Vec<_> = pieces.iter().map(|placed| secondary(placed, fua)).collect();
-        let results = match self.plan.mode {
-            Mode::Fused => self.lend_fused(tag, direction, &all).await,
+        let mut all: Vec<_> = pieces.iter().map(|placed| secondary(placed, fua)).collect();
+        let mut results = self.lend_once(tag, direction, &all).await;
+        // A busy CPU or a signal may end a piece early: go on where it was. Copies of
+        // several pieces are not taken apart.
+        while self.plan.mode != Mode::Copy || all.len() == 1 {
+            let short = results.iter().zip(&all).position(|(got, piece)| rest(*got, piece.len).is_some());
+            let Some(i) = short else { break };
+            let got = results[i].cast_unsigned();
+            let piece = &mut all[i];
+            piece.offset += u64::from(got);
+            piece.at += got;
+            piece.len -= got;
+            results[i] = self.lend_once(tag, direction, &all[i..=i]).await[0];
+        }
+        results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect()
+    }
+
+    async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
+        match self.plan.mode {
+            Mode::Fused => self.lend_fused(tag, direction, all).await,
             Mode::Auto => {
                 let ops: Vec<_> = all.iter().map(|piece| self.ring.fixed(direction, tag, piece)).collect();
                 let mut results = Vec::with_capacity(ops.len());
@@ -115,9 +132,8 @@ impl Queue {
                 }
                 results
             }
-            Mode::Copy => self.lend_copy(tag, direction, &all).await,
-        };
-        results.into_iter().zip(pieces).map(|(result, placed)| whole(result, placed.piece.len)).collect()
+            Mode::Copy => self.lend_copy(tag, direction, all).await,
+        }
     }
 
     async fn lend_fused(&self, tag: u16, direction: Direction, pieces: &[Secondary]) -> Vec<i32> {
@@ -235,6 +251,12 @@ fn may_commit(direction: Direction, direct: bool) -> bool {
     direction == Direction::Drain || direct
 }
 
+/// What is left of a piece of which a part was done.
+fn rest(result: i32, len: u32) -> Option<u32> {
+    let done = u32::try_from(result).ok().filter(|done| *done > 0)?;
+    len.checked_sub(done).filter(|rest| *rest > 0)
+}
+
 /// Less than all of it is an error: files are as large as devices say.
 fn whole(result: i32, len: u32) -> Result<(), Errno> {
     match Errno::of(result) {
@@ -280,6 +302,8 @@ mod tests {
         assert!(!may_commit(Direction::Fill, false));
         assert!(may_commit(Direction::Fill, true));
         assert!(may_commit(Direction::Drain, false), "a short write is an error in the kernel");
+        let rests = [4096, 0, -5, 8192].map(|result| rest(result, 8192));
+        assert_eq!(rests, [Some(4096), None, None, None]);
         let short: Vec<_> = [4096, 0, -5, 8192].map(|result| whole(result, 8192)).into();
         assert_eq!(short, [Err(Errno::EIO), Err(Errno::EIO), Err(Errno::EIO), Ok(())]);
     }
