@@ -203,6 +203,14 @@ fn serve<T: Target>(device: &Device, target: T, signals: Signals) -> Result<(), 
     if result.is_ok() && control::info(id).is_ok_and(|info| info.is_without_server()) {
         return Ok(());
     }
+    // What was to survive its server waits for the next one. If it has another one
+    // already, it is not ours.
+    if result.is_err()
+        && device.survives()
+        && control::info(id).is_ok_and(|info| info.is_live() || info.is_without_server())
+    {
+        return Ok(result?);
+    }
     let _ = device.delete();
     state::forget(id);
     Ok(result?)

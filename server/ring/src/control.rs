@@ -64,8 +64,15 @@ impl Control {
             match self.uring.submit_and_wait(1) {
                 Ok(_) => {}
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                // Nothing may be known of the memory any more.
-                Err(e) => panic!("io_uring_enter: {e}"),
+                // Memory is short.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    std::thread::yield_now();
+                }
+                // The kernel may still write the memory: not even a panic may leave.
+                Err(e) => {
+                    eprintln!("io_uring_enter: {e}");
+                    std::process::abort()
+                }
             }
         }
     }

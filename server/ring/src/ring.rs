@@ -103,7 +103,13 @@ impl Ring {
             if entries.len() > uring.submission().capacity() {
                 return Err(Errno::EINVAL.into());
             }
-            uring.submit()?;
+            match uring.submit() {
+                // Memory is short, or there was a signal. Nobody else tries again.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                    std::thread::yield_now();
+                }
+                result => drop(result?),
+            }
         }
         Ok(())
     }

@@ -5,11 +5,14 @@
 //!
 //! When the server is killed, legs may differ where writes were under way.
 
-use crate::open::{Access, open};
+use crate::open::{Access, can_zero, open};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use ublk_server::{Allocate, Answer, Errno, FileId, Files, Geometry, Io, Read, Request, Target, Write, log};
 
@@ -23,6 +26,8 @@ pub struct Mirror {
     legs: Vec<(FileId, PathBuf)>,
     /// Bit n: leg n has all data. Never 0: the last one is kept, whatever it does.
     whole: AtomicU64,
+    /// Those that the next server would take for whole: at least `whole`.
+    recorded: Mutex<u64>,
     on_drop: OnDrop,
     geometry: Geometry,
 }
@@ -31,6 +36,12 @@ impl fmt::Debug for Mirror {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mirror").field("legs", &self.legs).field("whole", &self.whole).finish_non_exhaustive()
     }
+}
+
+/// Does it tell of the file? These come of memory or of a device that goes away, and
+/// a read that is done elsewhere needs no more. A write that is missed is another thing.
+fn is_of_leg(errno: Errno) -> bool {
+    ![Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR, Errno::ECANCELED].contains(&errno)
 }
 
 impl Mirror {
@@ -46,10 +57,13 @@ impl Mirror {
         }
         let (mut files, mut legs) = (Files::default(), Vec::new());
         let (mut size, mut block) = (u64::MAX, 512);
+        let mut zeroes = !access.read_only;
         for path in paths {
             let backing = open(path.as_ref(), access)?;
             size = size.min(backing.size);
             block = block.max(backing.block);
+            // All or none: a leg that can not zero what others do has other data.
+            zeroes &= access.look || can_zero(&backing);
             legs.push((files.add(backing.file), path.as_ref().to_owned()));
         }
         let geometry = Geometry {
@@ -57,12 +71,13 @@ impl Mirror {
             block,
             read_only: access.read_only,
             cached: true,
-            discard: if access.read_only { 0 } else { 4096 },
-            write_zeroes: !access.read_only,
+            discard: if zeroes { 4096 } else { 0 },
+            write_zeroes: zeroes,
             ..Geometry::default()
         };
         let whole = AtomicU64::new((1 << legs.len()) - 1);
-        Ok(Mirror { files, legs, whole, on_drop, geometry })
+        let recorded = Mutex::new(whole.load(Ordering::SeqCst));
+        Ok(Mirror { files, legs, whole, recorded, on_drop, geometry })
     }
 
     /// The legs that have all data.
@@ -83,21 +98,34 @@ impl Mirror {
         match dropped {
             Ok(_) => {
                 log(format_args!("mirror: {} is dropped: {errno}", path.display()));
-                (self.on_drop)(path).map_err(|e| {
-                    log(format_args!("mirror: that can not be recorded: {e}"));
-                    Errno::EIO
-                })
+                self.record()
             }
-            Err(whole) if whole & 1 << leg == 0 => Ok(()), // By somebody else.
+            // By somebody else, who may not have recorded it yet.
+            Err(whole) if whole & 1 << leg == 0 => self.record(),
             Err(_) => Err(errno),
         }
+    }
+
+    /// Record what is dropped and was not recorded. Nothing that a leg has missed may
+    /// be answered before: after a kill, the next server would read from that leg.
+    fn record(&self) -> Result<(), Errno> {
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped = *recorded & !self.whole.load(Ordering::SeqCst);
+        for leg in (0..self.legs.len()).filter(|leg| dropped & 1 << leg != 0) {
+            (self.on_drop)(&self.legs[leg].1).map_err(|e| {
+                log(format_args!("mirror: that can not be recorded: {e}"));
+                Errno::EIO
+            })?;
+            *recorded &= !(1 << leg);
+        }
+        Ok(())
     }
 
     /// What came of something that was done with several legs. As long as one has
     /// done it, those that have failed are dropped.
     fn judge(&self, legs: &[usize], results: &[Result<(), Errno>]) -> Result<(), Errno> {
         let first = results.iter().find_map(|result| result.err());
-        let Some(first) = first else { return Ok(()) };
+        let Some(first) = first else { return self.record() };
         if results.iter().all(|result| result.is_err()) {
             return Err(first);
         }
@@ -112,18 +140,27 @@ impl Mirror {
         if done { Ok(()) } else { Err(first) }
     }
 
+    /// A leg is dropped when another one has done what it could not: an error that all
+    /// have is one of the request, or of the device, and no reason to lose any.
     async fn read<'r>(&self, mut read: Read<'r>) -> Answer<'r> {
         let offset = read.offset();
-        loop {
-            let leg = self.whole()[0];
+        let mut failed = Vec::new();
+        for leg in self.whole() {
             read = match read.try_file(self.legs[leg].0, offset).await {
-                Ok(answer) => return answer,
-                Err((read, errno)) => match self.drop_leg(leg, errno) {
-                    Ok(()) => read,
-                    Err(errno) => return read.fail(errno),
-                },
+                Ok(answer) => {
+                    let mut all = failed.into_iter().filter(|(_, errno)| is_of_leg(*errno));
+                    return match all.try_for_each(|(leg, errno)| self.drop_leg(leg, errno)) {
+                        Ok(()) => answer,
+                        Err(errno) => answer.instead(errno),
+                    };
+                }
+                Err((read, errno)) => {
+                    failed.push((leg, errno));
+                    read
+                }
             };
         }
+        read.fail(failed.first().map_or(Errno::EIO, |(_, errno)| *errno))
     }
 
     async fn write<'r>(&self, write: Write<'r>) -> Answer<'r> {
@@ -150,8 +187,11 @@ impl Mirror {
         let mut results = Vec::new();
         for leg in &legs {
             match io.allocate(self.legs[*leg].0, how, offset, len.into()).await {
-                // It can not, and is as good as before.
-                Err(Errno::EOPNOTSUPP) => return Err(Errno::EOPNOTSUPP),
+                // It can not, and all are as good as before. Where others have done it,
+                // this one has other data.
+                Err(Errno::EOPNOTSUPP) if !results.iter().any(Result::is_ok) => {
+                    return Err(Errno::EOPNOTSUPP);
+                }
                 result => results.push(result),
             }
         }
@@ -190,7 +230,7 @@ impl Target for Mirror {
 mod tests {
     use super::*;
     use crate::model::{Random, Scratch, compare};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
     use ublk_server::sim::Sim;
 
     type Dropped = Arc<Mutex<Vec<PathBuf>>>;
@@ -253,9 +293,49 @@ mod tests {
     fn what_can_not_be_recorded_is_an_error() {
         let scratch = Scratch::new("mirror-record");
         let paths = [scratch.file("a", &[7; 8192]), scratch.file("b", &[7; 8192])];
-        let on_drop = Box::new(|_: &Path| Err(io::Error::other("full")));
+        let full = Arc::new(AtomicU64::new(1));
+        let is_full = full.clone();
+        let on_drop = Box::new(move |_: &Path| match is_full.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => Err(io::Error::other("full")),
+        });
         let sim = Sim::new(Mirror::open(&paths, Access::default(), on_drop).unwrap()).unwrap();
         sim.break_file(Some(sim.target().legs[1].0), Errno::EIO);
         assert_eq!(sim.write(0, &[1; 512], false), Err(Errno::EIO));
+        // Nor are those good that come later, without the leg.
+        assert_eq!(sim.write(0, &[2; 512], false), Err(Errno::EIO));
+        assert_eq!(sim.flush(), Err(Errno::EIO));
+        full.store(0, Ordering::SeqCst);
+        assert_eq!(sim.write(0, &[3; 512], false), Ok(()));
+        assert_eq!(*sim.target().recorded.lock().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_read_drops_only_what_another_leg_can_do() {
+        let scratch = Scratch::new("mirror-read");
+        let (sim, _, dropped) = mirror(&scratch, 3, &[7; 8192]);
+        // Memory is short.
+        sim.break_file(Some(sim.target().legs[0].0), Errno::ENOMEM);
+        assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
+        // All fail: beyond the end of the files.
+        sim.break_file(None, Errno::EIO);
+        assert_eq!(sim.read(8192, 512), Err(Errno::EIO));
+        assert_eq!(sim.target().whole(), [0, 1, 2]);
+        sim.break_file(Some(sim.target().legs[0].0), Errno::EIO);
+        assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
+        assert_eq!(sim.target().whole(), [1, 2]);
+        assert_eq!(dropped.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_leg_that_alone_can_not_zero_is_dropped() {
+        let scratch = Scratch::new("mirror-zero");
+        let (sim, ..) = mirror(&scratch, 2, &[7; 8192]);
+        sim.break_file(Some(sim.target().legs[0].0), Errno::EOPNOTSUPP);
+        assert_eq!(sim.discard(0, 4096), Err(Errno::EOPNOTSUPP));
+        assert_eq!(sim.target().whole(), [0, 1], "nothing has been done");
+        sim.break_file(Some(sim.target().legs[1].0), Errno::EOPNOTSUPP);
+        assert_eq!(sim.discard(0, 4096), Ok(()));
+        assert_eq!(sim.target().whole(), [0]);
     }
 }

@@ -5,10 +5,10 @@
 use std::{
     fs::{File, TryLockError},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
-use ublk_server::Buffer;
+use ublk_server::{Buffer, allocate};
 
 /// `O_DIRECT` and `O_EXCL`, of which the latter keeps others off a block device.
 const O_DIRECT: i32 = 0o40000;
@@ -96,6 +96,22 @@ fn direct_block(file: &File) -> io::Result<u32> {
         }
     }
     Ok(4096)
+}
+
+/// Can parts of it be zeroed without writing them?
+pub(crate) fn can_zero(backing: &Backing) -> bool {
+    let Ok(meta) = backing.file.metadata() else { return false };
+    if !meta.file_type().is_block_device() {
+        // Beyond its end there is nothing to lose.
+        let (punch, keep_size) = (2, 1);
+        return allocate(&backing.file, punch | keep_size, backing.size, 4096).is_ok();
+    }
+    let (major, minor) = (meta.rdev() >> 8 & 0xfff, meta.rdev() & 0xff | meta.rdev() >> 12 & 0xfff00);
+    // A partition has the queue of its disk.
+    ["queue", "../queue"].iter().any(|queue| {
+        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes");
+        std::fs::read_to_string(path).is_ok_and(|most| most.trim() != "0")
+    })
 }
 
 #[cfg(test)]

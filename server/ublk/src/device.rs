@@ -262,6 +262,11 @@ impl Device {
         self.mode
     }
 
+    /// Was it made to be there for another server when this one is gone?
+    pub fn survives(&self) -> bool {
+        Features(self.info.flags).has(Features::USER_RECOVERY)
+    }
+
     /// Delete it, and wait until it is gone.
     pub fn delete(&self) -> io::Result<()> {
         control::delete(self.id())
@@ -313,6 +318,10 @@ impl Device {
                 Event::Ended(q_id, Err(e)) => {
                     failed = Some(io::Error::new(e.kind(), format!("queue {q_id}: {e}")));
                     left -= 1;
+                    // With the end of this process, its requests wait for the next one.
+                    if self.survives() && (self.recovers || ready.is_none()) {
+                        break;
+                    }
                     let _ = control::stop(self.id());
                     if starting > 0 {
                         break;

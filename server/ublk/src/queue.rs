@@ -18,7 +18,7 @@ use std::{
 };
 use ublk_ring::{Direction, FileIndex, IoCmd, Op, Ring, Secondary, Task};
 use ublk_sys::{
-    Buffer, Descriptors,
+    Buffer, Descriptors, is_direct,
     uapi::{self, IoDesc, IoOp},
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Queue {
     plan: Plan,
     ring: Ring,
     descriptors: Descriptors,
+    /// No file is used through the page cache.
+    direct: bool,
     /// Of each tag, when its data have to be copied.
     buffers: RefCell<Vec<Option<Buffer>>>,
 }
@@ -59,7 +61,8 @@ impl Queue {
         let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
         let buffers = RefCell::new((0..plan.depth).map(|_| None).collect());
-        Ok(Queue { plan, ring, descriptors, buffers })
+        let direct = target.files().fds().all(|file| is_direct(file).unwrap_or(false));
+        Ok(Queue { plan, ring, descriptors, direct, buffers })
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -101,9 +104,26 @@ impl Queue {
         direction: Direction,
         pieces: &[Placed],
     ) -> Vec<Result<(), Errno>> {
-        let all: Vec<_> = pieces.iter().map(|placed| secondary(placed, fua)).collect();
-        let results = match self.plan.mode {
-            Mode::Fused => self.lend_fused(tag, direction, &all).await,
+        let mut all: Vec<_> = pieces.iter().map(|placed| secondary(placed, fua)).collect();
+        let mut results = self.lend_once(tag, direction, &all).await;
+        // A busy CPU or a signal may end a piece early: go on where it was. Copies of
+        // several pieces are not taken apart.
+        while self.plan.mode != Mode::Copy || all.len() == 1 {
+            let short = results.iter().zip(&all).position(|(got, piece)| rest(*got, piece.len).is_some());
+            let Some(i) = short else { break };
+            let got = results[i].cast_unsigned();
+            let piece = &mut all[i];
+            piece.offset += u64::from(got);
+            piece.at += got;
+            piece.len -= got;
+            results[i] = self.lend_once(tag, direction, &all[i..=i]).await[0];
+        }
+        results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect()
+    }
+
+    async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
+        match self.plan.mode {
+            Mode::Fused => self.lend_fused(tag, direction, all).await,
             Mode::Auto => {
                 let ops: Vec<_> = all.iter().map(|piece| self.ring.fixed(direction, tag, piece)).collect();
                 let mut results = Vec::with_capacity(ops.len());
@@ -112,9 +132,8 @@ impl Queue {
                 }
                 results
             }
-            Mode::Copy => self.lend_copy(tag, direction, &all).await,
-        };
-        results.into_iter().zip(pieces).map(|(result, placed)| whole(result, placed.piece.len)).collect()
+            Mode::Copy => self.lend_copy(tag, direction, all).await,
+        }
     }
 
     async fn lend_fused(&self, tag: u16, direction: Direction, pieces: &[Secondary]) -> Vec<i32> {
@@ -173,7 +192,7 @@ impl Queue {
             What::Move(direction, pieces) => (direction, pieces),
         };
         let placed = pieces.as_slice();
-        if self.plan.mode == Mode::Fused && placed.len() <= MOST {
+        if self.plan.mode == Mode::Fused && placed.len() <= MOST && may_commit(direction, self.direct) {
             let cmd = self.command(IoOp::CommitAndFetch, tag, 0);
             let done = match placed {
                 [one] => self.ring.fused(DEVICE, &cmd, direction, &[secondary(one, fua)]).await,
@@ -197,7 +216,9 @@ impl Queue {
     /// Serve a tag until the device is stopped.
     async fn serve(&self, io: &Io, tag: u16, target: &impl Target) {
         let mut told = self.ring.command(DEVICE, &self.command(IoOp::Fetch, tag, 0)).await.result;
+        let mut held = false;
         while told == 0 {
+            held = true;
             let desc = self.descriptors.get(tag);
             let fua = desc.op_flags & uapi::IO_F_FUA != 0;
             let answer = match request(io, tag, fua, &desc) {
@@ -209,6 +230,11 @@ impl Queue {
         if told != -Errno::ENODEV.get() {
             let what = Errno::of(told).map_or_else(|| told.to_string(), |errno| errno.to_string());
             log(format_args!("queue {}, tag {tag}: the driver says: {what}", self.plan.q_id));
+            // Its request would wait for ever, and nobody be told. When the process is gone,
+            // the driver ends it, or keeps it for the next server.
+            if held {
+                std::process::abort();
+            }
         }
     }
 }
@@ -216,6 +242,19 @@ impl Queue {
 fn secondary(placed: &Placed, fua: bool) -> Secondary {
     let piece = &placed.piece;
     Secondary { file: index(piece.file), offset: piece.offset, at: placed.at, len: piece.len, sync: fua }
+}
+
+/// Can a command that moves the data commit them as well, before we know what became
+/// of them? Not what comes of a page cache: a bad sector in the middle makes such a
+/// read short, and the kernel takes a short read for the end of the file.
+fn may_commit(direction: Direction, direct: bool) -> bool {
+    direction == Direction::Drain || direct
+}
+
+/// What is left of a piece of which a part was done.
+fn rest(result: i32, len: u32) -> Option<u32> {
+    let done = u32::try_from(result).ok().filter(|done| *done > 0)?;
+    len.checked_sub(done).filter(|rest| *rest > 0)
 }
 
 /// Less than all of it is an error: files are as large as devices say.
@@ -252,4 +291,20 @@ pub(crate) fn run<T: Target>(plan: Plan, target: &T, ready: impl FnOnce()) -> io
     ready();
     let tasks = (0..depth).map(|tag| Box::pin(queue.serve(&io, tag, target)) as Task<'_>).collect();
     queue.ring.run(tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_read_is_seen_before_it_is_answered() {
+        assert!(!may_commit(Direction::Fill, false));
+        assert!(may_commit(Direction::Fill, true));
+        assert!(may_commit(Direction::Drain, false), "a short write is an error in the kernel");
+        let rests = [4096, 0, -5, 8192].map(|result| rest(result, 8192));
+        assert_eq!(rests, [Some(4096), None, None, None]);
+        let short: Vec<_> = [4096, 0, -5, 8192].map(|result| whole(result, 8192)).into();
+        assert_eq!(short, [Err(Errno::EIO), Err(Errno::EIO), Err(Errno::EIO), Ok(())]);
+    }
 }

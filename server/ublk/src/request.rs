@@ -27,6 +27,13 @@ pub struct Answer<'r> {
     of: Brand<'r>,
 }
 
+impl Answer<'_> {
+    /// It fails after all.
+    pub fn instead(self, errno: Errno) -> Self {
+        Answer { what: What::Result(Err(errno)), ..self }
+    }
+}
+
 pub(crate) enum What {
     /// The data, if any, are where they belong.
     Result(Result<u32, Errno>),
