@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
 fn check(result: i32) -> io::Result<i32> {
@@ -72,13 +72,6 @@ pub fn allocate(file: &File, mode: i32, offset: u64, len: u64) -> io::Result<()>
     // SAFETY: no memory is involved.
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) })?;
     Ok(())
-}
-
-/// Was this opened with `O_DIRECT`?
-pub fn is_direct(file: BorrowedFd<'_>) -> io::Result<bool> {
-    // SAFETY: no memory is involved.
-    let flags = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
-    Ok(flags & libc::O_DIRECT != 0)
 }
 
 /// The signals that ask a server to end: SIGINT, SIGTERM and SIGHUP.

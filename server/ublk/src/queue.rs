@@ -13,12 +13,15 @@ use std::{
     fs::File,
     io,
     marker::PhantomData,
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::FileExt,
+    },
     sync::Arc,
 };
 use ublk_ring::{Direction, FileIndex, IoCmd, Op, Ring, Secondary, Task};
 use ublk_sys::{
-    Buffer, Descriptors, is_direct,
+    Buffer, Descriptors,
     uapi::{self, IoDesc, IoOp},
 };
 
@@ -38,8 +41,8 @@ pub(crate) struct Queue {
     plan: Plan,
     ring: Ring,
     descriptors: Descriptors,
-    /// No file is used through the page cache.
-    direct: bool,
+    /// All files are such that the kernel knows where they end.
+    ends: bool,
     /// Of each tag, when its data have to be copied.
     buffers: RefCell<Vec<Option<Buffer>>>,
 }
@@ -61,8 +64,8 @@ impl Queue {
         let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
         let buffers = RefCell::new((0..plan.depth).map(|_| None).collect());
-        let direct = target.files().fds().all(|file| is_direct(file).unwrap_or(false));
-        Ok(Queue { plan, ring, descriptors, direct, buffers })
+        let ends = target.files().fds().all(has_end);
+        Ok(Queue { plan, ring, descriptors, ends, buffers })
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -192,7 +195,8 @@ impl Queue {
             What::Move(direction, pieces) => (direction, pieces),
         };
         let placed = pieces.as_slice();
-        if self.plan.mode == Mode::Fused && placed.len() <= MOST && may_commit(direction, self.direct) {
+        let commits = direction == Direction::Drain || self.ends;
+        if self.plan.mode == Mode::Fused && placed.len() <= MOST && commits {
             let cmd = self.command(IoOp::CommitAndFetch, tag, 0);
             let done = match placed {
                 [one] => self.ring.fused(DEVICE, &cmd, direction, &[secondary(one, fua)]).await,
@@ -244,11 +248,11 @@ fn secondary(placed: &Placed, fua: bool) -> Secondary {
     Secondary { file: index(piece.file), offset: piece.offset, at: placed.at, len: piece.len, sync: fua }
 }
 
-/// Can a command that moves the data commit them as well, before we know what became
-/// of them? Not what comes of a page cache: a bad sector in the middle makes such a
-/// read short, and the kernel takes a short read for the end of the file.
-fn may_commit(direction: Direction, direct: bool) -> bool {
-    direction == Direction::Drain || direct
+/// Is a read of it short only at its end? That is for the kernel to know of files and
+/// block devices, so that a command that moves the data may commit them as well.
+fn has_end(file: BorrowedFd<'_>) -> bool {
+    let kind = file.try_clone_to_owned().and_then(|fd| File::from(fd).metadata()).map(|data| data.file_type());
+    kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device())
 }
 
 /// What is left of a piece of which a part was done.
@@ -298,10 +302,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_read_is_seen_before_it_is_answered() {
-        assert!(!may_commit(Direction::Fill, false));
-        assert!(may_commit(Direction::Fill, true));
-        assert!(may_commit(Direction::Drain, false), "a short write is an error in the kernel");
+    fn a_file_ends_and_a_device_of_characters_does_not() {
+        assert!(has_end(File::open(std::env::current_exe().unwrap()).unwrap().as_fd()));
+        assert!(!has_end(File::open("/dev/zero").unwrap().as_fd()));
+    }
+
+    #[test]
+    fn a_short_piece_has_a_rest() {
         let rests = [4096, 0, -5, 8192].map(|result| rest(result, 8192));
         assert_eq!(rests, [Some(4096), None, None, None]);
         let short: Vec<_> = [4096, 0, -5, 8192].map(|result| whole(result, 8192)).into();
