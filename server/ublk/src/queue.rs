@@ -15,7 +15,7 @@ use std::{
     marker::PhantomData,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::FileExt,
+        unix::fs::{FileExt, FileTypeExt},
     },
     sync::Arc,
 };
@@ -251,7 +251,8 @@ fn secondary(placed: &Placed, fua: bool) -> Secondary {
 /// Is a read of it short only at its end? That is for the kernel to know of files and
 /// block devices, so that a command that moves the data may commit them as well.
 fn has_end(file: BorrowedFd<'_>) -> bool {
-    let kind = file.try_clone_to_owned().and_then(|fd| File::from(fd).metadata()).map(|data| data.file_type());
+    let kind =
+        file.try_clone_to_owned().and_then(|fd| File::from(fd).metadata()).map(|data| data.file_type());
     kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device())
 }
 
