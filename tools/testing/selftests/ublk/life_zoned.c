@@ -337,6 +337,20 @@ static pid_t command(int id, __u32 op, __u64 data)
 	_exit(-ctrl_simple(id, op, NULL, 0, data));
 }
 
+/* The same for UPDATE_SIZE, as soon as nobody, for instance udev, has the disk open */
+static pid_t resize(int id, __u64 sectors)
+{
+	pid_t pid = child();
+	int res;
+
+	if (pid)
+		return pid;
+	do {
+		res = ctrl_simple(id, UBLK_U_CMD_UPDATE_SIZE, NULL, 0, sectors);
+	} while (res == -EBUSY && !usleep(1000));
+	_exit(-res);
+}
+
 static int zoned_start(struct zoned *z)
 {
 	return zoned_serve(z, command(z->s.id, UBLK_U_CMD_START_DEV, getpid()));
@@ -536,7 +550,7 @@ TEST_F_TIMEOUT(zoned, size_changes_while_closed, 120)
 	close(fd);
 
 	fill_zones(z, sectors, NR_CONV);
-	EXPECT_EQ(0, zoned_serve(z, command(id, UBLK_U_CMD_UPDATE_SIZE, sectors)));
+	EXPECT_EQ(0, zoned_serve(z, resize(id, sectors)));
 	fd = open(str("/dev/ublkb%d", id), O_RDONLY | O_CLOEXEC);
 	ASSERT_LE(0, fd);
 	EXPECT_EQ(0, ioctl(fd, BLKGETSIZE64, &bytes));
@@ -545,7 +559,7 @@ TEST_F_TIMEOUT(zoned, size_changes_while_closed, 120)
 
 	/* without zones there is nothing to read or write */
 	z->answer = BAD_LEN;
-	EXPECT_EQ(ENODEV, zoned_serve(z, command(id, UBLK_U_CMD_UPDATE_SIZE, sectors)));
+	EXPECT_EQ(ENODEV, zoned_serve(z, resize(id, sectors)));
 	fd = open(str("/dev/ublkb%d", id), O_RDONLY | O_CLOEXEC);
 	ASSERT_LE(0, fd);
 	EXPECT_EQ(0, ioctl(fd, BLKGETSIZE64, &bytes));
@@ -554,7 +568,7 @@ TEST_F_TIMEOUT(zoned, size_changes_while_closed, 120)
 
 	z->answer = RIGHT;
 	fill_zones(z, SECTORS, NR_CONV);
-	EXPECT_EQ(0, zoned_serve(z, command(id, UBLK_U_CMD_UPDATE_SIZE, SECTORS)));
+	EXPECT_EQ(0, zoned_serve(z, resize(id, SECTORS)));
 	EXPECT_EQ(0, zoned_serve(z, user(z, all_zones)));
 }
 
@@ -867,7 +881,7 @@ TEST_F_TIMEOUT(zoned_end, while_asked, 120)
 	close(down[0]);
 	ASSERT_EQ((ssize_t)sizeof(self->id), read(up[0], &self->id, sizeof(self->id)));
 	if (variant->resize)
-		asker = command(self->id, UBLK_U_CMD_UPDATE_SIZE, SECTORS / 2);
+		asker = resize(self->id, SECTORS / 2);
 	else if (variant->end != SERVER_KILLS_ITSELF)
 		asker = command(self->id, UBLK_U_CMD_START_DEV, pid);
 	hear(up[0]);
