@@ -97,13 +97,11 @@ static inline bool io_fused_primaries_done(struct io_submit_state *state)
 	return true;
 }
 
-/* Does the data of @req come from a file that can end, or from a peer? */
-static inline bool io_fused_reads_file(const struct io_kiocb *req)
-{
-	umode_t mode = file_inode(req->file)->i_mode;
-
-	return S_ISREG(mode) || S_ISBLK(mode);
-}
+/*
+ * Has a read that moved @count bytes, which is less than it should, come to the
+ * end of a file? Else there was an error behind them, or a peer has no more.
+ */
+bool io_rw_read_to_end(struct io_kiocb *req, size_t count);
 
 /*
  * What was dropped inside of groups was not submitted, though it was counted.

@@ -137,9 +137,9 @@ fn fail(state: &mut bindings::io_fused_group, error: i32, index: u8) {
 /// Zeroes what a short read left unwritten of its range, so that no stale memory gets out. Returns
 /// how many bytes were moved.
 ///
-/// Behind the end of a file there are zeroes. But a peer that went away in the middle, or a device
-/// that had no more, must not become good data of a driver that keeps the command: it is told of an
-/// error.
+/// Behind the end of a file there are zeroes. But a peer that went away in the middle, a device
+/// that had no more, or a sector that could not be read, must not become good data of a driver that
+/// keeps the command: it is told of an error.
 ///
 /// # Safety
 ///
@@ -166,8 +166,11 @@ unsafe fn zero_rest(
     if rest > 0 {
         // SAFETY: By the safety requirement, and the flags say that the buffer is leased.
         unsafe { zero(req, range.offset + u64::from(count), rest as usize) };
-        // SAFETY: A completed request has its file until it is freed.
-        if state.done.is_some() && !unsafe { bindings::io_fused_reads_file(req) } {
+        let is_recv = u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV;
+        // SAFETY: A completed request has its file until it is freed. All that write a leased buffer
+        // but a RECV are executed as reads, see `range_of()`.
+        let to_end = || !is_recv && unsafe { bindings::io_rw_read_to_end(req, count as usize) };
+        if state.done.is_some() && !to_end() {
             // SAFETY: By the safety requirement.
             fail(state, EIO.to_errno(), unsafe { (*req).fused_index });
         }

@@ -25,11 +25,6 @@ __rust_helper void rust_helper_io_cache_free(struct io_alloc_cache *cache,
 	io_cache_free(cache, obj);
 }
 
-__rust_helper bool rust_helper_io_fused_reads_file(const struct io_kiocb *req)
-{
-	return io_fused_reads_file(req);
-}
-
 __rust_helper void rust_helper_io_req_task_work_add(struct io_kiocb *req)
 {
 	io_req_task_work_add(req);
