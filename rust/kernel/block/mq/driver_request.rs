@@ -122,7 +122,8 @@ impl<T: DriverRequests> Request<T> {
 /// [`GenDiskBuilder::alloc`]: super::gen_disk::GenDiskBuilder::alloc
 pub struct DriverQueue<'a, T: Operations> {
     queue: NonNull<bindings::request_queue>,
-    _p: PhantomData<(&'a (), fn() -> T)>,
+    _disk: PhantomData<&'a ()>,
+    _driver: PhantomData<fn() -> T>,
 }
 
 impl<T: Operations> DriverQueue<'_, T> {
@@ -135,7 +136,8 @@ impl<T: Operations> DriverQueue<'_, T> {
         Self {
             // SAFETY: The pointer is valid by the safety requirements of this function.
             queue: unsafe { NonNull::new_unchecked(queue) },
-            _p: PhantomData,
+            _disk: PhantomData,
+            _driver: PhantomData,
         }
     }
 
