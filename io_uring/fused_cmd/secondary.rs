@@ -167,8 +167,8 @@ unsafe fn zero_rest(
         // SAFETY: By the safety requirement, and the flags say that the buffer is leased.
         unsafe { zero(req, range.offset + u64::from(count), rest as usize) };
         let is_recv = u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV;
-        // SAFETY: A completed request has its file until it is freed. All that write a leased buffer
-        // but a RECV are executed as reads, see `range_of()`.
+        // SAFETY: A completed request has its file until it is freed. All that write a leased
+        // buffer, but for a RECV, are executed as reads, see `range_of()`.
         let to_end = || !is_recv && unsafe { bindings::io_rw_read_to_end(req, count as usize) };
         if state.done.is_some() && !to_end() {
             // SAFETY: By the safety requirement.
