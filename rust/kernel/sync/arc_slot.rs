@@ -3,23 +3,11 @@
 //! A place for an [`Arc`] that is filled and emptied at run time.
 
 use super::{
-    atomic::{
-        ordering::{
-            Acquire,
-            Relaxed,
-            Release, //
-        },
-        Atomic, //
-    },
     rcu,
-    Arc, //
+    Arc,
+    RcuArc, //
 };
 use crate::prelude::*;
-use core::{
-    marker::PhantomData,
-    mem::ManuallyDrop,
-    ptr, //
-};
 
 /// A place for an [`Arc`], for use in a `static`.
 ///
@@ -28,11 +16,6 @@ use core::{
 /// and takes it back when the module goes away, so that nothing outlives the module. A `static`
 /// itself is never dropped; the [`ArcSlotGuard`] that [`ArcSlot::fill`] returns is what owns the
 /// contents.
-///
-/// # Invariants
-///
-/// - `ptr` is null, or it came from [`Arc::into_raw`] and the slot owns that reference.
-/// - A reference that was taken out of `ptr` is not dropped before an RCU grace period has passed.
 ///
 /// # Examples
 ///
@@ -52,23 +35,12 @@ use core::{
 /// assert!(LIMIT.get().is_none());
 /// # Ok::<(), Error>(())
 /// ```
-pub struct ArcSlot<T> {
-    ptr: Atomic<*mut T>,
-    _owns: PhantomData<Arc<T>>,
-}
-
-// SAFETY: The slot hands out clones of one `Arc<T>` to any thread and drops it on any thread, which
-// is what `Arc<T>: Send + Sync` allows.
-unsafe impl<T> Sync for ArcSlot<T> where Arc<T>: Send + Sync {}
+pub struct ArcSlot<T>(RcuArc<T>);
 
 impl<T: 'static> ArcSlot<T> {
     /// Creates an empty slot.
     pub const fn new() -> Self {
-        // INVARIANT: The pointer is null.
-        Self {
-            ptr: Atomic::<*mut T>::new(ptr::null_mut()),
-            _owns: PhantomData,
-        }
+        Self(RcuArc::new())
     }
 
     /// Puts `value` into the slot, until the returned guard is dropped.
@@ -79,19 +51,9 @@ impl<T: 'static> ArcSlot<T> {
     ///
     /// Any in which `value` may be dropped.
     pub fn fill(&'static self, value: Arc<T>) -> Result<ArcSlotGuard<T>> {
-        let raw = Arc::into_raw(value).cast_mut();
-
-        // INVARIANT: The reference that `raw` stands for moves into the slot. `Release` makes the
-        // contents visible to whoever loads the pointer.
-        match self.ptr.cmpxchg(ptr::null_mut(), raw, Release) {
-            // INVARIANT: The slot was filled by this call.
-            Ok(_) => Ok(ArcSlotGuard { slot: self }),
-            Err(_) => {
-                // SAFETY: `raw` came from `Arc::into_raw` above and was not stored.
-                drop(unsafe { Arc::from_raw(raw) });
-                Err(EBUSY)
-            }
-        }
+        self.0.fill(value).map_err(|_| EBUSY)?;
+        // INVARIANT: The slot was filled by this call.
+        Ok(ArcSlotGuard { slot: self })
     }
 
     /// Returns a new reference to the contents, or [`None`] if the slot is empty.
@@ -101,17 +63,7 @@ impl<T: 'static> ArcSlot<T> {
     /// Any; never waits. Whoever gets a reference must be able to drop it there, as it may be the
     /// last one.
     pub fn get(&self) -> Option<Arc<T>> {
-        let _rcu = rcu::read_lock();
-        let raw = self.ptr.load(Acquire);
-        if raw.is_null() {
-            return None;
-        }
-
-        // SAFETY: By the first type invariant `raw` came from `Arc::into_raw`, and the slot owned a
-        // reference when it was loaded. By the second one that is not dropped before the end of
-        // this RCU read side critical section. The temporary `Arc` is not dropped at all.
-        let of_slot = ManuallyDrop::new(unsafe { Arc::from_raw(raw) });
-        Some(Arc::clone(&of_slot))
+        self.0.get(&rcu::read_lock()).map(Arc::from)
     }
 }
 
@@ -137,17 +89,7 @@ pub struct ArcSlotGuard<T: 'static> {
 
 impl<T: 'static> Drop for ArcSlotGuard<T> {
     fn drop(&mut self) {
-        // Only this guard empties the slot, so it sees what its own `fill()` stored.
-        let raw = self.slot.ptr.xchg(ptr::null_mut(), Relaxed);
-
-        // Asleep, not in a loop: a reader that was preempted on this CPU, between its load and its
-        // increment, would never get on. `CONFIG_DEBUG_ATOMIC_SLEEP` finds who may not sleep here.
-        rcu::synchronize_rcu();
-
-        // SAFETY: By the type invariants the slot was filled, so this came from `Arc::into_raw` and
-        // the slot owned that reference, which the exchange has taken out. The grace period has
-        // passed: whoever loaded the pointer has a reference of its own by now.
-        drop(unsafe { Arc::from_raw(raw) });
+        self.slot.0.replace(None);
     }
 }
 
@@ -155,6 +97,10 @@ impl<T: 'static> Drop for ArcSlotGuard<T> {
 mod tests {
     use super::*;
     use crate::{
+        sync::atomic::{
+            Atomic,
+            Relaxed, //
+        },
         task::might_sleep,
         workqueue::OwnedQueue, //
     };

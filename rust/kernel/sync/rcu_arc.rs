@@ -11,7 +11,8 @@ use super::{
         Atomic, //
     },
     rcu,
-    Arc, //
+    Arc,
+    ArcBorrow, //
 };
 use core::{
     marker::PhantomData,
@@ -41,7 +42,8 @@ use core::{
 /// let limit = RcuArc::new();
 /// assert!(limit.get(&rcu::read_lock()).is_none());
 /// limit.replace(Some(Arc::new(42, GFP_KERNEL)?));
-/// assert_eq!(limit.get(&rcu::read_lock()), Some(&42));
+/// assert!(limit.get(&rcu::read_lock()).is_some_and(|limit| *limit == 42));
+/// assert!(limit.fill(Arc::new(43, GFP_KERNEL)?).is_err());
 /// limit.replace(None);
 /// assert!(limit.get(&rcu::read_lock()).is_none());
 /// # Ok::<(), Error>(())
@@ -73,12 +75,31 @@ impl<T: 'static> RcuArc<T> {
     ///
     /// Any; never waits.
     #[inline]
-    pub fn get<'a>(&'a self, _rcu: &'a rcu::Guard) -> Option<&'a T> {
+    pub fn get<'a>(&'a self, _rcu: &'a rcu::Guard) -> Option<ArcBorrow<'a, T>> {
         let raw = self.ptr.load(Acquire);
-        // SAFETY: By the type invariants a pointer that is not null came from `Arc::into_raw`, and
-        // that reference is not dropped before the end of the critical section, unless `self` is
-        // not shared any more, which the borrow excludes.
-        unsafe { raw.as_ref() }
+        if raw.is_null() {
+            return None;
+        }
+        // SAFETY: By the type invariants the pointer came from `Arc::into_raw`, and that reference
+        // is not dropped before the end of the critical section, unless `self` is not shared any
+        // more, which the borrow excludes.
+        Some(unsafe { ArcBorrow::from_raw(raw) })
+    }
+
+    /// Puts `new` here if it is empty; returns it otherwise.
+    ///
+    /// # Context
+    ///
+    /// Any; never waits.
+    pub fn fill(&self, new: Arc<T>) -> Result<(), Arc<T>> {
+        let raw = Arc::into_raw(new).cast_mut();
+        // INVARIANT: The reference that `raw` stands for moves to `self`. The ordering makes the
+        // contents visible to whoever loads the pointer.
+        match self.ptr.cmpxchg(ptr::null_mut(), raw, Full) {
+            Ok(_) => Ok(()),
+            // SAFETY: `raw` came from `Arc::into_raw` above and was not stored.
+            Err(_) => Err(unsafe { Arc::from_raw(raw) }),
+        }
     }
 
     /// Replaces the contents, and drops the old ones when nobody looks at them any more.
@@ -92,6 +113,7 @@ impl<T: 'static> RcuArc<T> {
         // contents visible to whoever loads the pointer, and those of `old` to us.
         let old = self.ptr.xchg(raw, Full);
         if !old.is_null() {
+            // Asleep, not in a loop: a reader that was preempted on this CPU would never get on.
             rcu::synchronize_rcu();
             // SAFETY: By the type invariants this came from `Arc::into_raw`, and the exchange has
             // taken the reference out. The grace period has passed.
