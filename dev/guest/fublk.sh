@@ -10,30 +10,14 @@
 set -u
 
 fublk=${FUBLK:-$BUILD/server/release/fublk}
-data=4 # MiB of a device that are compared
-failed=0 passed=0 failures=() why='' id='' dev='' pid=''
-work=$(mktemp -d "${TMPDIR:-/tmp}/fublk.XXXXXX")
-store=$work/store mnt=$work/mnt log=$work/log
+server=fublk
+# shellcheck source=dev/guest/server-cases.sh
+. "$ROOT/dev/guest/server-cases.sh"
 case $DRIVER in
 c) module=ublk_drv modes=(auto copy) ;;
 *) module=ublk_rs modes=(fused auto copy) ;;
 esac
 
-# A case ends at its first failure.
-bad() { why=$*; return 1; }
-
-# until_true SECONDS COMMAND...: wait for it
-until_true() {
-	local end=$((SECONDS + $1))
-	until "${@:2}"; do
-		[ $SECONDS -lt $end ] || return 1
-		sleep 0.1
-	done
-}
-
-gone() { ! [ -e "$1" ]; }
-# A zombie is dead.
-dead() { ! grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"; }
 # What hangs must not hang the test.
 fublk() { timeout -k 5 120 "$fublk" "$@" </dev/null; }
 field() { fublk list --json "$id" | jq -r ".[0].$1"; }
@@ -74,24 +58,6 @@ ended() {
 }
 del() { ended fublk del "$id"; }
 
-io() {
-	fio --name=io --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=32 --end_fsync=1 "$@" >"$work/fio" 2>&1 ||
-		bad "fio $*: $(grep -aE 'err=|verify:|error' "$work/fio" | head -n 3)"
-}
-verify() { io --verify=crc32c --verify_fatal=1 --verify_state_save=0 "$@"; }
-
-write_data() {
-	dd if="$work/data" of="$dev" bs=256k oflag=direct conv=fsync,notrunc status=none 2>>"$log" ||
-		bad "cannot write to $dev"
-}
-same_data() {
-	local bs
-	for bs in 16k 512k; do
-		dd if="$dev" bs=$bs count=${data}M iflag=direct,count_bytes status=none 2>>"$log" |
-			cmp -s - "$work/data" || bad "$1: the data differ, read by $bs" || return
-	done
-}
-
 # A file system on the device, used and checked.
 files() {
 	mkfs.ext4 -q -F "$dev" >>"$log" 2>&1 || bad "mkfs.ext4 fails" || return
@@ -114,17 +80,6 @@ discard() {
 		cmp -s -n 1M "$work/read" "$work/data" && cmp -s -i 1M -n 1M "$work/read" /dev/zero &&
 			cmp -s -i 2M -n 2M "$work/read" "$work/data" || bad "$how: wrong data" || return
 	done
-}
-
-# rewrite FIRST: write what is there already, and read it, until $work/stop is
-# there. Some requests may fail when the server dies; the data stay what they are.
-rewrite() {
-	local rc=0
-	while gone "$work/stop"; do
-		dd if="$work/data" of="$dev" bs=128k skip="$1" seek="$1" count=8 oflag=direct conv=notrunc || rc=1
-		dd if="$dev" of=/dev/null bs=16k skip="$1" count=32 iflag=direct || rc=1
-	done >/dev/null 2>&1
-	return $rc
 }
 
 # killed_under_load ON_DEATH: kill -9 the server while there are requests, and
@@ -436,26 +391,7 @@ clean_up() {
 	rm -f /run/fublk/*
 }
 
-# run FUNCTION ARGUMENTS...
-run() {
-	local name="$*" started=$SECONDS
-	# shellcheck disable=SC2254
-	case $name in ${CASES:-*}) ;; *) return ;; esac
-	echo "ublk-rs: fublk $name" >/dev/kmsg
-	why='' id='' dev='' pid=''
-	: >"$log"
-	if "$@"; then
-		echo "ok $name ($((SECONDS - started)) s)"
-		passed=$((passed + 1))
-		return
-	fi
-	echo "not ok $name ($((SECONDS - started)) s): $why"
-	sed 's/^/    /' "$log" | tail -n 5
-	[ -z "$id" ] || { fublk list "$id"; tail -n 5 "/run/fublk/$id.log"; } 2>&1 | sed 's/^/    /'
-	failed=$((failed + 1))
-	failures+=("$name: $why")
-	clean_up
-}
+show_device() { { fublk list "$id"; tail -n 5 "/run/fublk/$id.log"; } 2>&1; }
 
 nothing_left() {
 	local left
@@ -470,13 +406,8 @@ no_driver() {
 }
 
 [ -x "$fublk" ] || { echo "$fublk is missing: dev/server build"; exit 1; }
-mkdir -p "$store" "$mnt" "$work/tree" /run/fublk
-# Direct I/O wants a file system on a block device.
-truncate -s 400M "$work/disk"
-mkfs.ext4 -q -F -b 4096 "$work/disk" && disk=$(losetup -f --show "$work/disk") && mount "$disk" "$store" || exit 1
-head -c ${data}M /dev/urandom >"$work/data"
-head -c 3M "$work/data" >"$work/tree/large"
-head -c 300000 "$work/data" | split -b 7001 -a 4 - "$work/tree/s"
+mkdir -p /run/fublk
+begin 400M
 echo "$("$fublk" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 
 run messages
@@ -515,11 +446,4 @@ run mirror "${modes[0]}"
 run resize "${modes[0]}"
 run read_only "${modes[0]}"
 run nothing_left
-umount "$store"
-losetup -d "$disk"
-run no_driver
-
-[ $failed -eq 0 ] || printf 'FAILED: %s\n' "${failures[@]}"
-echo "# Totals: pass:$passed fail:$failed skip:0"
-rm -rf "$work"
-[ $failed -eq 0 ] && [ $passed -ne 0 ]
+end no_driver

@@ -11,27 +11,11 @@
 set -u
 
 all=${1:-${CASES:+all}}
-data=4 # MiB of a device that are compared
-failed=0 passed=0 failures=() why='' id=''
-work=$(mktemp -d "${TMPDIR:-/tmp}/rublk.XXXXXX")
-store=$work/store mnt=$work/mnt log=$work/log
+server=rublk
+# shellcheck source=dev/guest/server-cases.sh
+. "$ROOT/dev/guest/server-cases.sh"
 case $DRIVER in c) module=ublk_drv ;; *) module=ublk_rs ;; esac
 
-# A case ends at its first failure.
-bad() { why=$*; return 1; }
-
-# until_true SECONDS COMMAND...: wait for it
-until_true() {
-	local end=$((SECONDS + $1))
-	until "${@:2}"; do
-		[ $SECONDS -lt $end ] || return 1
-		sleep 0.1
-	done
-}
-
-gone() { ! [ -e "$1" ]; }
-# A zombie is dead.
-dead() { ! grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"; }
 field() { sed -n "s/.*$1 \([^ ]*\).*/\1/p" | head -n 1; }
 # What hangs must not hang the test.
 rublk() { timeout -k 5 120 "$RUBLK" "$@" 2>&1 </dev/null; }
@@ -75,35 +59,6 @@ del() {
 	udevadm settle --timeout=30
 	out=$(rublk del -n "$id" "$@") || bad "del $*: $out" || return
 	nothing_of "$id" "$daemon"
-}
-
-# io OPTIONS...: fio, with a flush at the end
-io() {
-	fio --name=io --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=32 --end_fsync=1 "$@" >"$work/fio" 2>&1 ||
-		bad "fio $*: $(grep -aE 'err=|verify:|error' "$work/fio" | head -n 3)"
-}
-verify() { io --verify=crc32c --verify_fatal=1 --verify_state_save=0 "$@"; }
-
-# The first MiBs of the device are those of $work/data.
-write_data() {
-	dd if="$work/data" of="$dev" bs=256k oflag=direct conv=fsync,notrunc status=none 2>>"$log" ||
-		bad "cannot write to $dev"
-}
-same_data() {
-	local bs
-	for bs in 16k 512k; do
-		dd if="$dev" bs=$bs count=${data}M iflag=direct,count_bytes status=none 2>>"$log" |
-			cmp -s - "$work/data" || bad "$1: the data differ, read by $bs" || return
-	done
-}
-
-# rewrite FIRST: write what is there already, and read it, until $work/stop is
-# there. Some requests fail when the server dies; the data stay what they are.
-rewrite() {
-	while gone "$work/stop"; do
-		dd if="$work/data" of="$dev" bs=128k skip="$1" seek="$1" count=8 oflag=direct conv=notrunc
-		dd if="$dev" of=/dev/null bs=16k skip="$1" count=32 iflag=direct
-	done >/dev/null 2>&1
 }
 
 # die_and_recover [FILE]: kill -9 the server, have a new one take over. A read
@@ -323,26 +278,7 @@ clean_up() {
 # also FUNCTION OPTIONS...: run() it if all are wanted
 also() { [ "$all" != all ] || run "$@"; }
 
-# run FUNCTION OPTIONS...
-run() {
-	local name="${*//on_/}" started=$SECONDS
-	# shellcheck disable=SC2254
-	case $name in ${CASES:-*}) ;; *) return ;; esac
-	echo "ublk-rs: rublk $name" >/dev/kmsg
-	why='' id=''
-	: >"$log"
-	if "$@"; then
-		echo "ok $name ($((SECONDS - started)) s)"
-		passed=$((passed + 1))
-		return
-	fi
-	echo "not ok $name ($((SECONDS - started)) s): $why"
-	sed 's/^/    /' "$log" | tail -n 5
-	[ -z "$id" ] || rublk list -n "$id" | sed 's/^/    /'
-	failed=$((failed + 1))
-	failures+=("$name: $why")
-	clean_up
-}
+show_device() { rublk list -n "$id"; }
 
 nothing_left() {
 	local left
@@ -365,14 +301,7 @@ no_leak() {
 unload() { rmmod $module 2>>"$log" || bad "$module: rmmod fails"; }
 
 [ -x "${RUBLK:-}" ] || { echo "RUBLK=${RUBLK:-} is not there"; exit 1; }
-mkdir "$store" "$mnt" "$work/tree"
-# Backing files are on a file system on a block device: direct I/O, rublk's
-# default, then takes the pages of a request to another driver.
-truncate -s 256M "$work/disk"
-mkfs.ext4 -q -F -b 4096 "$work/disk" && disk=$(losetup -f --show "$work/disk") && mount "$disk" "$store" || exit 1
-head -c ${data}M /dev/urandom >"$work/data"
-head -c 3M "$work/data" >"$work/tree/large"
-head -c 300000 "$work/data" | split -b 7001 -a 4 - "$work/tree/s"
+begin 256M
 echo "$("$RUBLK" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 
 run features
@@ -405,11 +334,4 @@ run several
 also several -z
 run nothing_left
 run no_leak
-umount "$store"
-losetup -d "$disk"
-run unload
-
-[ $failed -eq 0 ] || printf 'FAILED: %s\n' "${failures[@]}"
-echo "# Totals: pass:$passed fail:$failed skip:0"
-rm -rf "$work"
-[ $failed -eq 0 ] && [ $passed -ne 0 ]
+end unload
