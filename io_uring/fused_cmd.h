@@ -19,6 +19,7 @@
 #ifdef CONFIG_IO_URING_FUSED_CMD
 
 #define IO_REQ_FUSED_FLAG	REQ_F_FUSED
+#define IO_REQ_KEEP_VEC_FLAG	REQ_F_KEEP_VEC
 
 /* fused_cmd.rs: the opcode */
 int io_fused_cmd_prep(struct io_kiocb *req, const struct io_uring_sqe *sqe);
@@ -83,6 +84,11 @@ struct io_fused_range {
 
 /* rw.c and, with CONFIG_NET, net.c: what only the opcodes know */
 struct io_fused_range io_rw_fixed_range(struct io_kiocb *req);
+unsigned int io_rw_vec_nr_ranges(struct io_kiocb *req);
+struct io_fused_range io_rw_vec_range(struct io_kiocb *req, unsigned int i);
+u64 io_rw_vec_len(struct io_kiocb *req);
+void io_rw_vec_zero_rest(struct io_kiocb *req, size_t count);
+void io_rw_vec_done(struct io_kiocb *req);
 struct io_fused_range io_recv_fixed_range(struct io_kiocb *req);
 void io_send_zc_lease(struct io_kiocb *req);
 unsigned int io_send_zc_nr_notifs(struct io_kiocb *req);
@@ -98,10 +104,10 @@ static inline bool io_fused_primaries_done(struct io_submit_state *state)
 }
 
 /*
- * Has a read that moved @count bytes, which is less than it should, come to the
- * end of a file? Else there was an error behind them, or a peer has no more.
+ * Has a read that moved less than it should come to the end of a file? Else
+ * there was an error behind that, or a peer has no more.
  */
-bool io_rw_read_to_end(struct io_kiocb *req, size_t count);
+bool io_rw_read_to_end(struct io_kiocb *req);
 
 /*
  * What was dropped inside of groups was not submitted, though it was counted.
@@ -118,6 +124,7 @@ static inline unsigned int io_fused_take_dropped(struct io_submit_state *state)
 #else
 
 #define IO_REQ_FUSED_FLAG	0
+#define IO_REQ_KEEP_VEC_FLAG	0
 
 static inline int io_fused_cmd_gather(struct io_kiocb *req,
 				      const struct io_uring_sqe *sqe,

@@ -484,6 +484,10 @@ unsafe extern "C" fn io_fused_cmd_lease(
         || issue.state().leased
         || issue.state().dirs & !dir != 0
         || lease.len == 0
+        || u32::try_from(lease.len)
+            .ok()
+            .and_then(|len| len.checked_add(lease.skip))
+            .is_none()
     {
         return EINVAL.to_errno();
     }

@@ -32,25 +32,27 @@ impl Coverage {
         })
     }
 
-    /// Adds the range of `req`, and zeroes what there is between it and those before; behind the
-    /// last one, also the rest.
+    /// Adds the ranges of `req`, and zeroes what there is between them and those before; behind the
+    /// last secondary, also the rest.
     ///
     /// # Safety
     ///
     /// `req` is a secondary that writes the buffer, is prepared but not issued, and has a reference
     /// on the buffer.
     pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) {
-        // SAFETY: By the safety requirement. The opcode of a secondary that is prepared does not
-        // change.
-        let range = unsafe { secondary::range_of(req, (*req).opcode) };
-        // One that is out of the buffer fails, and with it the group.
-        let start = range.offset.min(self.len);
+        // SAFETY: By the safety requirement.
+        for i in 0..unsafe { secondary::nr_ranges(req) } {
+            // SAFETY: By the safety requirement, and `i` is less than their number.
+            let range = unsafe { secondary::nth_range(req, i) };
+            // One that is out of the buffer fails, and with it the group.
+            let start = range.offset.min(self.len);
 
-        if start > self.end {
-            // SAFETY: By the safety requirement.
-            unsafe { secondary::zero(req, self.end, (start - self.end) as usize) };
+            if start > self.end {
+                // SAFETY: By the safety requirement.
+                unsafe { secondary::zero(req, self.end, (start - self.end) as usize) };
+            }
+            self.end = self.end.max(start.saturating_add(range.len).min(self.len));
         }
-        self.end = self.end.max(start.saturating_add(range.len).min(self.len));
         if is_last && self.end < self.len {
             // SAFETY: By the safety requirement.
             unsafe { secondary::zero(req, self.end, (self.len - self.end) as usize) };

@@ -120,6 +120,11 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
         }
         Err(_) => fail(state, res, index),
     }
+    if flags & bindings::REQ_F_KEEP_VEC as u64 != 0 {
+        // SAFETY: By the safety requirement. It is a vectored read that has its async data, which
+        // it was told to keep.
+        unsafe { bindings::io_rw_vec_done(req) };
+    }
     // Else the end of the lease is that of the group: the secondary is about to put its reference.
     if flags & bindings::REQ_F_LEASE as u64 == 0 {
         group.arrive();
@@ -158,18 +163,27 @@ unsafe fn zero_rest(
     }
     // SAFETY: By the safety requirement it is completed; that it writes a leased buffer was just
     // checked.
-    let range = unsafe { range_of(req, opcode) };
+    let range = (!is_vectored(opcode)).then(|| unsafe { range_of(req, opcode) });
+    let len = match &range {
+        Some(range) => range.len,
+        // SAFETY: As above. It was issued, or its result were an error.
+        None => unsafe { bindings::io_rw_vec_len(req) },
+    };
     // It can not have moved more than that.
-    let Some(rest) = range.len.checked_sub(count.into()) else {
-        return range.len as u32;
+    let Some(rest) = len.checked_sub(count.into()) else {
+        return len as u32;
     };
     if rest > 0 {
-        // SAFETY: By the safety requirement, and the flags say that the buffer is leased.
-        unsafe { zero(req, range.offset + u64::from(count), rest as usize) };
+        match range {
+            // SAFETY: By the safety requirement, and the flags say that the buffer is leased.
+            Some(range) => unsafe { zero(req, range.offset + u64::from(count), rest as usize) },
+            // SAFETY: As for its length.
+            None => unsafe { bindings::io_rw_vec_zero_rest(req, count as usize) },
+        }
         let is_recv = u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV;
         // SAFETY: A completed request has its file until it is freed. All that write a leased
         // buffer, but for a RECV, are executed as reads, see `range_of()`.
-        let to_end = || !is_recv && unsafe { bindings::io_rw_read_to_end(req, count as usize) };
+        let to_end = || !is_recv && unsafe { bindings::io_rw_read_to_end(req) };
         if state.done.is_some() && !to_end() {
             // SAFETY: By the safety requirement.
             fail(state, EIO.to_errno(), unsafe { (*req).fused_index });
@@ -178,22 +192,62 @@ unsafe fn zero_rest(
     count
 }
 
-/// The range that a secondary was given.
+/// Whether `opcode` is one of those that are given several ranges.
+fn is_vectored(opcode: u8) -> bool {
+    // What a vectored read is executed as; those that only read the buffer are not asked for.
+    u32::from(opcode) == bindings::io_uring_op_IORING_OP_READV_FIXED
+}
+
+/// How many ranges a secondary was given.
 ///
 /// # Safety
 ///
-/// `req` is a prepared or completed secondary of opcode `opcode` that writes a leased buffer.
-pub(super) unsafe fn range_of(
-    req: *mut bindings::io_kiocb,
-    opcode: u8,
-) -> bindings::io_fused_range {
+/// As for [`nth_range`].
+pub(super) unsafe fn nr_ranges(req: *mut bindings::io_kiocb) -> u32 {
+    // SAFETY: By the safety requirement. The opcode of a secondary that is prepared does not
+    // change.
+    unsafe {
+        if is_vectored((*req).opcode) {
+            bindings::io_rw_vec_nr_ranges(req)
+        } else {
+            1
+        }
+    }
+}
+
+/// One of the ranges that a secondary was given.
+///
+/// # Safety
+///
+/// `req` is a secondary that writes a leased buffer, is prepared and not issued, and `i` is less
+/// than [`nr_ranges`].
+pub(super) unsafe fn nth_range(req: *mut bindings::io_kiocb, i: u32) -> bindings::io_fused_range {
+    // SAFETY: By the safety requirement.
+    unsafe {
+        let opcode = (*req).opcode;
+
+        if is_vectored(opcode) {
+            bindings::io_rw_vec_range(req, i)
+        } else {
+            range_of(req, opcode)
+        }
+    }
+}
+
+/// The range that a secondary with one was given.
+///
+/// # Safety
+///
+/// `req` is a prepared or completed secondary of opcode `opcode` that writes a leased buffer, and
+/// is not vectored.
+unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fused_range {
     if cfg!(CONFIG_NET) && u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV {
         // SAFETY: By the safety requirement. A RECV that is leased a buffer is prepared as one with
         // a fixed buffer.
         unsafe { bindings::io_recv_fixed_range(req) }
     } else {
-        // SAFETY: By the safety requirement. All others that write a leased buffer are executed as
-        // `IORING_OP_READ_FIXED`, see `io_issue_def::fused_op`.
+        // SAFETY: By the safety requirement. All others that write a leased buffer and have one
+        // range are executed as `IORING_OP_READ_FIXED`, see `io_issue_def::fused_op`.
         unsafe { bindings::io_rw_fixed_range(req) }
     }
 }

@@ -11,10 +11,11 @@
 
 /**
  * struct io_fused_lease - a kernel buffer lent to the secondaries
- * @bvec: table of the buffer, not copied: valid and unchanged until @release
+ * @bvec: table of the buffer, not copied: valid and unchanged until @release,
+ *	and without an empty entry
  * @nr_bvecs: number of entries of @bvec
  * @skip: bytes of the first entry that do not belong to the buffer
- * @len: length of the buffer in bytes
+ * @len: length of the buffer in bytes; with @skip, less than 4 GiB
  * @dir: ITER_DEST if secondaries write the buffer, ITER_SOURCE if they read it
  * @release: called once when the last secondary is done with the buffer, in
  *	task context with the ring's uring_lock held

@@ -12,7 +12,8 @@ static const struct io_uring_sqe model;
 #define SIZE(field)	sizeof(model.field)
 
 #define RW	{ IORING_OP_READ, IORING_OP_READ_FIXED, IORING_OP_WRITE, \
-		  IORING_OP_WRITE_FIXED }
+		  IORING_OP_WRITE_FIXED, IORING_OP_READV, IORING_OP_READV_FIXED, \
+		  IORING_OP_WRITEV, IORING_OP_WRITEV_FIXED }
 #define SENDS	{ IORING_OP_SEND, IORING_OP_SEND_ZC }
 
 /* RWF_HIPRI to RWF_NOSIGNAL */
@@ -38,8 +39,8 @@ const struct field fields[] = {
 	{ "ioprio", AT(ioprio), SIZE(ioprio), 0, 0, { IORING_OP_URING_CMD } },
 	/* FIXED_FILE, ASYNC, CQE_SKIP_SUCCESS */
 	{ "flags", AT(flags), SIZE(flags), 0x51, 0,
-	  { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_SEND, IORING_OP_RECV,
-	    IORING_OP_URING_CMD } },
+	  { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
+	    IORING_OP_SEND, IORING_OP_RECV, IORING_OP_URING_CMD } },
 	{ "flags", AT(flags), SIZE(flags), 0x11, 0, { IORING_OP_SEND_ZC } },
 	{ }
 };

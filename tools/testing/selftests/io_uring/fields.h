@@ -17,7 +17,7 @@ struct field {
 	__u64 allowed;
 	/* one or the other has to be there */
 	__u64 with;
-	__u8 ops[5];
+	__u8 ops[9];
 };
 
 /* The last one has no name. */

@@ -3,6 +3,7 @@
  * Fused commands when memory or a copy from user space fails, at each place:
  * no CQE is lost or doubled, and the driver has its buffer back.
  */
+#include <sys/uio.h>
 #include "fixture.h"
 
 #define DEBUGFS	"/sys/kernel/debug/"
@@ -59,8 +60,13 @@ static bool set_up(void)
 static void make(struct group *g, struct ring *r, const struct mode *mode, int dev, int file,
 		 int sock)
 {
+	static const struct iovec vec[] = { { NULL, 512 }, { (void *)4096, 512 } };
+
 	group_init(g, r, mode, dev, OP_LEND, LEND_SOURCE, 8192);
-	group_add(g, IORING_OP_WRITE, file, 0, 512, 0);
+	if (mode->inline_form)
+		group_add(g, IORING_OP_WRITE, file, 0, 512, 0);
+	else
+		group_add(g, IORING_OP_WRITEV, file, (uintptr_t)vec, 2, 0);
 	if (!mode->inline_form) {
 		group_add(g, IORING_OP_SEND, sock, 0, 100, 0);
 		group_add(g, IORING_OP_SEND_ZC, sock, 0, 100, 0)->addr3 = UD_OTHER;

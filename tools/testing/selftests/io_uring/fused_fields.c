@@ -4,13 +4,27 @@
  * anything else is refused. What is not listed could let pages be used after the
  * lease, or count bytes that were not moved.
  */
+#include <sys/uio.h>
 #include "fixture.h"
 #include "fields.h"
 #include "sockets.h"
 
+static bool is_vectored(int op)
+{
+	return op == IORING_OP_READV || op == IORING_OP_READV_FIXED ||
+		op == IORING_OP_WRITEV || op == IORING_OP_WRITEV_FIXED;
+}
+
+static bool is_rw(int op)
+{
+	return op == IORING_OP_READ || op == IORING_OP_READ_FIXED ||
+		op == IORING_OP_WRITE || op == IORING_OP_WRITE_FIXED || is_vectored(op);
+}
+
 static bool reads_buffer(int op)
 {
 	return op == IORING_OP_WRITE || op == IORING_OP_WRITE_FIXED ||
+		op == IORING_OP_WRITEV || op == IORING_OP_WRITEV_FIXED ||
 		op == IORING_OP_SEND || op == IORING_OP_SEND_ZC;
 }
 
@@ -33,6 +47,7 @@ static int refused(struct group *g)
 
 TEST_F(fused, bits)
 {
+	struct iovec vec = { NULL, 16 };
 	const struct field *f;
 	int sock[2], bit, got;
 	const __u8 *op;
@@ -56,8 +71,9 @@ TEST_F(fused, bits)
 					LEND_DEST(4096);
 				if (*op == IORING_OP_URING_CMD)
 					sqe = group_add_cmd(&self->g, self->dev, 0);
-				else if (*op == IORING_OP_READ || *op == IORING_OP_READ_FIXED ||
-					 *op == IORING_OP_WRITE || *op == IORING_OP_WRITE_FIXED)
+				else if (is_vectored(*op))
+					sqe = ADD(*op, self->file, (uintptr_t)&vec, 1, 0);
+				else if (is_rw(*op))
 					sqe = ADD(*op, self->file, 0, 16, 0);
 				else
 					sqe = ADD(*op, sock[0], 0, 16, 0);

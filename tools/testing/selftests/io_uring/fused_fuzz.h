@@ -6,12 +6,14 @@
 #ifndef SELFTESTS_IO_URING_FUSED_FUZZ_H
 #define SELFTESTS_IO_URING_FUSED_FUZZ_H
 
+#include <sys/uio.h>
 #include "kselftest.h"
 #include "fused.h"
 
 #define FILE_LEN	(2 * BUFFER_LEN)
 #define MAX_GROUPS	8
 #define MAX_SOCKS	8
+#define MAX_PIECES	4
 #define UD_RELEASE	4000	/* of the command that asks for a kept group */
 #define ANY_CANCEL	(INT_MIN + 1)	/* -ECANCELED or -EINTR */
 
@@ -38,6 +40,8 @@ struct fuzz_group {
 	struct group g;
 	struct expect primary;
 	struct expect secondary[66];
+	/* of a secondary that is vectored: what its SQE points to */
+	struct iovec piece[66][MAX_PIECES];
 	struct expect before, after;	/* NOPs that it is linked to */
 	bool has_before, has_after;
 	int nr_linked;
@@ -82,7 +86,13 @@ __u32 around(struct fuzz *f, __u32 limit);
 /* The model of one secondary that is issued, with @limit bytes of lease */
 void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest,
 		   __u32 limit);
-bool outside(__u64 addr, __u32 len, __u64 limit);
+bool outside(__u64 addr, __u64 len, __u64 limit);
+bool is_vectored(const struct io_uring_sqe *sqe);
+/* How many ranges of the lease secondary @index is given, and which */
+int nr_ranges(const struct fuzz_group *fg, int index);
+struct iovec nth_range(const struct fuzz_group *fg, int index, int i);
+/* All of them together */
+__u64 sum_of_ranges(const struct fuzz_group *fg, int index);
 /* Set a bit in some field of a secondary that is not allowed there: can it be done? */
 bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index);
 int result_of_read(__u32 len, __u64 off);

@@ -85,12 +85,45 @@ void handle_cqe(struct fuzz *f, const struct cqe *cqe)
 	__sync_fetch_and_add(&cqes_done, 1);
 }
 
+/* What secondary @index has brought into the buffer, as far as that is known */
+static void expect_ranges(struct fuzz *f, struct fuzz_group *fg, int index)
+{
+	const struct io_uring_sqe *sqe = fg->g.secondary[index];
+	int i, res = fg->secondary[index].res;
+	__u64 done = 0, known;
+
+	/* nothing, if one of its ranges is bad */
+	if (sqe->opcode == IORING_OP_URING_CMD || res == -EFAULT)
+		return;
+	/* of a receive, it only says what must be zeroes */
+	known = sqe->opcode == IORING_OP_RECV && res > 0 ? res : 0;
+	if (sqe->fd == -1 || (sqe->opcode == IORING_OP_RECV && !known))
+		known = sum_of_ranges(fg, index);
+	if (sqe->fd == f->in)
+		known = result_of_read(sum_of_ranges(fg, index), sqe->off);
+	for (i = 0; i < nr_ranges(fg, index); i++) {
+		struct iovec range = nth_range(fg, index, i);
+		__u32 from = fg->offset + (uintptr_t)range.iov_base, len = range.iov_len, k;
+		__u32 moved = known - done < len ? known - done : len;
+
+		if (outside((uintptr_t)range.iov_base, len, fg->len))
+			return;
+		/* more than one, or one that the model says too little about */
+		for (k = from; k < from + len; k++)
+			f->cover[k] += f->cover[k] < 3;
+		if (sqe->fd == f->in)
+			fill(f->expected + from, 0, sqe->off + done, moved);
+		else
+			memset(f->cover + from, 3, moved);
+		memset(f->expected + from + moved, 0, len - moved);
+		done += moved;
+	}
+}
+
 void check_buffer(struct fuzz *f, struct fuzz_group *fg)
 {
 	long end = now_ms() + TIMEOUT_MS;
-	unsigned int i, k, from, len;
-	const struct io_uring_sqe *sqe;
-	int res;
+	unsigned int i, k;
 
 	while (pread(f->dev, f->buf, BUFFER_LEN, (off_t)fg->buffer * BUFFER_LEN) != BUFFER_LEN) {
 		if (errno != EBUSY || now_ms() > end)
@@ -107,29 +140,8 @@ void check_buffer(struct fuzz *f, struct fuzz_group *fg)
 		if (fg->told < 0)
 			memset(f->cover + fg->offset, 3, fg->len);
 	}
-	for (i = 0; i < (unsigned int)fg->g.nr && fg->dest; i++) {
-		sqe = fg->g.secondary[i];
-		if (sqe->opcode == IORING_OP_URING_CMD || outside(sqe->addr, sqe->len, fg->len))
-			continue;
-		from = fg->offset + sqe->addr;
-		len = sqe->len;
-		/* more than one, or one that the model says too little about */
-		for (k = from; k < from + len; k++)
-			f->cover[k] += f->cover[k] < 3;
-		/* of a receive, it only says what must be zeroes */
-		res = sqe->opcode == IORING_OP_RECV && fg->secondary[i].res > 0 ?
-			fg->secondary[i].res : 0;
-		if (sqe->fd == -1 || (sqe->opcode == IORING_OP_RECV && !res))
-			res = len;
-		if (sqe->opcode == IORING_OP_RECV || sqe->fd == -1) {
-			memset(f->cover + from, 3, res);
-			memset(f->expected + from + res, 0, len - res);
-			continue;
-		}
-		res = result_of_read(len, sqe->off);
-		fill(f->expected + from, 0, sqe->off, res);
-		memset(f->expected + from + res, 0, len - res);
-	}
+	for (i = 0; i < (unsigned int)fg->g.nr && fg->dest; i++)
+		expect_ranges(f, fg, i);
 	for (k = 0; k < BUFFER_LEN; k++)
 		if (f->cover[k] < 2 && f->buf[k] != f->expected[k])
 			wrong(f, "buffer %d has %02x at %u, should be %02x", fg->buffer, f->buf[k],

@@ -13,7 +13,7 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 	static const unsigned char flags[] = { IOSQE_IO_LINK, IOSQE_IO_HARDLINK,
 					       IOSQE_BUFFER_SELECT, 1 << 7 };
 	static const unsigned char ops[] = {
-		IORING_OP_NOP, IORING_OP_READV, IORING_OP_RECVMSG, IORING_OP_FUSED_CMD,
+		IORING_OP_NOP, IORING_OP_SENDMSG, IORING_OP_RECVMSG, IORING_OP_FUSED_CMD,
 		IORING_OP_TIMEOUT, IORING_OP_LAST, 255,
 	};
 	struct io_uring_sqe *sqe = fg->g.secondary[index];
@@ -154,7 +154,7 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 			/* a bad address would be found first */
 			for (i = 0; leased && i < fg->g.nr; i++) {
 				fg->g.secondary[i]->addr = (uintptr_t)f->user;
-				fg->g.secondary[i]->len = 100;
+				fg->g.secondary[i]->len = is_vectored(fg->g.secondary[i]) ? 0 : 100;
 			}
 			break;
 		case 2:
@@ -196,7 +196,7 @@ static bool comes_short(struct fuzz *f, struct fuzz_group *fg)
 		const struct io_uring_sqe *sqe = fg->g.secondary[i];
 		int res = fg->secondary[i].res;
 
-		if (sqe->fd == f->in && res >= 0 && res != (int)sqe->len)
+		if (sqe->fd == f->in && res >= 0 && res != (int)sum_of_ranges(fg, i))
 			return true;
 	}
 	return false;

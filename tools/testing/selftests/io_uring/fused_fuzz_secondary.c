@@ -10,9 +10,60 @@
 
 #define SEND_MAX	2000
 
-bool outside(__u64 addr, __u32 len, __u64 limit)
+bool outside(__u64 addr, __u64 len, __u64 limit)
 {
 	return addr > limit || len > limit - addr;
+}
+
+bool is_vectored(const struct io_uring_sqe *sqe)
+{
+	return sqe->opcode == IORING_OP_READV || sqe->opcode == IORING_OP_READV_FIXED ||
+		sqe->opcode == IORING_OP_WRITEV || sqe->opcode == IORING_OP_WRITEV_FIXED;
+}
+
+int nr_ranges(const struct fuzz_group *fg, int index)
+{
+	const struct io_uring_sqe *sqe = fg->g.secondary[index];
+
+	return is_vectored(sqe) ? (int)sqe->len : 1;
+}
+
+struct iovec nth_range(const struct fuzz_group *fg, int index, int i)
+{
+	const struct io_uring_sqe *sqe = fg->g.secondary[index];
+
+	if (is_vectored(sqe))
+		return fg->piece[index][i];
+	return (struct iovec){ (void *)sqe->addr, sqe->len };
+}
+
+__u64 sum_of_ranges(const struct fuzz_group *fg, int index)
+{
+	__u64 sum = 0;
+	int i;
+
+	for (i = 0; i < nr_ranges(fg, index); i++)
+		sum += nth_range(fg, index, i).iov_len;
+	return sum;
+}
+
+/* Pieces in place of one range: how many, and whether one of them is bad */
+static int make_pieces(struct fuzz *f, struct iovec *piece, __u32 limit, bool *bad)
+{
+	int i, nr = rnd(f, MAX_PIECES + 1);
+
+	*bad = false;
+	for (i = 0; i < nr; i++) {
+		__u64 addr = around(f, limit), len = addr < limit ? around(f, limit - addr) : 1;
+
+		if (one_in(f, 30))
+			addr = ~0ULL - rnd(f, 3);
+		if (!len && !one_in(f, 20))
+			len = 1;
+		piece[i] = (struct iovec){ (void *)addr, len };
+		*bad |= !len || outside(addr, len, limit);
+	}
+	return nr;
 }
 
 bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index)
@@ -130,7 +181,20 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 		sqe = add_socket(f, fg, e, dest, addr, len, out, user_data);
 		break;
 	}
-	if (!sqe) {
+	if (!sqe && leased && one_in(f, 3)) {
+		int nr = make_pieces(f, fg->piece[index], limit, &out);
+		__u64 pieces = (uintptr_t)fg->piece[index];
+
+		if (dest)
+			sqe = group_add(&fg->g, one_in(f, 2) ? IORING_OP_READV :
+					IORING_OP_READV_FIXED, f->in, pieces, nr, off);
+		else
+			sqe = group_add(&fg->g, one_in(f, 2) ? IORING_OP_WRITEV :
+					IORING_OP_WRITEV_FIXED, f->out, pieces, nr, off);
+		len = sum_of_ranges(fg, index);
+		e->res = out ? -EFAULT : dest ? result_of_read(len, off) : (int)len;
+		sqe->buf_index = rnd(f, 3);
+	} else if (!sqe) {
 		if (dest) {
 			sqe = group_add(&fg->g, leased && one_in(f, 3) ? IORING_OP_READ_FIXED :
 					IORING_OP_READ, f->in, addr, len, off);
@@ -142,10 +206,10 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 		}
 		if (leased)
 			sqe->buf_index = rnd(f, 3);
-		if (one_in(f, 25)) {
-			sqe->fd = -1;
-			e->res = -EBADF;
-		}
+	}
+	if ((sqe->fd == f->in || sqe->fd == f->out) && one_in(f, 25)) {
+		sqe->fd = -1;
+		e->res = -EBADF;
 	}
 	sqe->user_data = user_data;
 	if (one_in(f, 6))
@@ -153,6 +217,6 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 	if (!e->zc && !one_in(f, 3)) {
 		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
 		/* a short read speaks: it breaks links as a failed one does */
-		e->skip = sqe->fd != f->in || e->res == (int)sqe->len;
+		e->skip = sqe->fd != f->in || e->res == (int)sum_of_ranges(fg, index);
 	}
 }

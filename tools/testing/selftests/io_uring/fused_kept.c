@@ -6,6 +6,7 @@
  */
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include "fixture.h"
 #include "sockets.h"
 
@@ -188,6 +189,48 @@ TEST_F(fused, gaps)
 	}
 }
 
+/* uapi: the same between the pieces of one secondary, and of several */
+TEST_F(fused, gaps_of_pieces)
+{
+	static const struct range cases[][4] = {
+		/* how many of them are the first secondary's, then they */
+		{ { 2 }, { 0, 512, 0 }, { 4096, 512, 512 } },
+		{ { 3 }, { 100, 50, 0 }, { 30000, 5000, 50 }, { 10000, 5, 5050 } },
+		{ { 1 }, { 5000, 9, 0 }, { 0, 1000, 9 }, { BUFFER_LEN - 1, 1, 1009 } },
+		{ { 2 }, { 8192, 8192, 0 }, { 0, 8191, 8192 }, { 40000, 1, 16383 } },
+		{ { 3 }, { 0, 1, 0 }, { 1, 4095, 1 }, { 4096, BUFFER_LEN - 4096, 4096 } },
+	};
+	struct iovec vec[3];
+	struct log log;
+	int i, k;
+
+	for (i = 0; i < (int)ARRAY_SIZE(cases); i++) {
+		const struct range *range = cases[i] + 1;
+		int first = cases[i]->addr, nr = range[2].len ? 3 : 2;
+
+		for (k = 0; k < nr; k++)
+			vec[k] = (struct iovec){ (void *)(uintptr_t)range[k].addr, range[k].len };
+		SET_BUFFER(0, 7);
+		INIT(OP_KEEP, 0, BUFFER_LEN);
+		ADD(IORING_OP_READV, self->file, (uintptr_t)vec, first, range->off);
+		if (nr > first)
+			ADD(IORING_OP_READV_FIXED, self->file, (uintptr_t)(vec + first),
+			    nr - first, range[first].off);
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		log.nr = 0;
+		EXPECT_LT(0, kept_result(&self->ring, self->dev, &log, self->g.nr));
+		GET_BUFFER(0);
+		EXPECT_TRUE(only_ranges(self->buf, range, nr)) TH_LOG("case %d", i);
+	}
+	/* one without a piece covers nothing */
+	SET_BUFFER(0, 7);
+	INIT(OP_KEEP, 0, BUFFER_LEN);
+	ADD(IORING_OP_READV, self->file, (uintptr_t)vec, 0, 0);
+	EXPECT_KEPT(0);
+	EXPECT_TRUE(all_are(self->buf, 0, BUFFER_LEN));
+}
+
 /* all of it is covered, in order: nothing else is written */
 TEST_F(fused, covered)
 {
@@ -282,18 +325,29 @@ TEST_F(fused, bad_sector)
 /* uapi: behind the end of a file there are zeroes */
 TEST_F(fused, end_of_file)
 {
+	const struct iovec vec[] = { { (void *)4096, 4096 }, { NULL, 4096 } };
+
 	SET_BUFFER(0, 7);
 	INIT(OP_KEEP, 0, 8192);
 	ADD_READ(0, 8192, FILE_LEN - 100);
 	EXPECT_KEPT(100);
 	EXPECT_TRUE(is_pattern(self->buf, 0, FILE_LEN - 100, 100));
 	EXPECT_TRUE(all_are(self->buf + 100, 0, 8092));
+	/* in whichever piece that is */
+	SET_BUFFER(0, 7);
+	INIT(OP_KEEP, 0, 8192);
+	ADD(IORING_OP_READV, self->file, (uintptr_t)vec, 2, FILE_LEN - 4196);
+	EXPECT_KEPT(4196);
+	EXPECT_TRUE(is_pattern(self->buf + 4096, 0, FILE_LEN - 4196, 4096));
+	EXPECT_TRUE(is_pattern(self->buf, 0, FILE_LEN - 100, 100));
+	EXPECT_TRUE(all_are(self->buf + 100, 0, 3996));
 }
 
 /* uapi: a peer that goes away in the middle is an error, whatever reads from it */
 TEST_F(fused, cut)
 {
 	const __u8 op[] = { IORING_OP_RECV, IORING_OP_READ, IORING_OP_READ_FIXED };
+	const struct iovec vec[] = { { (void *)5, 4091 }, { NULL, 5 } };
 	int kind, i, fd[2];
 
 	for (kind = 0; kind < 2 * NR_KINDS; kind++) {
@@ -322,6 +376,12 @@ TEST_F(fused, cut)
 	INIT(OP_KEEP, 0, 4096);
 	ADD(IORING_OP_READ, fd[0], 0, 4096, -1);
 	EXPECT_KEPT(-EIO);
+	ASSERT_EQ(10, write(fd[1], self->buf, 10));
+	SET_BUFFER(0, 7);
+	INIT(OP_KEEP, 0, 4096);
+	ADD(IORING_OP_READV, fd[0], (uintptr_t)vec, 2, -1);
+	EXPECT_KEPT(-EIO);
+	EXPECT_TRUE(all_are(self->buf, 0, 5) && all_are(self->buf + 15, 0, 4081));
 	close(fd[0]);
 	close(fd[1]);
 	/* the first error in SQE order counts */

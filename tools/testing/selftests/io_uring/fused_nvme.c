@@ -253,6 +253,7 @@ TEST(iopoll)
 	int file = memfd_create("x", 0);
 	unsigned char *buf = aligned_alloc(4096, LEN), *more = aligned_alloc(4096, 4096);
 	off_t size = lseek(disk, 0, SEEK_END);
+	const struct iovec vec[] = { { (void *)8192, 4096 }, { NULL, 4096 } };
 	struct io_uring_sqe linked[2] = { {
 		.opcode = IORING_OP_READ,
 		.fd = disk,
@@ -290,6 +291,20 @@ TEST(iopoll)
 	push_sqe(&ring, linked);
 	ASSERT_LT(0, ring_submit(&ring));
 	EXPECT_EQ(8192, log_until(&log, &ring, UD_PRIMARY));
+	EXPECT_EQ(4096, log_res(&log, 0));
+	EXPECT_EQ(NO_CQE, log_res(&log, 1));
+	EXPECT_EQ(-ECANCELED, log_until(&log, &ring, UD_OTHER));
+	/* the same of several pieces; one that is full is silent */
+	group_init(&g, &ring, &mode, dev, OP_LEND, 0, LEN);
+	g.primary->flags = IOSQE_IO_LINK;
+	group_add(&g, IORING_OP_READV, disk, (uintptr_t)vec, 2,
+		  size - 4096)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	group_add(&g, IORING_OP_READV, disk, (uintptr_t)vec, 2, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	group_push(&g);
+	push_sqe(&ring, linked);
+	log.nr = 0;
+	ASSERT_LT(0, ring_submit(&ring));
+	EXPECT_EQ(12288, log_until(&log, &ring, UD_PRIMARY));
 	EXPECT_EQ(4096, log_res(&log, 0));
 	EXPECT_EQ(NO_CQE, log_res(&log, 1));
 	EXPECT_EQ(-ECANCELED, log_until(&log, &ring, UD_OTHER));

@@ -3,6 +3,7 @@
  * IORING_OP_FUSED_CMD: how a group is refused as a whole, and what is known
  * about the opcode.
  */
+#include <sys/uio.h>
 #include "fixture.h"
 #include <sys/prctl.h>
 
@@ -161,6 +162,10 @@ static bool may_be_secondary(int op)
 	case IORING_OP_READ_FIXED:
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITE_FIXED:
+	case IORING_OP_READV:
+	case IORING_OP_READV_FIXED:
+	case IORING_OP_WRITEV:
+	case IORING_OP_WRITEV_FIXED:
 	case IORING_OP_RECV:
 	case IORING_OP_SEND:
 	case IORING_OP_SEND_ZC:
@@ -332,25 +337,34 @@ TEST_F(fused, primary_flags)
 /* uapi: a secondary that would use the buffer the wrong way is refused first */
 TEST_F(fused, direction)
 {
-	static const int writers[] = { IORING_OP_READ, IORING_OP_READ_FIXED, IORING_OP_RECV };
-	static const int readers[] = { IORING_OP_WRITE, IORING_OP_WRITE_FIXED, IORING_OP_SEND };
+	static const int writers[] = {
+		IORING_OP_READ, IORING_OP_READ_FIXED, IORING_OP_READV, IORING_OP_READV_FIXED,
+		IORING_OP_RECV,
+	};
+	static const int readers[] = {
+		IORING_OP_WRITE, IORING_OP_WRITE_FIXED, IORING_OP_WRITEV, IORING_OP_WRITEV_FIXED,
+		IORING_OP_SEND,
+	};
+	struct iovec vec = { NULL, 512 };
 	int sock[2];
 	unsigned int i;
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
-	for (i = 0; i < 3; i++) {
-		int fd = i < 2 ? self->file : sock[0];
+	for (i = 0; i < ARRAY_SIZE(writers); i++) {
+		bool vectored = i == 2 || i == 3;
+		int fd = i < 4 ? self->file : sock[0], len = vectored ? 1 : 512;
+		__u64 addr = vectored ? (uintptr_t)&vec : 0;
 
 		LEND_SRC(4096);
-		ADD(writers[i], fd, 0, 512, 0);
+		ADD(writers[i], fd, addr, len, 0);
 		EXPECT_GROUP(-EINVAL, -ECANCELED);
 		LEND_DEST(4096);
-		ADD(readers[i], fd, 0, 512, 0);
+		ADD(readers[i], fd, addr, len, 0);
 		EXPECT_GROUP(-EINVAL, -ECANCELED);
 		/* one is enough, and the good one is not issued */
 		LEND_DEST(4096);
 		ADD_READ(0, 512, 0);
-		ADD(readers[i], fd, 0, 512, 0);
+		ADD(readers[i], fd, addr, len, 0);
 		EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
 	}
 	LEND_DEST(4096);

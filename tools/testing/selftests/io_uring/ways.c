@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include "kselftest.h"
 #include "sockets.h"
 #include "ways.h"
@@ -119,9 +120,12 @@ static void reset(int fd[2])
 const struct way ways[] = {
 	{ "read", IORING_OP_READ, true, 1, false, open_memfd },
 	{ "read fixed", IORING_OP_READ_FIXED, true, 1, false, open_memfd },
+	{ "readv", IORING_OP_READV, true, 1, false, open_memfd },
+	{ "readv of a pipe, later", IORING_OP_READV_FIXED, true, 1, false, open_pipe, feed },
 	{ "read of a disk", IORING_OP_READ, true, 1, false, open_disk },
 	{ "read of a pipe, later", IORING_OP_READ, true, 1, false, open_pipe, feed },
 	{ "write", IORING_OP_WRITE, false, 1, false, open_memfd },
+	{ "writev", IORING_OP_WRITEV, false, 1, false, open_memfd },
 	{ "write to a pipe, later", IORING_OP_WRITE, false, 1, false, open_full_pipe, drain },
 	{ "recv", IORING_OP_RECV, true, 1, false, open_tcp_with_data },
 	{ "recv, later", IORING_OP_RECV, true, 1, false, open_tcp, feed },
@@ -181,12 +185,20 @@ bool way_next(struct pending *p, unsigned char *buf)
 
 void way_add(struct pending *p, struct group *g, int dev, bool skip)
 {
+	/* two pieces for each secondary; who leases a buffer reads the array at once */
+	static const struct iovec vec[WAY_MOST][2] = {
+		{ { (void *)100, WAY_LEN - 100 }, { NULL, 100 } },
+		{ { (void *)WAY_LEN, 1 }, { (void *)WAY_LEN + 1, WAY_LEN - 1 } },
+	};
 	struct io_uring_sqe *sqe;
 	int i;
 
 	for (i = 0; i < p->nr; i++) {
 		if (p->way->opcode == IORING_OP_URING_CMD)
 			sqe = group_add_cmd(g, dev, 0);
+		else if (p->way->opcode == IORING_OP_READV || p->way->opcode == IORING_OP_WRITEV ||
+			 p->way->opcode == IORING_OP_READV_FIXED)
+			sqe = group_add(g, p->way->opcode, p->fd[i][0], (uintptr_t)vec[i], 2, 0);
 		else
 			sqe = group_add(g, p->way->opcode, p->fd[i][0], i * WAY_LEN,
 					WAY_LEN, 0);

@@ -74,11 +74,16 @@ static void prep_secondary(struct ublk_queue *q, struct io_uring_sqe *sqe,
 			   int tag, unsigned int ublk_op, unsigned int idx,
 			   const struct ublk_fused_seg *seg)
 {
-	int op = ublk_op == UBLK_IO_OP_READ ? IORING_OP_READ : IORING_OP_WRITE;
+	int fd = ublk_get_registered_fd(q, seg->fd_index);
+	bool is_read = ublk_op == UBLK_IO_OP_READ;
 
-	io_uring_prep_rw(op, sqe, ublk_get_registered_fd(q, seg->fd_index),
-			 (void *)(unsigned long)seg->buf_off, seg->len,
-			 seg->file_off);
+	if (seg->nr_vec)
+		io_uring_prep_rw(is_read ? IORING_OP_READV : IORING_OP_WRITEV, sqe,
+				 fd, seg->vec, seg->nr_vec, seg->file_off);
+	else
+		io_uring_prep_rw(is_read ? IORING_OP_READ : IORING_OP_WRITE, sqe,
+				 fd, (void *)(unsigned long)seg->buf_off,
+				 seg->len, seg->file_off);
 	sqe->flags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
 	sqe->user_data = build_user_data(tag, ublk_op, idx, q->q_id, 1);
 }
