@@ -138,9 +138,10 @@ int log_until(struct log *log, struct ring *r, __u64 user_data)
 {
 	long end = now_ms() + TIMEOUT_MS;
 
-	while (log_index(log, user_data) < 0 && now_ms() < end)
-		if (!log_one(log, r, end - now_ms()))
-			break;
+	/* what only the time-out brings came to a task that was not woken */
+	while (log_index(log, user_data) < 0)
+		if (!log_one(log, r, end - now_ms()) || now_ms() >= end)
+			return NO_CQE;
 	return log_res(log, user_data);
 }
 

@@ -244,7 +244,10 @@ void srv_commit(struct srv *s, int tag, int result)
 	};
 	int res = srv_do(s, &io);
 
-	if (res != BLOCKS && res != -ENODEV && res < 0)
+	/* The next request may be there already, or the disk may be gone */
+	if (res == -ENODEV)
+		s->owned[tag] = false;
+	else if (res != BLOCKS && res < 0)
 		give_up("COMMIT", res);
 }
 
