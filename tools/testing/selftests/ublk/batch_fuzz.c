@@ -40,7 +40,7 @@ static void say_where(void)
 {
 	const struct plan *p = &sh->plan;
 
-	printf("# seed %lu round %lu: mode %d wild %d ending %d depth %d queues %d threads %d%s%s\n",
+	printf("# seed %lu round %lu: mode %d wild %d end %d depth %d queues %d threads %d%s%s\n",
 	       base_seed, round_nr, p->mode, p->wild, p->ending, p->depth, p->queues, p->threads,
 	       p->defer_taskrun ? " defer" : "", p->closing ? " closing" : "");
 }
@@ -114,7 +114,7 @@ static void stuck(int sig)
 	ssize_t len;
 	int fd;
 
-	printf("# stuck: %d wild, %d failed; the client got %d, %d, and %d with data\n", sh->wild,
+	printf("# too late: %d wild, %d failed; the client got %d, %d, and %d with data\n", sh->wild,
 	       sh->fail, sh->got_wild, sh->got_fail, sh->got_data);
 	fd = open(str("/sys/kernel/debug/ublk_rs/%d", sh->id), O_RDONLY);
 	len = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
@@ -158,11 +158,11 @@ static void add_device(void)
 	static const __u64 modes[NR_MODES] = {
 		0, UBLK_F_USER_COPY, UBLK_F_USER_COPY | UBLK_F_AUTO_BUF_REG,
 	};
-	struct ublksrv_ctrl_dev_info info = default_info(UBLK_F_BATCH_IO | UBLK_F_NO_AUTO_PART_SCAN);
+	struct ublksrv_ctrl_dev_info info = default_info(UBLK_F_BATCH_IO);
 	struct ublk_params params = default_params();
 	int res;
 
-	info.flags |= modes[sh->plan.mode];
+	info.flags |= UBLK_F_NO_AUTO_PART_SCAN | modes[sh->plan.mode];
 	if (sh->plan.ending >= RECOVERED)
 		info.flags |= UBLK_F_USER_RECOVERY;
 	if (sh->plan.ending == REISSUED)

@@ -8,7 +8,8 @@
 #define NR_BUFS		64
 #define MAX_TOLD	128
 #define NR_FETCHES	4
-#define FETCH_UD	(1ULL << 32)
+/* above the user_data of all other commands */
+#define FETCH_UD	0x100000000ULL
 #define GROUP		3
 #define NO_GROUP	4
 #define TABLE		64
@@ -392,13 +393,14 @@ static int send_list(struct thread *t, struct list *l)
 
 static struct elem *add_elem(struct thread *t, struct list *l, int tag, int result)
 {
+	struct tag *of = &tags[l->q_id][tag % sh->plan.depth];
 	struct elem *e = &l->elem[l->nr++];
 
 	memset(e, 0, sizeof(*e));
 	e->tag = tag;
 	e->result = result;
 	if (sh->plan.mode == COPY)
-		e->addr = (unsigned long)tags[l->q_id][tag % sh->plan.depth].buf[below(&t->seed, 2)];
+		e->addr = (unsigned long)of->buf[below(&t->seed, 2)];
 	if (sh->plan.mode == AUTO_REG)
 		e->index = below(&t->seed, TABLE + 4);
 	return e;
@@ -480,8 +482,7 @@ static void prepare(struct thread *t)
 /* Move the data of a request; the result for it */
 static int serve_one(struct thread *t, int q_id, int tag, struct elem *e)
 {
-	const struct ublksrv_io_desc desc = *(volatile const struct ublksrv_io_desc *)
-		desc_of(q_id, tag);
+	const struct ublksrv_io_desc desc = *desc_of(q_id, tag);
 	int bytes = desc.nr_sectors << 9, i, j, res = bytes;
 	bool write = (desc.op_flags & 0xff) == UBLK_IO_OP_WRITE;
 	__u64 pos = UBLKSRV_IO_BUF_OFFSET + ((__u64)q_id << UBLK_QID_OFF) +
