@@ -149,6 +149,40 @@ TEST(huge)
 	EXPECT_EQ(0, delete_dev(s.id));
 }
 
+/* Pieces that are physically contiguous may have no page in common, wherever they begin */
+TEST(overlap)
+{
+	char *mem;
+	int fd, id;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	fd = open("/proc/sys/vm/nr_hugepages", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "8", 1) != 1)
+		SKIP(return, "no huge pages");
+	close(fd);
+	mem = mmap(NULL, HUGE_BYTES, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+	if (mem == MAP_FAILED)
+		SKIP(return, "no huge pages");
+	id = add(UBLK_F_SHMEM_ZC);
+	ASSERT_LE(0, id);
+	ASSERT_EQ(0, shm_reg(id, mem + 4 * PAGE, 4 * PAGE, 0));
+	/* all of it, its begin, its end, its middle, and more */
+	EXPECT_EQ(-EEXIST, shm_reg(id, mem + 4 * PAGE, 4 * PAGE, 0));
+	EXPECT_EQ(-EEXIST, shm_reg(id, mem + 3 * PAGE, 2 * PAGE, 0));
+	EXPECT_EQ(-EEXIST, shm_reg(id, mem + 7 * PAGE, 2 * PAGE, 0));
+	EXPECT_EQ(-EEXIST, shm_reg(id, mem + 5 * PAGE, PAGE, 0));
+	EXPECT_EQ(-EEXIST, shm_reg(id, mem, HUGE_BYTES, 0));
+	/* its neighbours are free */
+	EXPECT_EQ(1, shm_reg(id, mem, 4 * PAGE, 0));
+	EXPECT_EQ(2, shm_reg(id, mem + 8 * PAGE, 4 * PAGE, 0));
+	EXPECT_EQ(0, shm_unreg(id, 0));
+	EXPECT_EQ(0, shm_reg(id, mem + 4 * PAGE, 4 * PAGE, 0));
+	EXPECT_EQ(0, delete_dev(id));
+	munmap(mem, HUGE_BYTES);
+}
+
 /* With the path of the node in front, as who has no privileges has to */
 static int own_ctrl(int id, __u32 op, void *buf, unsigned int len, __u64 data)
 {
