@@ -21,6 +21,7 @@ enum end {
 struct late {
 	struct srv *s;
 	enum end end;
+	struct bring *b;
 	int fetches, may_end;
 };
 
@@ -52,6 +53,7 @@ static void *late(void *arg)
 	struct late *l = arg;
 	struct bring *b = calloc(1, sizeof(*b));
 
+	l->b = b;
 	lazy_init(b, l->s);
 	bring_provide(b, 0, 4, NULL);
 	bring_fetch(b, 0);
@@ -152,6 +154,14 @@ TEST_F_TIMEOUT(late, request_is_not_lost, 120)
 	wait_woken(s->id);
 	__atomic_store_n(&l.may_end, 1, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
+	if (variant->end == THREAD_EXITS) {
+		/*
+		 * Nobody can do the task work of its ring, which is still open. That
+		 * is a server that does not answer: it waits until the ring closes.
+		 */
+		EXPECT_EQ(BLOCKS, block_wait(&io, 100));
+		io_uring_queue_exit(&l.b->own);
+	}
 	if (variant->another) {
 		ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
 		EXPECT_EQ((char)0xa5, *(char *)s->buf[tag]);
