@@ -320,18 +320,15 @@ static int append_to_liar(int fd, struct zoned *z)
 	return 0;
 }
 
-TEST_F_TIMEOUT(zoned, appends_say_where, 120)
+static void appends(struct __test_metadata *_metadata, struct zoned *z, __u64 flags)
 {
 	static const __u64 lies[] = { ZONE, -ZONE, 9, 1ULL << 40, -1ULL };
-	struct zoned *z = &self->z;
 	unsigned int i;
 
-	if (access(NVMET, F_OK))
-		SKIP(return, "no NVMe target");
 	srv_close(&z->s);
 	ASSERT_EQ(0, delete_dev(z->s.id));
 	zoned_free(z);
-	zoned_open(z, 0, true);
+	zoned_open(z, flags, true);
 	ASSERT_EQ(0, zoned_start(z));
 	EXPECT_EQ(0, zoned_serve(z, user(z, append_some)));
 	zoned_serve(z, user(z, clean_up));
@@ -341,6 +338,20 @@ TEST_F_TIMEOUT(zoned, appends_say_where, 120)
 		EXPECT_EQ(0, zoned_serve(z, user(z, append_to_liar))) TH_LOG("lie %u", i);
 		zoned_serve(z, user(z, clean_up));
 	}
+}
+
+TEST_F_TIMEOUT(zoned, appends_say_where, 120)
+{
+	if (access(NVMET, F_OK))
+		SKIP(return, "no NVMe target");
+	appends(_metadata, &self->z, 0);
+}
+
+TEST_F_TIMEOUT(zoned, appends_of_batches_say_where, 120)
+{
+	if (access(NVMET, F_OK))
+		SKIP(return, "no NVMe target");
+	appends(_metadata, &self->z, UBLK_F_BATCH_IO);
 }
 
 TEST_HARNESS_MAIN

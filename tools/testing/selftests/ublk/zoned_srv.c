@@ -40,9 +40,15 @@ void fill_zones(struct zoned *z, __u64 sectors, unsigned int nr_conv)
 	}
 }
 
+static bool batches(struct zoned *z)
+{
+	return z->s.flags & UBLK_F_BATCH_IO;
+}
+
 void zoned_open(struct zoned *z, __u64 flags, bool equal)
 {
 	struct ublk_params p = zoned_params();
+	int i, res;
 
 	memset(z, 0, sizeof(*z));
 	if (equal)
@@ -52,7 +58,59 @@ void zoned_open(struct zoned *z, __u64 flags, bool equal)
 	if (!z->data)
 		give_up("memory", -ENOMEM);
 	srv_open(&z->s, UBLK_F_ZONED | UBLK_F_USER_COPY | UBLK_F_UPDATE_SIZE | flags, &p);
-	srv_fetch(&z->s, 0, z->s.depth);
+	if (!batches(z)) {
+		srv_fetch(&z->s, 0, z->s.depth);
+		return;
+	}
+	bring_init(&z->b, &z->s, false);
+	res = batch_prep(&z->b, 0, 0, z->s.depth);
+	if (res)
+		give_up("PREP", res);
+	for (i = 0; i < NR_TAG_BUFS; i++)
+		bring_provide(&z->b, i, 1, NULL);
+	z->fetch = bring_fetch(&z->b, 0);
+}
+
+/* As srv_request() */
+static int next_request(struct zoned *z, int ms)
+{
+	int tag, res;
+
+	if (!batches(z))
+		return srv_request(&z->s, ms);
+	res = batch_request(&z->b, z->fetch, ms, &tag);
+	if (res == BLOCKS)
+		return -1;
+	if (res != 2)
+		give_up("FETCH", res);
+	bring_provide(&z->b, z->told++ % NR_TAG_BUFS, 1, NULL);
+	return tag;
+}
+
+/* As srv_commit(); @at is where an append was written */
+static void commit(struct zoned *z, int tag, int result, const __u64 *at)
+{
+	/* without the address of a buffer, the sector follows the header */
+	struct elem elem = { .tag = tag, .result = result, .addr = at ? *at : 0 };
+	struct bio io = {
+		.op = UBLK_U_IO_COMMIT_IO_CMDS,
+		.flags = at ? UBLK_BATCH_F_HAS_ZONE_LBA : 0,
+		.nr = 1,
+		.elem_bytes = at ? 16 : 8,
+		.elems = &elem,
+	};
+	int res = bring_do(&z->b, &io);
+
+	if (res != io.elem_bytes)
+		give_up("COMMIT", res);
+}
+
+static void end_request(struct zoned *z, int tag, int result)
+{
+	if (batches(z))
+		commit(z, tag, result, NULL);
+	else
+		srv_commit(&z->s, tag, result);
 }
 
 void zoned_free(struct zoned *z)
@@ -120,10 +178,10 @@ static bool answer(struct zoned *z, int tag)
 	case SILENCE:
 		return false;
 	case ERROR:
-		srv_commit(&z->s, tag, -ENOSPC);
+		end_request(z, tag, -ENOSPC);
 		return true;
 	case NOTHING:
-		srv_commit(&z->s, tag, 0);
+		end_request(z, tag, 0);
 		return true;
 	case MANY:
 		room = 2 * nr + 64;
@@ -146,7 +204,7 @@ static bool answer(struct zoned *z, int tag)
 	free(zones);
 	if (len < (ssize_t)(nr * sizeof(*zones)))
 		give_up("pwrite", len < 0 ? -errno : (int)len);
-	srv_commit(&z->s, tag, len);
+	end_request(z, tag, len);
 	return true;
 }
 
@@ -187,6 +245,20 @@ static void commit_append(struct zoned *z, int tag)
 	__u64 at;
 	int res;
 
+	if (batches(z)) {
+		struct elem elem = { .tag = tag };
+		struct bio silent = {
+			.op = UBLK_U_IO_COMMIT_IO_CMDS, .nr = 1, .elem_bytes = 8, .elems = &elem,
+		};
+
+		res = append(z, tag, srv_desc(&z->s, tag), &at);
+		elem.result = res;
+		/* a server that does not say where has not committed */
+		if (res >= 0 && bring_do(&z->b, &silent) != -EINVAL)
+			give_up("COMMIT of an append that does not say where", 0);
+		commit(z, tag, res, &at);
+		return;
+	}
 	io.result = append(z, tag, srv_desc(&z->s, tag), &at);
 	io.addr = at;
 	/* 0: there is the next request already */
@@ -251,7 +323,7 @@ static bool serve_one(struct zoned *z, int tag)
 	default:
 		res = -EOPNOTSUPP;
 	}
-	srv_commit(&z->s, tag, res);
+	end_request(z, tag, res);
 	return true;
 }
 
@@ -260,7 +332,7 @@ int zoned_serve(struct zoned *z, pid_t pid)
 	int status, tag;
 
 	while (waitpid(pid, &status, WNOHANG) != pid) {
-		tag = srv_request(&z->s, 20);
+		tag = next_request(z, 20);
 		/* one that is kept is not looked at again */
 		if (tag >= 0 && !serve_one(z, tag))
 			z->s.owned[tag] = false;
@@ -272,7 +344,7 @@ int zoned_asked(struct zoned *z)
 {
 	int tag;
 
-	while ((tag = srv_request(&z->s, 1000)) < 0)
+	while ((tag = next_request(z, 1000)) < 0)
 		;
 	if (ublksrv_get_op(srv_desc(&z->s, tag)) != UBLK_IO_OP_REPORT_ZONES)
 		give_up("not a question for zones", 0);

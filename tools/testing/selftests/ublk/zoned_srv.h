@@ -5,6 +5,7 @@
 
 #include <linux/blkzoned.h>
 #include "life.h"
+#include "parity_bsrv.h"
 
 /* more zones than the driver asks for at once; the last one is half of one */
 #define ZONE		16ULL
@@ -40,6 +41,10 @@ struct zoned {
 	int questions;
 	/* what the server adds to where it says it has appended */
 	__u64 lie;
+	/* with UBLK_F_BATCH_IO: what the server is told with, and how often it was */
+	struct bring b;
+	__u64 fetch;
+	int told;
 };
 
 /* Zones of a disk of @sectors, the first @nr_conv of which are conventional */
