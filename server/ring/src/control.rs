@@ -5,7 +5,7 @@
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::{fs::File, io, os::fd::AsRawFd};
 use ublk_sys::{
-    Errno,
+    Errno, try_again,
     uapi::{CTRL_CMD_LEN, ControlOp},
 };
 
@@ -39,7 +39,7 @@ impl Control {
     /// it: that depends on the command.
     pub fn execute(&mut self, cmd: &ControlCmd, memory: &mut [u8]) -> Result<u32, Errno> {
         let len = u16::try_from(memory.len()).map_err(|_| Errno::EINVAL)?;
-        let addr = if memory.is_empty() { 0 } else { memory.as_mut_ptr().addr() as u64 };
+        let addr = if memory.is_empty() { 0 } else { memory.as_mut_ptr().expose_provenance() as u64 };
         // `struct ublksrv_ctrl_cmd`
         let mut bytes = [0u8; 80];
         const _: () = assert!(CTRL_CMD_LEN == 32);
@@ -63,11 +63,7 @@ impl Control {
             }
             match self.uring.submit_and_wait(1) {
                 Ok(_) => {}
-                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                // Memory is short.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
-                    std::thread::yield_now();
-                }
+                Err(e) if try_again(&e) => std::thread::yield_now(),
                 // The kernel may still write the memory: not even a panic may leave.
                 Err(e) => {
                     eprintln!("io_uring_enter: {e}");

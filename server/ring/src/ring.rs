@@ -5,9 +5,9 @@
 use crate::{
     MAX_SECONDARY,
     ops::{Ops, TaskId},
-    sqe::{Direction, FileIndex, IoCmd, Secondary, Sqe},
+    sqe::{Direction, FileIndex, IoCmd, OP_FUSED_CMD, Secondary, Sqe},
 };
-use io_uring::{IoUring, squeue::Entry};
+use io_uring::{IoUring, Probe, squeue::Entry};
 use std::{
     cell::{Cell, RefCell},
     future::Future,
@@ -17,7 +17,7 @@ use std::{
     rc::Rc,
     task::{Context, Poll, Waker},
 };
-use ublk_sys::{Buffer, Errno, FUSED_CMD_FEATURE, io_uring_features};
+use ublk_sys::{Buffer, Errno, FUSED_CMD_FEATURE, io_uring_features, try_again};
 
 /// A future that a ring runs.
 pub type Task<'r> = Pin<Box<dyn Future<Output = ()> + 'r>>;
@@ -28,7 +28,28 @@ pub struct Ring {
     ops: RefCell<Ops>,
     /// Who is being polled.
     current: Cell<TaskId>,
+    /// Numbers of tasks are those of one run.
+    running: Cell<bool>,
+    /// Why there is no sense in going on.
+    failed: Cell<Option<io::Error>>,
     fused: bool,
+}
+
+/// Does this kernel have fused commands? The bit of a feature alone may come to mean
+/// another one, and what follows a command would then be taken for requests with
+/// addresses of ours.
+fn has_groups(features: u32, probe: &Probe) -> bool {
+    features & FUSED_CMD_FEATURE != 0 && probe.is_supported(OP_FUSED_CMD)
+}
+
+/// Can this kernel carry out fused commands?
+pub fn has_fused_commands() -> bool {
+    let probe = || -> io::Result<bool> {
+        let mut probe = Probe::new();
+        IoUring::new(1)?.submitter().register_probe(&mut probe)?;
+        Ok(has_groups(io_uring_features()?, &probe))
+    };
+    probe().unwrap_or(false)
 }
 
 impl Ring {
@@ -43,6 +64,8 @@ impl Ring {
             .setup_defer_taskrun()
             .setup_coop_taskrun()
             .build(entries.max(2 * (1 + u32::from(MAX_SECONDARY))))?;
+        let mut probe = Probe::new();
+        uring.submitter().register_probe(&mut probe)?;
         let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
         uring.submitter().register_files(&raw)?;
         if buffers > 0 {
@@ -52,13 +75,31 @@ impl Ring {
             uring: RefCell::new(uring),
             ops: RefCell::default(),
             current: Cell::new(0),
-            fused: io_uring_features()? & FUSED_CMD_FEATURE != 0,
+            running: Cell::new(false),
+            failed: Cell::new(None),
+            fused: has_groups(io_uring_features()?, &probe),
         })
+    }
+
+    /// The tasks end where they are, and [`run()`](Self::run) with this error.
+    pub fn fail(&self, error: io::Error) {
+        self.failed.set(Some(error));
     }
 
     /// Run tasks to their end. They may wait for requests of this ring only: there
     /// is no waker.
+    ///
+    /// # Panics
+    ///
+    /// If it runs tasks already.
     pub fn run(&self, tasks: Vec<Task<'_>>) -> io::Result<()> {
+        assert!(!self.running.replace(true), "a task runs tasks");
+        let result = self.run_all(tasks);
+        self.running.set(false);
+        result
+    }
+
+    fn run_all(&self, tasks: Vec<Task<'_>>) -> io::Result<()> {
         let mut left = tasks.len();
         let mut ready: Vec<TaskId> = (0..).take(left).collect();
         let mut tasks: Vec<_> = tasks.into_iter().map(Some).collect();
@@ -74,6 +115,9 @@ impl Ring {
                     left -= 1;
                 }
             }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
             if left == 0 {
                 return Ok(());
             }
@@ -87,8 +131,7 @@ impl Ring {
     fn wait(&self) -> io::Result<()> {
         match self.uring.borrow().submit_and_wait(1) {
             Ok(_) => Ok(()),
-            // There are completions to look at, or there is a signal.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(e) if try_again(&e) => Ok(()),
             Err(e) => Err(e),
         }
     }
@@ -105,7 +148,7 @@ impl Ring {
             }
             match uring.submit() {
                 // Memory is short, or there was a signal. Nobody else tries again.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                Err(e) if try_again(&e) && e.raw_os_error() != Some(libc::EBUSY) => {
                     std::thread::yield_now();
                 }
                 result => drop(result?),
@@ -189,7 +232,7 @@ impl Ring {
                     let Some(part) = at.checked_add(len).and_then(|end| memory.get(at..end)) else {
                         return Err(io::Error::from_raw_os_error(libc::EFAULT));
                     };
-                    let addr = part.as_ptr().addr() as u64;
+                    let addr = part.as_ptr().expose_provenance() as u64;
                     let sqe = Sqe::transfer(direction, piece.file, piece.offset, addr, piece.len, piece.sync);
                     push(&[sqe.entry(key)])
                 })
@@ -371,5 +414,32 @@ mod tests {
             assert_eq!(op.await.ok(), Err(Errno::EOPNOTSUPP));
         };
         ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn a_bit_alone_is_no_fused_command() {
+        // Nobody was asked about the operation.
+        assert!(!has_groups(u32::MAX, &Probe::new()));
+    }
+
+    #[test]
+    #[should_panic(expected = "a task runs tasks")]
+    fn a_task_can_not_run_tasks() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { panic!("a task runs tasks: not tried") };
+        let ring = &ring;
+        let inner = async move {
+            let _ = ring.run(Vec::new());
+        };
+        let _ = ring.run(vec![Box::pin(inner)]);
+    }
+
+    #[test]
+    fn one_task_fails_for_all() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let ring = &ring;
+        let fails = async move { ring.fail(io::Error::other("lost")) };
+        let waits = async { std::future::pending().await };
+        let result = ring.run(vec![Box::pin(fails), Box::pin(waits)]);
+        assert_eq!(result.unwrap_err().to_string(), "lost");
     }
 }

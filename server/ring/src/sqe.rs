@@ -56,7 +56,7 @@ const OP_FALLOCATE: u8 = 17;
 const OP_READ: u8 = 22;
 const OP_WRITE: u8 = 23;
 const OP_URING_CMD: u8 = 46;
-const OP_FUSED_CMD: u8 = 65;
+pub(crate) const OP_FUSED_CMD: u8 = 65;
 
 const SQE_FIXED_FILE: u8 = 1 << 0;
 const SQE_CQE_SKIP_SUCCESS: u8 = 1 << 6;

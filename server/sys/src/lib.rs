@@ -8,8 +8,8 @@ mod memory;
 pub mod uapi;
 
 pub use call::{
-    CpuSet, FUSED_CMD_FEATURE, Signals, allocate, io_uring_features, lock_memory, new_session, on_io_path,
-    pin_thread,
+    CpuSet, DirectAlign, FUSED_CMD_FEATURE, OpenFlags, Signals, allocate, direct_align, io_uring_features,
+    lock_memory, logical_block, new_session, on_io_path, open_flags, pin_thread, try_again,
 };
 pub use memory::{Buffer, Descriptors};
 
@@ -30,7 +30,7 @@ macro_rules! errnos {
     };
 }
 
-errnos!(EPERM ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME);
+errnos!(EPERM ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT);
 
 impl Errno {
     /// What a negative result of the kernel says; `None` if it is no error.

@@ -2,12 +2,15 @@
 
 //! Memory that is mapped, not allocated.
 
-use crate::uapi::{IoDesc, descriptor_offset};
+use crate::{
+    call::page_size,
+    uapi::{IoDesc, descriptor_offset},
+};
 use std::{
     fs::File,
     io,
     ops::{Deref, DerefMut},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::FileTypeExt},
     ptr::NonNull,
 };
 
@@ -85,8 +88,11 @@ pub struct Descriptors {
 impl Descriptors {
     /// Those of queue `q_id`, which has this depth.
     pub fn map(device: &File, q_id: u16, depth: u16) -> io::Result<Descriptors> {
+        if !device.metadata()?.file_type().is_char_device() {
+            return Err(io::Error::other("no device of characters"));
+        }
         // The driver wants whole pages.
-        let len = (usize::from(depth) * size_of::<IoDesc>()).next_multiple_of(4096);
+        let len = (usize::from(depth) * size_of::<IoDesc>()).next_multiple_of(page_size());
         let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
         let offset = i64::try_from(descriptor_offset(q_id)).map_err(io::Error::other)?;
         let at = map(len, libc::PROT_READ, flags, device.as_raw_fd(), offset)?;
@@ -114,5 +120,18 @@ impl Descriptors {
 impl Drop for Descriptors {
     fn drop(&mut self) {
         unmap(self.at, self.len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_device_has_descriptors() {
+        // What ends too early would be a SIGBUS later.
+        let file = File::open(std::env::current_exe().unwrap()).unwrap();
+        let refused = Descriptors::map(&file, 0, 1).err().map(|e| e.to_string());
+        assert_eq!(refused.as_deref(), Some("no device of characters"));
     }
 }
