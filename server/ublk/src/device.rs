@@ -6,13 +6,14 @@ use crate::{Errno, Geometry, Mode, Target, queue};
 use std::{
     fs::File,
     io,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
-use ublk_ring::{Control, ControlCmd};
+use ublk_ring::{Control, ControlCmd, has_fused_commands};
 use ublk_sys::{
-    CpuSet, FUSED_CMD_FEATURE, io_uring_features, pin_thread,
+    CpuSet, pin_thread,
     uapi::{self, ControlOp, DevInfo, Features, MAX_QUEUE_DEPTH, Params, Plain},
 };
 
@@ -137,8 +138,7 @@ fn invalid(why: impl Into<String>) -> io::Error {
 }
 
 fn choose(wanted: Option<Mode>, offered: Features) -> io::Result<Mode> {
-    let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
-    let can = |mode: Mode| offered.has(feature(mode)) && (mode != Mode::Fused || groups);
+    let can = |mode: Mode| offered.has(feature(mode)) && (mode != Mode::Fused || has_fused_commands());
     match wanted {
         Some(mode) if can(mode) => Ok(mode),
         Some(mode) => Err(io::Error::other(format!("the kernel has no mode {mode}"))),
@@ -188,7 +188,12 @@ fn params(geometry: &Geometry, max_io: u32) -> io::Result<Params> {
         max_sectors: max_io / 512,
         chunk_sectors: geometry.chunk / 512,
         dev_sectors: geometry.size / 512,
-        discard_granularity: geometry.discard,
+        // The driver wants one for zeroes as well.
+        discard_granularity: if geometry.discard == 0 && discards {
+            geometry.block
+        } else {
+            geometry.discard
+        },
         max_discard_sectors: sectors(geometry.discard > 0),
         max_write_zeroes_sectors: sectors(geometry.write_zeroes),
         max_discard_segments: u16::from(discards),
@@ -206,12 +211,13 @@ impl Device {
             )));
         }
         let mode = choose(options.mode, control::features()?)?;
-        let mut params = params(geometry, options.max_io)?;
+        let max_io = max_io(mode, options.max_io);
+        let mut params = params(geometry, max_io)?;
         let flags = Features::CMD_IOCTL_ENCODE | feature(mode) | options.recovery.features();
         let mut info = DevInfo {
             nr_hw_queues: options.queues,
             queue_depth: options.depth,
-            max_io_buf_bytes: options.max_io,
+            max_io_buf_bytes: max_io,
             dev_id: options.id.unwrap_or(u32::MAX),
             ublksrv_pid: std::process::id().cast_signed(),
             flags: flags.0,
@@ -290,7 +296,7 @@ impl Device {
             let thread = thread::Builder::new().name(format!("queue {q_id}"));
             threads.push(thread.spawn(move || {
                 pin_to_queue(id, q_id);
-                let result = queue::run(plan, &*target, || drop(tell.send(Event::Ready)));
+                let result = told(|| queue::run(plan, &*target, || drop(tell.send(Event::Ready))));
                 let _ = tell.send(Event::Ended(q_id, result));
             })?);
         }
@@ -318,8 +324,7 @@ impl Device {
                 Event::Ended(q_id, Err(e)) => {
                     failed = Some(io::Error::new(e.kind(), format!("queue {q_id}: {e}")));
                     left -= 1;
-                    // With the end of this process, its requests wait for the next one.
-                    if self.survives() && (self.recovers || ready.is_none()) {
+                    if self.waits_for_next(ready.is_none()) {
                         break;
                     }
                     let _ = control::stop(self.id());
@@ -336,6 +341,13 @@ impl Device {
         }
     }
 
+    /// Something has failed in this server: do requests wait for the next one, which
+    /// they do with the end of this process? Somebody may use the device, or wait for
+    /// it, who was promised that.
+    fn waits_for_next(&self, was_there: bool) -> bool {
+        self.survives() && (self.recovers || was_there)
+    }
+
     /// The driver waits until all requests are fetched, which may be never.
     fn start(&self, tell: mpsc::Sender<Event>) -> io::Result<()> {
         let op = if self.recovers { ControlOp::EndRecovery } else { ControlOp::StartDev };
@@ -346,6 +358,17 @@ impl Device {
         })?;
         Ok(())
     }
+}
+
+/// Whatever becomes of a queue, its end is told.
+fn told(queue: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    panic::catch_unwind(AssertUnwindSafe(queue)).unwrap_or_else(|_| Err(io::Error::other("a panic")))
+}
+
+/// How much data a request has at most: less where each has memory of its own, that
+/// has to be there all the time.
+fn max_io(mode: Mode, wanted: u32) -> u32 {
+    if mode == Mode::Copy { wanted.min(128 << 10) } else { wanted }
 }
 
 /// udev may be slow to make a node, and the last server slow to go.
@@ -384,6 +407,9 @@ mod tests {
         let set = params(&discards, 1 << 20).unwrap();
         assert_eq!((set.discard_granularity, set.max_discard_segments), (4096, 1));
         assert_eq!(set.max_write_zeroes_sectors, 0);
+        let zeroes = Geometry { write_zeroes: true, ..good };
+        let zeroes = params(&zeroes, 1 << 20).unwrap();
+        assert_eq!((zeroes.discard_granularity, zeroes.max_discard_sectors), (4096, 0));
         // Lengths in bytes are 32 bits wide.
         assert!(set.max_discard_sectors.checked_mul(512).is_some());
         assert_eq!(set.attrs, uapi::ATTR_VOLATILE_CACHE | uapi::ATTR_FUA);
@@ -398,6 +424,34 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_the_next_server() {
+        let device = |recovery: Recovery, recovers| Device {
+            info: DevInfo { flags: recovery.features().0, ..DevInfo::default() },
+            mode: Mode::Copy,
+            recovers,
+        };
+        for recovery in [Recovery::Wait, Recovery::Reissue, Recovery::Fail] {
+            // Not before anybody knows of it.
+            assert!(!device(recovery, false).waits_for_next(false));
+            assert!(device(recovery, false).waits_for_next(true));
+            assert!(device(recovery, true).waits_for_next(false));
+        }
+        assert!(!device(Recovery::None, false).waits_for_next(true));
+    }
+
+    #[test]
+    fn a_panic_is_told() {
+        assert_eq!(told(|| panic!("on purpose")).unwrap_err().to_string(), "a panic");
+        assert!(told(|| Ok(())).is_ok());
+    }
+
+    #[test]
+    fn copies_have_little_memory() {
+        assert_eq!(max_io(Mode::Copy, 1 << 20), 128 << 10);
+        assert_eq!(max_io(Mode::Fused, 1 << 20), 1 << 20);
+    }
+
+    #[test]
     fn modes() {
         let offered = Features::USER_COPY | Features::AUTO_BUF_REG;
         let names = |mode, offered| choose(mode, offered).map_err(|e| e.to_string());
@@ -406,9 +460,8 @@ mod tests {
         assert_eq!(names(Some(Mode::Fused), offered), Err("the kernel has no mode fused".into()));
         assert_eq!(names(None, Features::default()), Err("the ublk driver is too old".into()));
         // The driver alone is not enough.
-        let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
         let all = offered | Features::FUSED_CMD;
-        assert_eq!(names(None, all), Ok(if groups { Mode::Fused } else { Mode::Auto }));
+        assert_eq!(names(None, all), Ok(if has_fused_commands() { Mode::Fused } else { Mode::Auto }));
         for mode in Mode::ALL {
             assert_eq!(mode.to_string().parse(), Ok(mode));
         }

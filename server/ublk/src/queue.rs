@@ -7,6 +7,7 @@ use crate::{
     io::{Allocate, Inner},
     log,
     request::{Placed, Slot, What},
+    syncs::{SyncErrors, reopen},
 };
 use std::{
     cell::RefCell,
@@ -43,8 +44,10 @@ pub(crate) struct Queue {
     descriptors: Descriptors,
     /// All files are such that the kernel knows where they end.
     ends: bool,
-    /// Of each tag, when its data have to be copied.
+    /// Of each tag, when data have to be copied: memory is not asked for when it is
+    /// short.
     buffers: RefCell<Vec<Option<Buffer>>>,
+    sync_errors: SyncErrors,
 }
 
 /// `/dev/ublkcN` comes first in a ring's table, then the files of the target.
@@ -59,13 +62,17 @@ fn index(file: FileId) -> FileIndex {
 
 impl Queue {
     fn new(plan: Plan, target: &impl Target) -> io::Result<Queue> {
-        let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(target.files().fds()).collect();
+        let own = target.files().fds().map(reopen).collect::<io::Result<Vec<_>>>()?;
+        let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).collect();
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
         let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
-        let buffers = RefCell::new((0..plan.depth).map(|_| None).collect());
+        let copied = if plan.mode == Mode::Copy { plan.depth } else { 0 };
+        let buffers: io::Result<_> =
+            (0..copied).map(|_| Buffer::new(plan.max_io as usize).map(Some)).collect();
+        let buffers = RefCell::new(buffers?);
         let ends = target.files().fds().all(has_end);
-        Ok(Queue { plan, ring, descriptors, ends, buffers })
+        Ok(Queue { plan, ring, descriptors, ends, buffers, sync_errors: SyncErrors::default() })
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -73,7 +80,9 @@ impl Queue {
     }
 
     pub(crate) async fn sync(&self, file: FileId) -> Result<(), Errno> {
-        self.ring.fsync(index(file)).await.ok().map(drop)
+        self.sync_errors.check(file)?;
+        let result = self.ring.fsync(index(file)).await.ok().map(drop);
+        self.sync_errors.note(file, result)
     }
 
     pub(crate) async fn allocate(
@@ -121,7 +130,14 @@ impl Queue {
             piece.len -= got;
             results[i] = self.lend_once(tag, direction, &all[i..=i]).await[0];
         }
-        results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect()
+        let results: Vec<_> =
+            results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect();
+        if fua && direction == Direction::Drain {
+            for (result, placed) in results.iter().zip(pieces) {
+                let _ = self.sync_errors.note(placed.piece.file, *result);
+            }
+        }
+        results
     }
 
     async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
@@ -165,16 +181,20 @@ impl Queue {
         let end = pieces.iter().map(|piece| piece.at + piece.len).max().unwrap_or(0) as usize;
         let position = uapi::data_offset(self.plan.q_id, tag);
         let all = |errno: Errno| vec![-errno.get(); pieces.len()];
+        if end > self.plan.max_io as usize {
+            return all(Errno::EINVAL);
+        }
+        // Only what goes away in the middle does not bring it back.
         let buffer = self.buffers.borrow_mut()[usize::from(tag)].take();
         let mut buffer = match buffer.map_or_else(|| Buffer::new(self.plan.max_io as usize), Ok) {
-            Ok(buffer) if buffer.len() >= end => buffer,
-            Ok(_) => return all(Errno::EINVAL),
+            Ok(buffer) => buffer,
             Err(e) => return all(e.into()),
         };
         // It is copied at once, which is not worth a request of the ring.
         if direction == Direction::Drain
             && let Err(e) = self.plan.device.read_exact_at(&mut buffer[..end], position)
         {
+            self.buffers.borrow_mut()[usize::from(tag)] = Some(buffer);
             return all(e.into());
         }
         let (mut results, buffer) = self.ring.transfer(direction, buffer, pieces).await;
@@ -205,6 +225,12 @@ impl Queue {
                     self.ring.fused(DEVICE, &cmd, direction, &many).await
                 }
             };
+            if fua {
+                for (i, result) in done.failed {
+                    let result = whole(result, placed[i].piece.len);
+                    let _ = self.sync_errors.note(placed[i].piece.file, result);
+                }
+            }
             match Errno::of(done.result) {
                 None | Some(Errno::ENODEV) => return done.result,
                 // It has not moved the data: the request is still ours.
@@ -239,6 +265,8 @@ impl Queue {
             if held {
                 std::process::abort();
             }
+            // The driver would wait for it before there is a disk.
+            self.ring.fail(io::Error::other(format!("the driver refuses tag {tag}: {what}")));
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     Errno, FileId, Flush, Io, Range, Read, Request, Target, Write,
     io::{Allocate, Inner},
     request::{Placed, Slot, What},
+    syncs::SyncErrors,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -33,6 +34,7 @@ pub(crate) struct SimFiles {
     /// Which file fails, and with what.
     broken: Cell<Option<(FileId, Errno)>>,
     syncs: Cell<u64>,
+    sync_errors: SyncErrors,
 }
 
 impl<T: Target> Sim<T> {
@@ -48,6 +50,7 @@ impl<T: Target> Sim<T> {
             data: RefCell::default(),
             broken: Cell::new(None),
             syncs: Cell::new(0),
+            sync_errors: SyncErrors::default(),
         }));
         Ok(Sim { target, io })
     }
@@ -146,7 +149,8 @@ impl SimFiles {
     }
 
     pub(crate) fn sync(&self, file: FileId) -> Result<(), Errno> {
-        self.synced(file)
+        self.sync_errors.check(file)?;
+        self.sync_errors.note(file, self.synced(file))
     }
 
     pub(crate) fn allocate(&self, file: FileId, how: Allocate, offset: u64, len: u64) -> Result<(), Errno> {
@@ -177,6 +181,11 @@ impl SimFiles {
         let mut results: Vec<_> =
             pieces.iter().rev().map(|placed| self.one(fua, direction, placed)).collect();
         results.reverse();
+        if fua && direction == Direction::Drain {
+            for (result, placed) in results.iter().zip(pieces) {
+                let _ = self.sync_errors.note(placed.piece.file, *result);
+            }
+        }
         results
     }
 }
