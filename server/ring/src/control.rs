@@ -20,6 +20,9 @@ pub struct ControlCmd {
     pub queue: u16,
     /// Depends on the command.
     pub data: u64,
+    /// So many bytes at the start of the memory are the path of the device's node, by
+    /// which the driver sees who may do that.
+    pub path_len: u16,
 }
 
 /// The control device, and a ring to talk to it.
@@ -48,6 +51,7 @@ impl Control {
         bytes[6..8].copy_from_slice(&len.to_ne_bytes());
         bytes[8..16].copy_from_slice(&addr.to_ne_bytes());
         bytes[16..24].copy_from_slice(&cmd.data.to_ne_bytes());
+        bytes[24..26].copy_from_slice(&cmd.path_len.to_ne_bytes());
         let fd = types::Fd(self.device.as_raw_fd());
         let entry = opcode::UringCmd80::new(fd, cmd.op as u32).cmd(bytes).build();
         // SAFETY: the memory is borrowed until the command has completed, for which

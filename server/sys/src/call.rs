@@ -35,14 +35,29 @@ pub fn try_again(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
+/// Is this process root's?
+pub fn is_root() -> bool {
+    // SAFETY: it only tells.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Ask a process to end, by SIGTERM.
+pub fn terminate(pid: u32) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    if pid <= 1 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::kill(pid, libc::SIGTERM) })?;
+    Ok(())
+}
+
 /// How much memory this process may lock, in bytes; `None`: all of it.
 fn lock_limit() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: it fills this in.
     let unknown = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } != 0;
-    // SAFETY: it only tells.
-    let root = unsafe { libc::geteuid() } == 0;
-    (!unknown && !root && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    (!unknown && !is_root() && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Memory, what is there and what will be, is read in now and never given away: the
@@ -144,6 +159,16 @@ pub fn pin_thread(cpus: &CpuSet) -> io::Result<()> {
     // SAFETY: the kernel reads as many bytes as it is told.
     check(unsafe { libc::sched_setaffinity(0, cpus.len(), cpus.as_ptr().cast()) })?;
     Ok(())
+}
+
+/// A file of so many zeroes, which is memory as far as something is written to it.
+pub fn memory_file(len: u64) -> io::Result<File> {
+    // SAFETY: the name is a string.
+    let fd = check(unsafe { libc::memfd_create(c"fublk".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: this descriptor is new, and nobody else has it.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_len(len)?;
+    Ok(file)
 }
 
 /// `fallocate()`, for those who have no ring.

@@ -9,7 +9,8 @@ pub mod uapi;
 
 pub use call::{
     CpuSet, DirectAlign, FUSED_CMD_FEATURE, OpenFlags, Signals, allocate, direct_align, io_uring_features,
-    lock_memory, logical_block, new_session, on_io_path, open_flags, pin_thread, try_again,
+    is_root, lock_memory, logical_block, memory_file, new_session, on_io_path, open_flags, pin_thread,
+    terminate, try_again,
 };
 pub use memory::{Buffer, Descriptors};
 
@@ -30,7 +31,7 @@ macro_rules! errnos {
     };
 }
 
-errnos!(EPERM ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT);
+errnos!(EPERM EACCES ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT);
 
 impl Errno {
     /// What a negative result of the kernel says; `None` if it is no error.

@@ -33,6 +33,7 @@ pub enum ControlOp {
     GetParams = ioc(2, 0x09, CTRL_CMD_LEN),
     StartRecovery = iowr(0x10, CTRL_CMD_LEN),
     EndRecovery = iowr(0x11, CTRL_CMD_LEN),
+    GetDevInfo2 = ioc(2, 0x12, CTRL_CMD_LEN),
     GetFeatures = ioc(2, 0x13, CTRL_CMD_LEN),
     UpdateSize = iowr(0x15, CTRL_CMD_LEN),
     TryStopDev = iowr(0x17, CTRL_CMD_LEN),
@@ -54,6 +55,7 @@ pub struct Features(pub u64);
 impl Features {
     pub const USER_RECOVERY: Features = Features(1 << 3);
     pub const USER_RECOVERY_REISSUE: Features = Features(1 << 4);
+    pub const UNPRIVILEGED_DEV: Features = Features(1 << 5);
     pub const CMD_IOCTL_ENCODE: Features = Features(1 << 6);
     pub const USER_COPY: Features = Features(1 << 7);
     pub const USER_RECOVERY_FAIL_IO: Features = Features(1 << 9);

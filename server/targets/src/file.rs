@@ -26,6 +26,7 @@ impl FileTarget {
             align,
             read_only: access.read_only,
             cached: true,
+            moves_once: true,
             discard: if access.read_only { 0 } else { 4096 },
             write_zeroes: !access.read_only,
             ..Geometry::default()

@@ -52,6 +52,7 @@ impl Stripe {
             align,
             read_only: access.read_only,
             cached: true,
+            moves_once: true,
             discard: if zeroes { 4096 } else { 0 },
             write_zeroes: zeroes,
             ..Geometry::default()

@@ -13,7 +13,7 @@ use std::{
 };
 use ublk_ring::{Control, ControlCmd, has_fused_commands};
 use ublk_sys::{
-    CpuSet, pin_thread,
+    CpuSet, is_root, pin_thread,
     uapi::{self, ControlOp, DevInfo, Features, MAX_QUEUE_DEPTH, Params, Plain},
 };
 
@@ -57,11 +57,21 @@ pub struct Options {
     pub recovery: Recovery,
     /// The most data of a request, in bytes.
     pub max_io: u32,
+    /// By an ordinary user: for who made it, and those that may use its node.
+    pub unprivileged: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { id: None, queues: 1, depth: 128, mode: None, recovery: Recovery::None, max_io: 1 << 20 }
+        Options {
+            id: None,
+            queues: 1,
+            depth: 128,
+            mode: None,
+            recovery: Recovery::None,
+            max_io: 1 << 20,
+            unprivileged: !is_root(),
+        }
     }
 }
 
@@ -71,9 +81,43 @@ pub mod control {
 
     const NONE: u32 = u32::MAX;
 
-    pub(super) fn execute(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
-        let cmd = ControlCmd { op, id, queue: u16::MAX, data };
+    fn plain(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
+        let cmd = ControlCmd { op, id, queue: u16::MAX, data, path_len: 0 };
         Ok(Control::open()?.execute(&cmd, memory)?)
+    }
+
+    /// The path of a device's node tells the driver who may.
+    fn with_path(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
+        let path = format!("/dev/ublkc{id}");
+        let path_len = u16::try_from(path.len()).map_err(io::Error::other)?;
+        let mut all = [path.as_bytes(), memory].concat();
+        let cmd = ControlCmd { op, id, queue: u16::MAX, data, path_len };
+        let result = Control::open()?.execute(&cmd, &mut all)?;
+        memory.copy_from_slice(&all[path.len()..]);
+        Ok(result)
+    }
+
+    /// Was it made by an ordinary user?
+    pub fn is_unprivileged(id: u32) -> bool {
+        let mut info = DevInfo::default();
+        with_path(ControlOp::GetDevInfo2, id, 0, info.bytes_mut()).is_ok()
+            && Features(info.flags).has(Features::UNPRIVILEGED_DEV)
+    }
+
+    pub(super) fn execute(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
+        if matches!(op, ControlOp::AddDev | ControlOp::GetFeatures) {
+            return plain(op, id, data, memory);
+        }
+        if !is_root() {
+            return with_path(op, id, data, memory);
+        }
+        match plain(op, id, data, memory) {
+            // That is what a device of somebody else says, and some others.
+            Err(e) if e.raw_os_error() == Some(Errno::EINVAL.get()) && is_unprivileged(id) => {
+                with_path(op, id, data, memory)
+            }
+            result => result,
+        }
     }
 
     /// What the driver can do.
@@ -149,6 +193,24 @@ fn choose(wanted: Option<Mode>, offered: Features) -> io::Result<Mode> {
     }
 }
 
+/// A server that nobody trusts does not see data: the driver lets it move them by the
+/// command that answers the request, and in no other way.
+fn choose_unprivileged(wanted: Option<Mode>, offered: Features, geometry: &Geometry) -> io::Result<Mode> {
+    let denied = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, why);
+    if !offered.has(Features::UNPRIVILEGED_DEV | Features::FUSED_CMD) || !has_fused_commands() {
+        return Err(denied(
+            "this kernel has no fused commands, and nothing else is for ordinary users: be root",
+        ));
+    }
+    if !matches!(wanted, None | Some(Mode::Fused)) {
+        return Err(denied("only mode fused is for ordinary users: be root"));
+    }
+    if !geometry.moves_once {
+        return Err(denied("such a target is not for ordinary users, who must not see data: be root"));
+    }
+    Ok(Mode::Fused)
+}
+
 fn feature(mode: Mode) -> Features {
     match mode {
         Mode::Fused => Features::FUSED_CMD,
@@ -210,10 +272,23 @@ impl Device {
                 "a device has at least one queue, of 1 to {MAX_QUEUE_DEPTH} requests"
             )));
         }
-        let mode = choose(options.mode, control::features()?)?;
-        let max_io = max_io(mode, options.max_io);
+        let offered = control::features()?;
+        let mode = if options.unprivileged {
+            choose_unprivileged(options.mode, offered, geometry)?
+        } else {
+            choose(options.mode, offered)?
+        };
+        let max_io = if options.unprivileged {
+            // All of a request has to be in one command.
+            max_io(Mode::Copy, options.max_io)
+        } else {
+            max_io(mode, options.max_io)
+        };
         let mut params = params(geometry, max_io)?;
-        let flags = Features::CMD_IOCTL_ENCODE | feature(mode) | options.recovery.features();
+        let mut flags = Features::CMD_IOCTL_ENCODE | feature(mode) | options.recovery.features();
+        if options.unprivileged {
+            flags |= Features::UNPRIVILEGED_DEV;
+        }
         let mut info = DevInfo {
             nr_hw_queues: options.queues,
             queue_depth: options.depth,
@@ -449,6 +524,22 @@ mod tests {
     fn copies_have_little_memory() {
         assert_eq!(max_io(Mode::Copy, 1 << 20), 128 << 10);
         assert_eq!(max_io(Mode::Fused, 1 << 20), 1 << 20);
+    }
+
+    #[test]
+    fn ordinary_users() {
+        let once = Geometry { moves_once: true, ..Geometry::default() };
+        let all = Features(u64::MAX);
+        let say = |wanted, offered, geometry: &Geometry| {
+            choose_unprivileged(wanted, offered, geometry).map_err(|e| e.to_string())
+        };
+        let no_kernel = Features(!Features::FUSED_CMD.0);
+        assert!(say(None, no_kernel, &once).unwrap_err().contains("no fused commands"));
+        if has_fused_commands() {
+            assert_eq!(say(None, all, &once), Ok(Mode::Fused));
+            assert!(say(Some(Mode::Copy), all, &once).unwrap_err().contains("only mode fused"));
+            assert!(say(None, all, &Geometry::default()).unwrap_err().contains("not for ordinary users"));
+        }
     }
 
     #[test]

@@ -73,6 +73,7 @@
 
 mod device;
 mod io;
+mod logging;
 mod queue;
 mod request;
 pub mod sim;
@@ -81,12 +82,7 @@ mod target;
 
 pub use device::{Device, Options, Recovery, control};
 pub use io::{Allocate, Io, Mode};
+pub use logging::{Level, flush_log, is_logged, log, log_at, log_in_background, set_log_level};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use target::{FileId, Files, Geometry, Target};
-pub use ublk_sys::{Buffer, DirectAlign, Errno, allocate, direct_align, logical_block};
-
-/// A line for whoever reads the server's log, its standard error. Nobody may.
-pub fn log(what: impl std::fmt::Display) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{what}");
-}
+pub use ublk_sys::{Buffer, DirectAlign, Errno, allocate, direct_align, logical_block, memory_file};

@@ -5,7 +5,7 @@
 use crate::{
     Answer, Errno, FileId, Flush, Io, Mode, Range, Read, Request, Target, Write,
     io::{Allocate, Inner},
-    log,
+    logging::{flush_log, log, log_io_error},
     request::{Placed, Slot, What},
     syncs::{SyncErrors, reopen},
 };
@@ -211,7 +211,12 @@ impl Queue {
     /// Answer a request. Returns what its command says when there is the next one.
     async fn finish(&self, tag: u16, fua: bool, answer: Answer<'_>) -> i32 {
         let (direction, pieces) = match answer.what {
-            What::Result(result) => return self.commit(tag, result).await.result,
+            What::Result(result) => {
+                if let Err(errno) = result {
+                    self.failed(tag, errno);
+                }
+                return self.commit(tag, result).await.result;
+            }
             What::Move(direction, pieces) => (direction, pieces),
         };
         let placed = pieces.as_slice();
@@ -225,22 +230,46 @@ impl Queue {
                     self.ring.fused(DEVICE, &cmd, direction, &many).await
                 }
             };
-            if fua {
-                for (i, result) in done.failed {
-                    let result = whole(result, placed[i].piece.len);
-                    let _ = self.sync_errors.note(placed[i].piece.file, result);
+            for (i, result) in done.failed {
+                // A read that comes short is one that ends with the file.
+                if direction == Direction::Fill && result >= 0 {
+                    continue;
+                }
+                if let Err(errno) = whole(result, placed[i].piece.len) {
+                    log_io_error(format_args!("queue {}: {direction:?} fails: {errno}", self.plan.q_id));
+                    if fua {
+                        let _ = self.sync_errors.note(placed[i].piece.file, Err(errno));
+                    }
                 }
             }
             match Errno::of(done.result) {
                 None | Some(Errno::ENODEV) => return done.result,
                 // It has not moved the data: the request is still ours.
-                Some(errno) => return self.commit(tag, Err(errno)).await.result,
+                Some(errno) => {
+                    self.failed(tag, errno);
+                    return self.commit(tag, Err(errno)).await.result;
+                }
             }
         }
         let results = self.lend(tag, fua, direction, placed).await;
         let total = placed.iter().map(|placed| placed.piece.len).sum();
         let result = results.into_iter().collect::<Result<Vec<()>, _>>().map(|_| total);
+        if let Err(errno) = result {
+            self.failed(tag, errno);
+        }
         self.commit(tag, result).await.result
+    }
+
+    /// A request of this tag ends with an error; that something can not be done is none.
+    fn failed(&self, tag: u16, errno: Errno) {
+        if errno != Errno::EOPNOTSUPP {
+            let desc = self.descriptors.get(tag);
+            let (op, sector, nr) = (desc.op(), desc.start_sector, desc.nr_sectors);
+            let q_id = self.plan.q_id;
+            log_io_error(format_args!(
+                "queue {q_id}: operation {op} of {nr} sectors at {sector} fails: {errno}"
+            ));
+        }
     }
 
     /// Serve a tag until the device is stopped.
@@ -263,6 +292,7 @@ impl Queue {
             // Its request would wait for ever, and nobody be told. When the process is gone,
             // the driver ends it, or keeps it for the next server.
             if held {
+                flush_log();
                 std::process::abort();
             }
             // The driver would wait for it before there is a disk.

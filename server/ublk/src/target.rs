@@ -40,6 +40,11 @@ pub struct Geometry {
     pub write_zeroes: bool,
     /// No request is across a multiple of this, if it is not 0.
     pub chunk: u32,
+    /// All data are moved by answers of requests, from and to files that have an end,
+    /// and by nothing else: [`Read::from_file()`](crate::Read::from_file) and the like,
+    /// in at most 64 pieces of 4 KiB or more. Only such a target can be served by an
+    /// ordinary user.
+    pub moves_once: bool,
 }
 
 impl Default for Geometry {
@@ -54,6 +59,7 @@ impl Default for Geometry {
             discard: 0,
             write_zeroes: false,
             chunk: 0,
+            moves_once: false,
         }
     }
 }
