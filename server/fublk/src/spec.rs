@@ -109,7 +109,8 @@ impl Spec {
             Spec::Null { size } => user.target(Null::open(size.0)?),
             Spec::File { path, how } => user.target(FileTarget::open(path, access(how))?),
             Spec::Stripe { paths, chunk, how } => {
-                let chunk = u32::try_from(chunk.0).unwrap_or(u32::MAX);
+                let chunk = u32::try_from(chunk.0)
+                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a chunk is below 4G"))?;
                 user.target(Stripe::open(paths, chunk, access(how))?)
             }
             Spec::Mirror { paths, read_only } => {
@@ -131,6 +132,16 @@ impl Spec {
             Spec::Null { .. } => &mut [],
             Spec::File { path, .. } => std::slice::from_mut(path),
             Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
+        }
+    }
+
+    /// Is it the same, or a mirror that has lost some of its files since?
+    pub(crate) fn is_part_of(&self, spec: &Spec) -> bool {
+        match (self, spec) {
+            (Spec::Mirror { paths, read_only }, Spec::Mirror { paths: all, read_only: same }) => {
+                read_only == same && paths.iter().all(|path| all.contains(path))
+            }
+            _ => self == spec,
         }
     }
 
@@ -176,6 +187,21 @@ impl Spec {
         args
     }
 
+    /// What somebody wrote. An error is one line.
+    pub(crate) fn parse(args: &[String]) -> Result<Spec, String> {
+        let wrong = |e: clap::Error| {
+            let text = e.to_string();
+            let mut lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage"));
+            let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let more: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("tip")).collect();
+            if more.is_empty() { first } else { format!("{first} {}", more.join(" ")) }
+        };
+        if args.is_empty() {
+            return Err("it is empty".into());
+        }
+        Kept::try_parse_from(args).map(|kept| kept.spec).map_err(wrong)
+    }
+
     /// The reverse of [`args()`](Self::args).
     pub(crate) fn from_args(args: &[String]) -> Result<Spec, Failure> {
         let kept = Kept::try_parse_from(args);
@@ -201,7 +227,10 @@ mod tests {
         }
         assert!(Spec::from_args(&["tape".into()]).is_err());
         let mut mirror = Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: false };
+        let whole = Spec::from_args(&mirror.args()).unwrap();
         mirror.drop_file(Path::new("/a"));
+        assert!(mirror.is_part_of(&whole) && !whole.is_part_of(&mirror));
+        assert!(!mirror.is_part_of(&Spec::Null { size: Size(4096) }));
         assert_eq!(mirror.args().last().map(String::as_str), Some("/b"));
         assert_eq!(mirror.args().len(), 3);
     }
