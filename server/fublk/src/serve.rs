@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use ublk_server::{Device, Errno, Level, Options, Target, control, log, log_at, log_in_background};
-use ublk_sys::{Signals, lock_memory, new_session, on_io_path, uapi::DevInfo};
+use ublk_sys::{Signals, is_root, lock_memory, new_session, on_io_path, uapi::DevInfo};
 
 /// Tells a server that somebody waits for its first line, and then goes away.
 const BACKGROUND: &str = "FUBLK_BACKGROUND";
@@ -92,7 +92,9 @@ fn prepare() -> Result<Asked, Failure> {
         log(format_args!("fublk: warning: memory is not locked: {e}"));
     }
     if let Err(e) = on_io_path() {
-        log(format_args!("fublk: warning: allocations may wait for the device itself: {e}"));
+        // Only root can, and whoever else serves a device may have to wait.
+        let level = if is_root() { Level::Warning } else { Level::Info };
+        log_at(level, format_args!("fublk: warning: allocations may wait for the device itself: {e}"));
     }
     Ok(asked)
 }
@@ -178,13 +180,14 @@ pub(crate) fn recover(id: u32) -> Result<(), Failure> {
     let spec = spec.ok_or_else(|| Failure::new(format!("device {id} was not made by fublk")))?;
     let asked = prepare()?;
     let what = format!("waiting for the last server of device {id} to be gone");
-    let device = slow(&what, || Device::recover(id, PATIENCE)).map_err(|e| match e.kind() {
-        io::ErrorKind::ResourceBusy => served(),
-        io::ErrorKind::InvalidInput => {
-            Failure::new(format!("device {id} can not be recovered: its server had to live"))
-        }
-        _ => no_device(e),
-    })?;
+    let device =
+        slow(&what, || Device::recover(id, info.ublksrv_pid, PATIENCE)).map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => served(),
+            io::ErrorKind::InvalidInput => {
+                Failure::new(format!("device {id} can not be recovered: its server had to live"))
+            }
+            _ => no_device(e),
+        })?;
     // The kernel may not be done with closing the files of the last server.
     let end = Instant::now() + PATIENCE;
     let mut recovering = Some(Recovering { device, asked, has_files: spec.has_files() });

@@ -313,14 +313,20 @@ impl Device {
         Ok(device)
     }
 
-    /// Take over a device whose server is gone. Fails with `EBUSY` if it is still
-    /// there after `patience`.
-    pub fn recover(id: u32, patience: Duration) -> io::Result<Device> {
+    /// Take over a device whose server is gone: the process `last`. Fails with `EBUSY`
+    /// if it is still there after `patience`, or if there is another one.
+    pub fn recover(id: u32, last: i32, patience: Duration) -> io::Result<Device> {
         let end = Instant::now() + patience;
+        let is_served = || control::info(id).is_ok_and(|info| info.is_live() && info.ublksrv_pid != last);
         loop {
             match control::execute(ControlOp::StartRecovery, id, 0, &mut []) {
                 Ok(_) => break,
-                Err(e) if e.raw_os_error() == Some(Errno::EBUSY.get()) && Instant::now() < end => {
+                Err(e)
+                    if e.raw_os_error() == Some(Errno::EBUSY.get())
+                        && Instant::now() < end
+                        // Somebody else was quicker.
+                        && !is_served() =>
+                {
                     thread::sleep(Duration::from_millis(50));
                 }
                 Err(e) => return Err(e),
