@@ -165,6 +165,9 @@ struct Add {
     /// How data are moved: fused, auto or copy; without, the first of these that works
     #[arg(long)]
     mode: Option<Mode>,
+    /// Whether a command to the driver is about many requests; without, as is best
+    #[arg(long)]
+    batch: Option<OnOff>,
     /// What happens to the device if the server dies
     #[arg(long, value_enum, default_value_t = Death::End)]
     on_death: Death,
@@ -174,6 +177,14 @@ struct Add {
     /// Do not go to the background
     #[arg(long)]
     foreground: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnOff {
+    /// It is
+    On,
+    /// Of one
+    Off,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -195,6 +206,7 @@ impl Add {
             queues: self.queues,
             depth: self.depth,
             mode: self.mode,
+            batch: self.batch.map(|batch| matches!(batch, OnOff::On)),
             recovery: match self.on_death {
                 Death::End => Recovery::None,
                 Death::Wait => Recovery::Wait,

@@ -7,6 +7,7 @@
 //! table that is fixed with the ring, memory is owned by the request until it has
 //! completed, and no request takes an address of the caller.
 
+mod batch;
 mod control;
 mod ops;
 mod ring;

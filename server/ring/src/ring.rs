@@ -4,6 +4,7 @@
 
 use crate::{
     MAX_SECONDARY,
+    batch::{Batch, COMMIT, FETCH},
     ops::{Ops, TaskId},
     sqe::{Direction, FileIndex, IoCmd, OP_FUSED_CMD, Secondary, Sqe},
 };
@@ -33,6 +34,8 @@ pub struct Ring {
     /// Why there is no sense in going on.
     failed: Cell<Option<io::Error>>,
     fused: bool,
+    /// With `UBLK_F_BATCH_IO`.
+    batch: RefCell<Option<Batch>>,
 }
 
 /// Does this kernel have fused commands? The bit of a feature alone may come to mean
@@ -78,7 +81,45 @@ impl Ring {
             running: Cell::new(false),
             failed: Cell::new(None),
             fused: has_groups(io_uring_features()?, &probe),
+            batch: RefCell::new(None),
         })
+    }
+
+    /// This ring serves a queue with `UBLK_F_BATCH_IO`. With `auto`, the data of a
+    /// request are the entry of the buffer table with its tag.
+    pub fn serve_batches(&self, device: FileIndex, q_id: u16, depth: u16, auto: bool) -> io::Result<()> {
+        let batch = Batch::new(&self.uring.borrow(), device, q_id, depth, auto)?;
+        *self.batch.borrow_mut() = Some(batch);
+        Ok(())
+    }
+
+    /// Wait for a request of a tag: 0, or why there is none any more.
+    ///
+    /// # Panics
+    ///
+    /// This and [`commit_later()`](Self::commit_later): if the ring serves no batches.
+    pub async fn next_request(&self, tag: u16) -> i32 {
+        std::future::poll_fn(|_| {
+            let mut batch = self.batch.borrow_mut();
+            let batch = batch.as_mut().expect("it serves batches");
+            batch.next(tag, self.current.get()).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// The request of a tag has ended with this. The kernel is told soon.
+    pub fn commit_later(&self, tag: u16, result: i32) {
+        self.batch.borrow_mut().as_mut().expect("it serves batches").commit(tag, result);
+    }
+
+    /// What a batch has for the kernel. Is there nothing to wait for?
+    fn flush_batch(&self) -> io::Result<bool> {
+        let mut batch = self.batch.borrow_mut();
+        let Some(batch) = batch.as_mut() else { return Ok(true) };
+        while let Some(entry) = batch.next_entry() {
+            self.push(&[entry])?;
+        }
+        batch.broken().map_or(Ok(batch.is_idle()), |errno| Err(errno.into()))
     }
 
     /// The tasks end where they are, and [`run()`](Self::run) with this error.
@@ -118,13 +159,21 @@ impl Ring {
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
-            if left == 0 {
+            if self.flush_batch()? && left == 0 {
                 return Ok(());
             }
             self.wait()?;
             let mut uring = self.uring.borrow_mut();
             let mut ops = self.ops.borrow_mut();
-            ready.extend(uring.completion().filter_map(|cqe| ops.complete(cqe.user_data(), cqe.result())));
+            let mut batch = self.batch.borrow_mut();
+            for cqe in uring.completion() {
+                match (&mut *batch, cqe.user_data()) {
+                    (Some(batch), data) if data & (FETCH | COMMIT) != 0 => {
+                        batch.complete(data, cqe.result(), cqe.flags(), &mut ready);
+                    }
+                    (_, data) => ready.extend(ops.complete(data, cqe.result())),
+                }
+            }
         }
     }
 
@@ -261,6 +310,9 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.ops.borrow_mut().leak();
+        if let Some(batch) = self.batch.get_mut() {
+            batch.leak();
+        }
     }
 }
 

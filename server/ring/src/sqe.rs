@@ -34,6 +34,16 @@ pub struct IoCmd {
     pub auto_index: Option<u16>,
 }
 
+/// A command of a queue's server about many requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchCmd {
+    pub(crate) op: IoOp,
+    pub(crate) q_id: u16,
+    /// How many elements of how many bytes there are.
+    pub(crate) elements: u16,
+    pub(crate) bytes: u8,
+}
+
 /// One of the requests that move the data of a fused command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Secondary {
@@ -61,6 +71,9 @@ pub(crate) const OP_FUSED_CMD: u8 = 65;
 const SQE_FIXED_FILE: u8 = 1 << 0;
 const SQE_CQE_SKIP_SUCCESS: u8 = 1 << 6;
 
+const SQE_BUFFER_SELECT: u8 = 1 << 5;
+
+const URING_CMD_MULTISHOT: u32 = 1 << 1;
 const FSYNC_DATASYNC: u32 = 1;
 const FUSED_CMD_BUF: u32 = 1 << 2;
 const RWF_DSYNC: u32 = 2;
@@ -134,6 +147,28 @@ impl Sqe {
         sqe.cmd[2..4].copy_from_slice(&cmd.tag.to_ne_bytes());
         sqe.cmd[4..8].copy_from_slice(&cmd.result.to_ne_bytes());
         sqe
+    }
+
+    fn batch(device: FileIndex, cmd: &BatchCmd) -> Sqe {
+        let mut sqe = Sqe::new(OP_URING_CMD, device);
+        sqe.off = u64::from(cmd.op as u32);
+        // `struct ublk_batch_io`
+        sqe.cmd[0..2].copy_from_slice(&cmd.q_id.to_ne_bytes());
+        sqe.cmd[4..6].copy_from_slice(&cmd.elements.to_ne_bytes());
+        sqe.cmd[6] = cmd.bytes;
+        sqe
+    }
+
+    /// A command with elements at `addr`.
+    pub(crate) fn elements(device: FileIndex, cmd: &BatchCmd, addr: u64, len: u32) -> Sqe {
+        Sqe { addr, len, ..Sqe::batch(device, cmd) }
+    }
+
+    /// A command that goes on, with buffers of this group.
+    pub(crate) fn fetch(device: FileIndex, cmd: &BatchCmd, group: u16) -> Sqe {
+        let sqe = Sqe::batch(device, cmd);
+        let flags = sqe.flags | SQE_BUFFER_SELECT;
+        Sqe { flags, op_flags: URING_CMD_MULTISHOT, buf_index: group, ..sqe }
     }
 
     /// A fused command. What follows are so many [secondaries](Sqe::secondary).

@@ -12,7 +12,7 @@ pub use call::{
     is_root, lock_memory, logical_block, memory_file, new_session, on_io_path, open_flags, pin_thread,
     terminate, try_again,
 };
-pub use memory::{Buffer, Descriptors};
+pub use memory::{Buffer, Descriptors, Shared};
 
 use std::{fmt, io};
 
@@ -31,7 +31,7 @@ macro_rules! errnos {
     };
 }
 
-errnos!(EPERM EACCES ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT);
+errnos!(EPERM EACCES ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT ENOBUFS);
 
 impl Errno {
     /// What a negative result of the kernel says; `None` if it is no error.

@@ -53,6 +53,8 @@ pub struct Options {
     pub depth: u16,
     /// How to move data; `None`: the best that there is.
     pub mode: Option<Mode>,
+    /// Whether commands are about many requests; `None`: as is best with that mode.
+    pub batch: Option<bool>,
     /// What becomes of it when the server dies.
     pub recovery: Recovery,
     /// The most data of a request, in bytes.
@@ -68,6 +70,7 @@ impl Default for Options {
             queues: 1,
             depth: 128,
             mode: None,
+            batch: None,
             recovery: Recovery::None,
             max_io: 1 << 20,
             unprivileged: !is_root(),
@@ -193,6 +196,15 @@ fn choose(wanted: Option<Mode>, offered: Features) -> io::Result<Mode> {
     }
 }
 
+fn choose_batch(options: &Options, mode: Mode, offered: Features) -> io::Result<bool> {
+    let can = offered.has(Features::BATCH_IO) && !options.unprivileged;
+    match options.batch {
+        Some(true) if !can => Err(io::Error::other("the driver has no batches here")),
+        Some(batch) => Ok(batch),
+        None => Ok(can && mode.is_best_in_batches()),
+    }
+}
+
 /// A server that nobody trusts does not see data: the driver lets it move them by the
 /// command that answers the request, and in no other way.
 fn choose_unprivileged(wanted: Option<Mode>, offered: Features, geometry: &Geometry) -> io::Result<Mode> {
@@ -289,6 +301,9 @@ impl Device {
         if options.unprivileged {
             flags |= Features::UNPRIVILEGED_DEV;
         }
+        if choose_batch(options, mode, offered)? {
+            flags |= Features::BATCH_IO;
+        }
         let mut info = DevInfo {
             nr_hw_queues: options.queues,
             queue_depth: options.depth,
@@ -349,6 +364,11 @@ impl Device {
         self.mode
     }
 
+    /// Is a command about many requests?
+    pub fn is_batched(&self) -> bool {
+        Features(self.info.flags).has(Features::BATCH_IO)
+    }
+
     /// Was it made to be there for another server when this one is gone?
     pub fn survives(&self) -> bool {
         Features(self.info.flags).has(Features::USER_RECOVERY)
@@ -372,6 +392,7 @@ impl Device {
                 depth: self.info.queue_depth,
                 mode: self.mode,
                 max_io: self.info.max_io_buf_bytes,
+                batch: self.is_batched(),
             };
             let (tell, target, id) = (tell.clone(), target.clone(), self.id());
             let thread = thread::Builder::new().name(format!("queue {q_id}"));

@@ -26,6 +26,12 @@ impl Mode {
     /// All of them, the best first.
     pub const ALL: [Mode; 3] = [Mode::Fused, Mode::Auto, Mode::Copy];
 
+    /// Is it quicker with commands about many requests? A fused command that answers its
+    /// request is one command less, which is more than batches save.
+    pub(crate) fn is_best_in_batches(self) -> bool {
+        self != Mode::Fused
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {

@@ -20,7 +20,7 @@ use std::{
     },
     sync::Arc,
 };
-use ublk_ring::{Direction, FileIndex, IoCmd, Op, Ring, Secondary, Task};
+use ublk_ring::{Direction, FileIndex, IoCmd, Ring, Secondary, Task};
 use ublk_sys::{
     Buffer, Descriptors,
     uapi::{self, IoDesc, IoOp},
@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     /// The most data of a request, in bytes.
     pub(crate) max_io: u32,
+    /// Many requests with a command.
+    pub(crate) batch: bool,
 }
 
 /// A queue, in its thread.
@@ -66,6 +68,9 @@ impl Queue {
         let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).collect();
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
         let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
+        if plan.batch {
+            ring.serve_batches(DEVICE, plan.q_id, plan.depth, plan.mode == Mode::Auto)?;
+        }
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
         let copied = if plan.mode == Mode::Copy { plan.depth } else { 0 };
         let buffers: io::Result<_> =
@@ -100,12 +105,17 @@ impl Queue {
         IoCmd { op, q_id: self.plan.q_id, tag, result, auto_index }
     }
 
-    fn commit(&self, tag: u16, result: Result<u32, Errno>) -> Op<'_> {
+    /// Answer a request, and wait for the next one of its tag.
+    async fn commit(&self, tag: u16, result: Result<u32, Errno>) -> i32 {
         let result = match result {
             Ok(len) => i32::try_from(len).unwrap_or(i32::MAX),
             Err(errno) => -errno.get(),
         };
-        self.ring.command(DEVICE, &self.command(IoOp::CommitAndFetch, tag, result))
+        if self.plan.batch {
+            self.ring.commit_later(tag, result);
+            return self.ring.next_request(tag).await;
+        }
+        self.ring.command(DEVICE, &self.command(IoOp::CommitAndFetch, tag, result)).await.result
     }
 
     /// Move pieces of the data of a request, which stays. What became of each?
@@ -215,12 +225,12 @@ impl Queue {
                 if let Err(errno) = result {
                     self.failed(tag, errno);
                 }
-                return self.commit(tag, result).await.result;
+                return self.commit(tag, result).await;
             }
             What::Move(direction, pieces) => (direction, pieces),
         };
         let placed = pieces.as_slice();
-        let commits = direction == Direction::Drain || self.ends;
+        let commits = (direction == Direction::Drain || self.ends) && !self.plan.batch;
         if self.plan.mode == Mode::Fused && placed.len() <= MOST && commits {
             let cmd = self.command(IoOp::CommitAndFetch, tag, 0);
             let done = match placed {
@@ -247,7 +257,7 @@ impl Queue {
                 // It has not moved the data: the request is still ours.
                 Some(errno) => {
                     self.failed(tag, errno);
-                    return self.commit(tag, Err(errno)).await.result;
+                    return self.commit(tag, Err(errno)).await;
                 }
             }
         }
@@ -257,7 +267,7 @@ impl Queue {
         if let Err(errno) = result {
             self.failed(tag, errno);
         }
-        self.commit(tag, result).await.result
+        self.commit(tag, result).await
     }
 
     /// A request of this tag ends with an error; that something can not be done is none.
@@ -274,7 +284,11 @@ impl Queue {
 
     /// Serve a tag until the device is stopped.
     async fn serve(&self, io: &Io, tag: u16, target: &impl Target) {
-        let mut told = self.ring.command(DEVICE, &self.command(IoOp::Fetch, tag, 0)).await.result;
+        let mut told = if self.plan.batch {
+            self.ring.next_request(tag).await
+        } else {
+            self.ring.command(DEVICE, &self.command(IoOp::Fetch, tag, 0)).await.result
+        };
         let mut held = false;
         while told == 0 {
             held = true;
@@ -353,7 +367,17 @@ pub(crate) fn run<T: Target>(plan: Plan, target: &T, ready: impl FnOnce()) -> io
     let Io(Inner::Queue(queue)) = &io else { unreachable!("just made") };
     ready();
     let tasks = (0..depth).map(|tag| Box::pin(queue.serve(&io, tag, target)) as Task<'_>).collect();
-    queue.ring.run(tasks)
+    let result = queue.ring.run(tasks);
+    if let Err(e) = &result
+        && queue.plan.batch
+        && e.raw_os_error().is_some()
+    {
+        // Requests that were to be answered would wait for ever.
+        log(format_args!("queue {}: {e}", queue.plan.q_id));
+        flush_log();
+        std::process::abort();
+    }
+    result
 }
 
 #[cfg(test)]
