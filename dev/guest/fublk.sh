@@ -214,6 +214,22 @@ mirror() {
 	fublk del 50 || bad "del 50 fails"
 }
 
+# batches MODE: the driver has them, and each of its commands is about many requests
+batches() {
+	file "$1" '' --batch on --queues 2 --depth 16 || return
+	add --mode "$1" --batch on null || return
+	field 'features[]' | grep -qx BATCH_IO || bad "no batches: $(field 'features|join(" ")')" || return
+	del || return
+	# One tag, which is told and committed again and again.
+	add --mode "$1" --batch on --depth 1 null 2>/dev/null || add --mode "$1" --batch on --depth 2 null || return
+	io --rw=randread --bs=4k --size=1M || return
+	del || return
+	# More tags than the memory of a command has room for.
+	add --mode "$1" --batch on --depth 512 null || return
+	io --rw=randrw --bs=4k --size=16M --iodepth=512 || return
+	del
+}
+
 # A file on a block device, and the block device itself.
 block() {
 	local loop
@@ -226,12 +242,12 @@ block() {
 	return $rc
 }
 
-# recover MODE ON_DEATH
+# recover MODE ON_DEATH ADD_OPTIONS...
 recover() {
 	local file=$store/recover i
 	rm -f "$file"
 	truncate -s 48M "$file"
-	add --mode "$1" --on-death "$2" --queues 2 file "$file" || return
+	add --mode "$1" --on-death "$2" --queues 2 "${@:3}" file "$file" || return
 	refused 5 "has a server" recover "$id" || return
 	write_data || return
 	for i in 1 2; do
@@ -527,15 +543,15 @@ pressure() {
 import mmap, time
 open("/proc/self/oom_score_adj", "w").write("1000")
 free = int(next(l for l in open("/proc/meminfo") if l.startswith("MemAvailable")).split()[1]) << 10
-hog = mmap.mmap(-1, max(0, free - (72 << 20)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+hog = mmap.mmap(-1, max(0, free - (48 << 20)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
 print(len(hog) >> 20, flush=True)
 time.sleep(600)' >"$work/hog" 2>&1 &
 	hog=$!
 	until_true 60 grep -q . "$work/hog" || bad "memory is not taken" || { kill $hog; return 1; }
-	for ((i = 0; i < ${4:-4}; i++)); do
+	for ((i = 0; i < ${4:-1}; i++)); do
 		# Several writers, more data than there is memory.
 		for f in a b c; do
-			{ timeout 120 dd if=/dev/zero of="$mnt/$f" bs=1M count=24 && timeout 120 cp "$work/data" "$mnt/$f.data"; } 2>>"$log" &
+			{ timeout 120 dd if=/dev/zero of="$mnt/$f" bs=1M count=14 && timeout 120 cp "$work/data" "$mnt/$f.data"; } 2>>"$log" &
 		done
 		wait %2 %3 %4 2>/dev/null || rc=1
 		timeout 120 sync -f "$mnt" || rc=1
@@ -757,6 +773,7 @@ deaths=(wait reissue fail) ends=(del stop term)
 for mode in "${modes[@]}"; do
 	run null "$mode" --queues 2 --depth 32
 	run file "$mode" '' --queues 2
+	run batches "$mode"
 	death=${deaths[0]} end=${ends[0]}
 	deaths=("${deaths[@]:1}" "$death") ends=("${ends[@]:1}" "$end")
 	if [ "${1:-}" = all ]; then
@@ -767,13 +784,16 @@ for mode in "${modes[@]}"; do
 		run resize "$mode"
 		run several "$mode"
 		run xfs "$mode" ''
-		run pressure "$mode" '' '' 8
-		run pressure "$mode" '--queues 2' --direct 8
+		run pressure "$mode" '' '' 3
+		run pressure "$mode" '--queues 2' --direct 3
 		run recover "$mode" "${deaths[0]}"
 		run recover "$mode" "${deaths[1]}"
 		run removed "$mode" "${ends[0]}"
 		run removed "$mode" "${ends[1]}"
 		run read_only "$mode"
+		run file "$mode" '' --batch off
+		run recover "$mode" reissue --batch on
+		run recover "$mode" wait --batch on
 	fi
 	if [ "${1:-}" = all ] || [ "$mode" = "${modes[0]}" ]; then
 		run recover "$mode" "$death"
@@ -786,6 +806,7 @@ run stripe "${modes[0]}" 64K 2
 run mirror "${modes[0]}"
 run resize "${modes[0]}"
 run read_only "${modes[0]}"
+run recover "${modes[0]}" reissue --batch on
 run xfs "${modes[0]}" --direct
 run pressure "${modes[0]}" '' ''
 run nothing_left

@@ -315,6 +315,9 @@ impl Device {
         };
         control::execute(ControlOp::AddDev, info.dev_id, 0, info.bytes_mut())?;
         let device = Device { info, mode, recovers: false };
+        if options.unprivileged {
+            wait_for_node(info.dev_id)?;
+        }
         let set = if Features(info.flags).has(flags) {
             control::execute(ControlOp::SetParams, info.dev_id, 0, params.bytes_mut()).map(drop)
         } else {
@@ -471,6 +474,32 @@ fn told(queue: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 /// has to be there all the time.
 fn max_io(mode: Mode, wanted: u32) -> u32 {
     if mode == Mode::Copy { wanted.min(128 << 10) } else { wanted }
+}
+
+/// The node of a device that an ordinary user has made is theirs when udev has seen it.
+fn wait_for_node(id: u32) -> io::Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        match control::info(id) {
+            Err(e)
+                if [Errno::ENOENT, Errno::EACCES, Errno::EPERM].contains(&Errno::from(&e))
+                    && Instant::now() < end =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            // Not even deleting it is possible then.
+            Err(e) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!(
+                        "/dev/ublkc{id} does not become yours, which udev rules have to do ({e}): \
+                         only root can delete device {id}"
+                    ),
+                ));
+            }
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 /// udev may be slow to make a node, and the last server slow to go.
