@@ -48,6 +48,22 @@
 //!       read.done()
 //!   }
 //!   ```
+//! - What is received from a socket comes from one that was attached, whose end is
+//!   noticed. It is no file:
+//!   ```compile_fail,E0308
+//!   use ublk_server::{Answer, Read, SocketId};
+//!   fn serve<'r>(read: Read<'r>, socket: SocketId) -> Answer<'r> {
+//!       read.from_file(socket, 0)
+//!   }
+//!   ```
+//! - What is received is no good data unless all has come, and a read whose data did
+//!   not come is still to be answered:
+//!   ```compile_fail,E0308
+//!   use ublk_server::{Answer, Read, Socket};
+//!   async fn serve<'r>(read: Read<'r>, socket: Socket) -> Answer<'r> {
+//!       read.receive(socket).await
+//!   }
+//!   ```
 //! - A queue stays in its thread:
 //!   ```compile_fail,E0277
 //!   use ublk_server::Io;
@@ -76,12 +92,14 @@ mod io;
 mod queue;
 mod request;
 pub mod sim;
+mod socket;
 mod target;
 
 pub use device::{Device, Options, Recovery, control};
 pub use io::{Allocate, Io, Mode};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
-pub use target::{FileId, Files, Geometry, Target};
+pub use socket::Socket;
+pub use target::{FileId, Files, Geometry, SocketId, Target};
 pub use ublk_sys::{Buffer, Errno, allocate};
 
 /// A line for whoever reads the server's log, its standard error. Nobody may.

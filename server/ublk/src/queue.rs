@@ -7,6 +7,7 @@ use crate::{
     io::{Allocate, Inner},
     log,
     request::{Placed, Slot, What},
+    socket::Sockets,
 };
 use std::{
     cell::RefCell,
@@ -19,7 +20,7 @@ use std::{
     },
     sync::Arc,
 };
-use ublk_ring::{Direction, FileIndex, IoCmd, Op, Ring, Secondary, Task};
+use ublk_ring::{Direction, FileIndex, IoCmd, Kind, Op, Ring, Secondary, Task};
 use ublk_sys::{
     Buffer, Descriptors,
     uapi::{self, IoDesc, IoOp},
@@ -45,6 +46,7 @@ pub(crate) struct Queue {
     ends: bool,
     /// Of each tag, when its data have to be copied.
     buffers: RefCell<Vec<Option<Buffer>>>,
+    pub(crate) sockets: Sockets,
 }
 
 /// `/dev/ublkcN` comes first in a ring's table, then the files of the target.
@@ -61,15 +63,24 @@ impl Queue {
     fn new(plan: Plan, target: &impl Target) -> io::Result<Queue> {
         let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(target.files().fds()).collect();
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
-        let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
+        let sockets = Sockets::new(files.len(), target.files().sockets());
+        let ring = Ring::new(2 * u32::from(plan.depth), &files, sockets.count(), buffers)?;
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
         let buffers = RefCell::new((0..plan.depth).map(|_| None).collect());
         let ends = target.files().fds().all(has_end);
-        Ok(Queue { plan, ring, descriptors, ends, buffers })
+        Ok(Queue { plan, ring, descriptors, ends, buffers, sockets })
     }
 
     pub(crate) fn mode(&self) -> Mode {
         self.plan.mode
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.plan.q_id
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     pub(crate) async fn sync(&self, file: FileId) -> Result<(), Errno> {
@@ -124,7 +135,7 @@ impl Queue {
         results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect()
     }
 
-    async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
+    pub(crate) async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
         match self.plan.mode {
             Mode::Fused => self.lend_fused(tag, direction, all).await,
             Mode::Auto => {
@@ -245,7 +256,8 @@ impl Queue {
 
 fn secondary(placed: &Placed, fua: bool) -> Secondary {
     let piece = &placed.piece;
-    Secondary { file: index(piece.file), offset: piece.offset, at: placed.at, len: piece.len, sync: fua }
+    let (file, offset, len) = (index(piece.file), piece.offset, piece.len);
+    Secondary { file, offset, at: placed.at, len, sync: fua, kind: Kind::File }
 }
 
 /// Is a read of it short only at its end? That is for the kernel to know of files and

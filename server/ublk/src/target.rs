@@ -40,6 +40,10 @@ pub struct Geometry {
     pub write_zeroes: bool,
     /// No request is across a multiple of this, if it is not 0.
     pub chunk: u32,
+    /// The most data of a request.
+    pub max_io: u32,
+    /// The most queues.
+    pub queues: u16,
 }
 
 impl Default for Geometry {
@@ -54,6 +58,8 @@ impl Default for Geometry {
             discard: 0,
             write_zeroes: false,
             chunk: 0,
+            max_io: u32::MAX,
+            queues: u16::MAX,
         }
     }
 }
@@ -62,22 +68,40 @@ impl Default for Geometry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileId(pub(crate) u32);
 
+/// A socket of a target. Each queue has one of its own, that comes and goes: see
+/// [`Io::attach()`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketId(pub(crate) u32);
+
 /// The files of a target.
 #[derive(Default, Debug)]
-pub struct Files(Vec<File>);
+pub struct Files {
+    files: Vec<File>,
+    sockets: u32,
+}
 
 impl Files {
     /// One more.
     pub fn add(&mut self, file: File) -> FileId {
-        self.0.push(file);
-        FileId(u32::try_from(self.0.len() - 1).expect("so many files can not be open"))
+        self.files.push(file);
+        FileId(u32::try_from(self.files.len() - 1).expect("so many files can not be open"))
+    }
+
+    /// One more socket, for each queue.
+    pub fn add_socket(&mut self) -> SocketId {
+        self.sockets += 1;
+        SocketId(self.sockets - 1)
+    }
+
+    pub(crate) fn sockets(&self) -> u32 {
+        self.sockets
     }
 
     pub(crate) fn get(&self, id: FileId) -> Option<&File> {
-        self.0.get(id.0 as usize)
+        self.files.get(id.0 as usize)
     }
 
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(File::as_fd)
+        self.files.iter().map(File::as_fd)
     }
 }
