@@ -5,6 +5,7 @@
 
 mod call;
 mod memory;
+mod socket;
 pub mod uapi;
 
 pub use call::{
@@ -12,6 +13,7 @@ pub use call::{
     pin_thread,
 };
 pub use memory::{Buffer, Descriptors};
+pub use socket::{connect_unix, notice_silence};
 
 use std::{fmt, io};
 

@@ -100,7 +100,7 @@ pub use io::{Allocate, Io, Mode};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use socket::Socket;
 pub use target::{FileId, Files, Geometry, SocketId, Target};
-pub use ublk_sys::{Buffer, Errno, allocate};
+pub use ublk_sys::{Buffer, Errno, allocate, connect_unix, notice_silence};
 
 /// A line for whoever reads the server's log, its standard error. Nobody may.
 pub fn log(what: impl std::fmt::Display) {
