@@ -94,6 +94,12 @@ impl<T: Target> Sim<T> {
         self.files().broken.set(file.map(|file| (file, errno)));
     }
 
+    /// When so many bytes more have gone through sockets, whatever moves them fails once.
+    /// The other end does not notice.
+    pub fn fail_sockets_after(&self, bytes: usize, errno: Errno) {
+        self.files().sockets.fail_after(bytes, errno);
+    }
+
     /// How often something was made to be on the medium.
     pub fn syncs(&self) -> u64 {
         self.files().syncs.get()
@@ -164,6 +170,7 @@ impl<T: Target> Sim<T> {
         let mut results: Vec<_> = asks.iter().map(|_| Err(Errno::EIO)).collect();
         let end = Instant::now() + PATIENCE;
         let mut left = tasks.len();
+        let mut idle = 0;
         while left > 0 {
             let before = left;
             for (tag, task) in tasks.iter_mut().enumerate() {
@@ -174,7 +181,9 @@ impl<T: Target> Sim<T> {
                     left -= 1;
                 }
             }
-            if left == before {
+            idle = if left == before { idle + 1 } else { 0 };
+            // What is waited for may be in another thread.
+            if idle > 100 {
                 assert!(Instant::now() < end, "{left} requests wait for ever");
                 thread::sleep(Duration::from_micros(50));
             }

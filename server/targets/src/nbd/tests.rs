@@ -158,6 +158,25 @@ fn closed_at_each_byte() {
     });
 }
 
+/// Something fails that has nothing to do with the server, after any byte: what follows in
+/// the stream belongs to nobody, and another connection is needed.
+#[test]
+fn failures_at_each_byte() {
+    let data = Random::new(5).bytes(4096);
+    let peer = Peer::start("failures", data.clone(), Script { batch: 3, ..Script::default() });
+    let sim = open(&peer, LIMIT);
+    let mut model = data.clone();
+    // So many bytes a conversation has without a greeting.
+    for (count, at) in (0..5 * (28 + 16) + 3 * 512).step_by(3).enumerate() {
+        let (asks, expected) = conversation(&mut model);
+        sim.fail_sockets_after(at, Errno::ENOMEM);
+        let results: Vec<_> = sim.ask(&asks).into_iter().map(|result| result.unwrap()).collect();
+        assert!(results == expected, "{at}: wrong data");
+        assert!(peer.data() == model, "{at}: what the server has");
+        assert_eq!(peer.seen().connections.load(Ordering::SeqCst), count as u64 + 2, "{at}");
+    }
+}
+
 #[test]
 fn replies_that_are_wrong() {
     let evils =

@@ -5,7 +5,7 @@
 
 use crate::{Errno, Socket, SocketId};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fs::File,
     future::poll_fn,
     io::{self, Read, Write},
@@ -13,47 +13,83 @@ use std::{
     task::Poll,
 };
 
+/// The most that is moved at a time.
+const PART: usize = 3000;
+
 struct One {
     generation: u64,
     file: Option<File>,
 }
 
 /// The sockets of a queue.
-pub(crate) struct SimSockets(RefCell<Vec<One>>);
+pub(crate) struct SimSockets {
+    all: RefCell<Vec<One>>,
+    /// After so many bytes something fails, though the sockets are good.
+    fails_after: Cell<Option<(usize, Errno)>>,
+}
 
 impl SimSockets {
     pub(crate) fn new(count: u32) -> SimSockets {
-        SimSockets(RefCell::new((0..count).map(|_| One { generation: 0, file: None }).collect()))
+        let all = (0..count).map(|_| One { generation: 0, file: None }).collect();
+        SimSockets { all: RefCell::new(all), fails_after: Cell::new(None) }
     }
 
     pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
         // Of any socket, whatever its family is.
         let socket = UnixStream::from(fd.try_clone_to_owned()?);
         socket.set_nonblocking(true)?;
-        let one = &mut self.0.borrow_mut()[id.0 as usize];
+        let one = &mut self.all.borrow_mut()[id.0 as usize];
         one.generation += 1;
         one.file = Some(File::from(std::os::fd::OwnedFd::from(socket)));
         Ok(Socket { id, generation: one.generation })
     }
 
-    /// Do a part with the socket, again and again until there is nothing left.
+    pub(crate) fn fail_after(&self, bytes: usize, errno: Errno) {
+        self.fails_after.set(Some((bytes, errno)));
+    }
+
+    /// How much of this can be moved before something fails?
+    fn most(&self, len: usize) -> Result<usize, Errno> {
+        match self.fails_after.get() {
+            None => Ok(len),
+            Some((0, errno)) => {
+                self.fails_after.set(None);
+                Err(errno)
+            }
+            Some((left, _)) => Ok(len.min(left)),
+        }
+    }
+
+    fn count(&self, moved: usize) {
+        let left = self.fails_after.get().map(|(left, errno)| (left.saturating_sub(moved), errno));
+        self.fails_after.set(left);
+    }
+
+    /// Do a part with the socket, again and again until there is nothing left. Others have
+    /// their turn before each part.
     async fn all(
         &self,
         socket: Socket,
         len: usize,
-        mut part: impl FnMut(&mut File, usize) -> io::Result<usize>,
+        mut part: impl FnMut(&mut File, usize, usize) -> io::Result<usize>,
     ) -> Result<(), Errno> {
         let mut done = 0;
         while done < len {
+            let mut others = true;
+            poll_fn(|_| if std::mem::take(&mut others) { Poll::Pending } else { Poll::Ready(()) }).await;
             done += poll_fn(|_| {
-                let one = &mut self.0.borrow_mut()[socket.id.0 as usize];
+                let one = &mut self.all.borrow_mut()[socket.id.0 as usize];
                 let Some(file) = one.file.as_mut().filter(|_| one.generation == socket.generation) else {
                     return Poll::Ready(Err(Errno::ECONNRESET));
                 };
-                match part(file, done) {
+                let most = match self.most((len - done).min(PART)) {
+                    Ok(most) => most,
+                    Err(errno) => return Poll::Ready(Err(errno)),
+                };
+                match part(file, done, done + most) {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
                     Ok(0) => Poll::Ready(Err(Errno::ECONNRESET)),
-                    result => Poll::Ready(result.map_err(Errno::from)),
+                    result => Poll::Ready(result.inspect(|moved| self.count(*moved)).map_err(Errno::from)),
                 }
             })
             .await?;
@@ -62,10 +98,10 @@ impl SimSockets {
     }
 
     pub(crate) async fn send(&self, socket: Socket, bytes: &[u8]) -> Result<(), Errno> {
-        self.all(socket, bytes.len(), |file, done| file.write(&bytes[done..])).await
+        self.all(socket, bytes.len(), |file, from, to| file.write(&bytes[from..to])).await
     }
 
     pub(crate) async fn receive(&self, socket: Socket, bytes: &mut [u8]) -> Result<(), Errno> {
-        self.all(socket, bytes.len(), |file, done| file.read(&mut bytes[done..])).await
+        self.all(socket, bytes.len(), |file, from, to| file.read(&mut bytes[from..to])).await
     }
 }
