@@ -34,7 +34,7 @@ nbd_start() {
 }
 
 # Without talking to it.
-nbd_listens() { grep -q ':2AF7 0*:0000 0A ' /proc/net/tcp || grep -q ':2AF7 0*:0000 0A ' /proc/net/tcp6; }
+nbd_listens() { grep -qs ':2AF7 0*:0000 0A ' /proc/net/tcp /proc/net/tcp6; }
 
 nbd_stop() {
 	[ -n "$nbd_pid" ] || return 0
@@ -62,6 +62,14 @@ nbd() {
 	cmp -s -n "${data}M" "$image" "$work/data" || bad "the file has other data than the device"
 }
 
+# Write and verify until $work/stop is there.
+nbd_load() {
+	while gone "$work/stop"; do
+		fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=16 --rw=randrw --bsrange=4k-128k \
+			--offset=16M --size=16M --verify=crc32c --verify_fatal=1 --verify_state_save=0 >"$work/load" 2>&1 || return
+	done
+}
+
 # nbd_killed MODE SERVER...: the server dies under load and comes back, again and again;
 # nobody sees an error
 nbd_killed() {
@@ -70,18 +78,19 @@ nbd_killed() {
 	nbd_start "${@:2}" || return
 	add --mode "$1" --queues 2 nbd "$uri" || return
 	write_data || return
-	fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=16 --rw=randrw --bsrange=4k-128k \
-		--offset=16M --size=16M --loops=1000 --time_based --runtime=12 --verify=crc32c --verify_fatal=1 \
-		--verify_state_save=0 >"$work/fio" 2>&1 &
+	rm -f "$work/stop"
+	nbd_load &
 	load=$!
 	for i in 1 2 3; do
 		sleep 1.5
-		! dead $load || bad "no load: $(grep -aE 'err=|verify:' "$work/fio" | head -n 3)" || return
+		! dead $load || bad "no load: $(grep -aE 'err=|verify:' "$work/load" | head -n 3)" || return
 		nbd_stop -KILL || return
 		sleep "0.$i"
 		nbd_start again || return
 	done
-	wait $load || bad "the load saw the death: $(grep -aE 'err=|verify:' "$work/fio" | head -n 3)" || return
+	sleep 1
+	touch "$work/stop"
+	wait $load || bad "the load saw a death: $(grep -aE 'err=|verify:' "$work/load" | head -n 3)" || return
 	i=$(grep -c 'connected to' "/run/fublk/$id.log")
 	[ "$i" -ge 4 ] || bad "only $i connections were made again" || return
 	verify --rw=randwrite --bs=4k --offset=32M --size=1M || return

@@ -72,6 +72,8 @@ struct Shared {
     /// The connections that there are.
     streams: Mutex<Vec<UnixStream>>,
     stopped: AtomicBool,
+    /// What should be a request was none.
+    broken: AtomicBool,
 }
 
 impl Peer {
@@ -84,6 +86,7 @@ impl Peer {
             seen: Seen::default(),
             streams: Mutex::default(),
             stopped: AtomicBool::new(true),
+            broken: AtomicBool::new(false),
         });
         let peer = Peer { scratch, shared };
         peer.restart();
@@ -142,6 +145,8 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.stop();
+        let broken = self.shared.broken.load(Ordering::SeqCst);
+        assert!(thread::panicking() || !broken, "the stream of requests is broken");
     }
 }
 
@@ -249,7 +254,10 @@ impl Shared {
     fn request(&self, wire: &mut Wire<'_>, first: u8) -> io::Result<Vec<u8>> {
         let mut head = [first; 28];
         wire.read_exact(&mut head[1..])?;
-        assert_eq!(head[..4], [0x25, 0x60, 0x95, 0x13], "the stream of requests is broken");
+        if head[..4] != [0x25, 0x60, 0x95, 0x13] {
+            self.broken.store(true, Ordering::SeqCst);
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let (flags, kind) = (be(&head[4..6]), be(&head[6..8]));
         let (offset, len) = (be(&head[16..24]) as usize, be(&head[24..28]) as usize);
         let mut reply = b"\x67\x44\x66\x98\0\0\0\0".to_vec();
