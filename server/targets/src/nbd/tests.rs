@@ -171,16 +171,16 @@ fn failures_at_each_byte() {
         data[at..at + 512].chunks_mut(16).for_each(|chunk| chunk.copy_from_slice(&reply));
     }
     let peer = Peer::start("failures", data.clone(), Script { batch: 3, ..Script::default() });
-    let sim = open(&peer, LIMIT);
     let mut model = data.clone();
     // So many bytes a conversation has without a greeting.
     for (count, at) in (0..5 * (28 + 16) + 3 * 512).step_by(3).enumerate() {
         let (asks, expected) = conversation(&mut model);
+        let sim = open(&peer, LIMIT);
         sim.fail_sockets_after(at, Errno::ENOMEM);
         let results: Vec<_> = sim.ask(&asks).into_iter().map(|result| result.unwrap()).collect();
         assert!(results == expected, "{at}: wrong data");
         assert!(peer.data() == model, "{at}: what the server has");
-        assert_eq!(peer.seen().connections.load(Ordering::SeqCst), count as u64 + 2, "{at}");
+        assert_eq!(peer.seen().connections.load(Ordering::SeqCst), 2 * (count as u64 + 1), "{at}");
     }
 }
 
