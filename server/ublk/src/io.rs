@@ -112,8 +112,8 @@ impl Io {
         }
     }
 
-    /// From now on this socket is this one, a stream. What still uses another one that it
-    /// was before is not affected; what is begun with that fails.
+    /// From now on this socket is this one, a stream. `EBUSY` is the error while something
+    /// that was begun with another one, which it was before, is under way: shut that down.
     pub fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
         match &self.0 {
             Inner::Queue(queue) => queue.attach(id, fd),

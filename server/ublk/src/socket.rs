@@ -20,11 +20,49 @@ pub struct Socket {
     pub(crate) generation: u64,
 }
 
+/// What is known of a socket: how often it was attached, and how many operations are under
+/// way.
+#[derive(Default)]
+pub(crate) struct Usage {
+    generation: Cell<u64>,
+    users: Cell<u32>,
+}
+
+/// An operation that is under way.
+pub(crate) struct User<'s>(&'s Usage);
+
+impl Usage {
+    /// `EBUSY` while the last one is used: the kernel looks a file up when a request begins,
+    /// which may be after it was submitted.
+    pub(crate) fn attach(&self, id: SocketId) -> Result<Socket, Errno> {
+        if self.users.get() > 0 {
+            return Err(Errno::EBUSY);
+        }
+        self.generation.set(self.generation.get() + 1);
+        Ok(Socket { id, generation: self.generation.get() })
+    }
+
+    /// Begin something, if it is still this one.
+    pub(crate) fn begin(&self, socket: Socket) -> Result<User<'_>, Errno> {
+        if self.generation.get() != socket.generation {
+            return Err(Errno::ECONNRESET);
+        }
+        self.users.set(self.users.get() + 1);
+        Ok(User(self))
+    }
+}
+
+impl Drop for User<'_> {
+    fn drop(&mut self) {
+        self.0.users.set(self.0.users.get() - 1);
+    }
+}
+
 /// Which sockets are attached.
 pub(crate) struct Sockets {
     /// Where they begin in the ring's table.
     first: u32,
-    generations: Vec<Cell<u64>>,
+    usage: Vec<Usage>,
     /// Memory for what is no data of a request.
     spare: RefCell<Vec<Buffer>>,
 }
@@ -32,41 +70,35 @@ pub(crate) struct Sockets {
 impl Sockets {
     pub(crate) fn new(files: usize, sockets: u32) -> Sockets {
         let first = u32::try_from(files).expect("so many files can not be open");
-        let generations = (0..sockets).map(|_| Cell::new(0)).collect();
-        Sockets { first, generations, spare: RefCell::default() }
+        let usage = (0..sockets).map(|_| Usage::default()).collect();
+        Sockets { first, usage, spare: RefCell::default() }
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.generations.len()
+        self.usage.len()
     }
 
-    fn generation(&self, id: SocketId) -> &Cell<u64> {
-        &self.generations[id.0 as usize]
+    fn usage(&self, id: SocketId) -> &Usage {
+        &self.usage[id.0 as usize]
     }
 
-    /// Its place in the table, if it still has that.
-    fn index(&self, socket: Socket) -> Result<FileIndex, Errno> {
-        if self.generation(socket.id).get() != socket.generation {
-            return Err(Errno::ECONNRESET);
-        }
-        Ok(FileIndex(self.first + socket.id.0))
+    /// Its place in the table.
+    fn index(&self, id: SocketId) -> FileIndex {
+        FileIndex(self.first + id.0)
     }
 }
 
 impl Queue {
     pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
-        let now = self.sockets.generation(id);
         // Also if this fails, the last one is over.
-        now.set(now.get() + 1);
-        let socket = Socket { id, generation: now.get() };
-        self.ring().put(self.sockets.index(socket)?, fd)?;
+        let socket = self.sockets.usage(id).attach(id)?;
+        self.ring().put(self.sockets.index(id), fd)?;
         Ok(socket)
     }
 
-    /// A part, and how much of it was moved.
-    fn piece(&self, socket: Socket, at: u32, len: u32, more: bool) -> Result<Secondary, Errno> {
-        let file = self.sockets.index(socket)?;
-        Ok(Secondary { file, offset: 0, at, len, sync: false, kind: Kind::Socket { more } })
+    fn piece(&self, id: SocketId, at: u32, len: u32, more: bool) -> Secondary {
+        let file = self.sockets.index(id);
+        Secondary { file, offset: 0, at, len, sync: false, kind: Kind::Socket { more } }
     }
 
     /// All of the data of a request.
@@ -77,9 +109,10 @@ impl Queue {
         socket: Socket,
         len: u32,
     ) -> Result<(), Errno> {
+        let _user = self.sockets.usage(socket.id).begin(socket)?;
         let mut at = 0;
         while at < len {
-            let piece = self.piece(socket, at, len - at, false)?;
+            let piece = self.piece(socket.id, at, len - at, false);
             at += some(self.lend_once(tag, direction, &[piece]).await[0], len - at)?;
         }
         Ok(())
@@ -118,12 +151,13 @@ impl Queue {
         more: bool,
     ) -> (Result<(), Errno>, Buffer) {
         let len = u32::try_from(len).expect("at most MOST_SENT");
+        let _user = match self.sockets.usage(socket.id).begin(socket) {
+            Ok(user) => user,
+            Err(errno) => return (Err(errno), memory),
+        };
         let mut at = 0;
         while at < len {
-            let piece = match self.piece(socket, at, len - at, more) {
-                Ok(piece) => piece,
-                Err(errno) => return (Err(errno), memory),
-            };
+            let piece = self.piece(socket.id, at, len - at, more);
             let results;
             (results, memory) = self.ring().transfer(direction, memory, &[piece]).await;
             match some(results[0], len - at) {
@@ -158,11 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn an_old_one_is_over() {
-        let sockets = Sockets::new(3, 2);
-        sockets.generation(SocketId(1)).set(7);
-        let socket = |generation| Socket { id: SocketId(1), generation };
-        assert_eq!(sockets.index(socket(7)), Ok(FileIndex(4)));
-        assert_eq!(sockets.index(socket(6)), Err(Errno::ECONNRESET));
+    fn an_old_one_is_over_and_one_in_use_stays() {
+        let usage = Usage::default();
+        let first = usage.attach(SocketId(1)).unwrap();
+        let user = usage.begin(first).unwrap();
+        assert_eq!(usage.attach(SocketId(1)), Err(Errno::EBUSY));
+        assert!(usage.begin(first).is_ok(), "nothing has changed");
+        drop(user);
+        let second = usage.attach(SocketId(1)).unwrap();
+        assert_eq!(usage.begin(first).map(drop), Err(Errno::ECONNRESET));
+        assert!(usage.begin(second).is_ok());
     }
 }

@@ -151,6 +151,11 @@ impl Connector {
         }
     }
 
+    /// It can not be used yet.
+    pub(crate) fn give_back(&self, stream: Stream) {
+        *self.shared.post() = Post::Connected(stream);
+    }
+
     /// A byte comes when there is something to [take](Self::take). There may be bytes without.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

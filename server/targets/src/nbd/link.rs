@@ -8,6 +8,8 @@ use super::{
 };
 use std::{
     future::poll_fn,
+    io,
+    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     time::{Duration, Instant},
@@ -33,7 +35,16 @@ struct State {
     bell: Option<Socket>,
     /// Somebody waits for the bell, and tells these.
     listening: bool,
+    /// There is a connection, but the last one is still used.
+    in_use: bool,
     wakers: Vec<Waker>,
+}
+
+enum Look {
+    Found(Arc<Conn>),
+    Wait,
+    /// It was waited for too long.
+    Late,
 }
 
 impl State {
@@ -54,49 +65,71 @@ impl Link {
     /// The connection that there is, or will be. `EIO` if it does not come in time.
     pub(crate) async fn conn(&self, io: &Io) -> Result<Arc<Conn>, Errno> {
         loop {
-            if let Some(found) = self.look(io) {
-                return found;
+            match self.look(io) {
+                Look::Found(conn) => return Ok(conn),
+                Look::Late => return Err(Errno::EIO),
+                Look::Wait => {}
             }
             let bell = {
                 let mut state = self.state();
-                if state.listening { None } else { Some(self.bell(io, &mut state)?) }
-            };
-            match bell {
-                Some(bell) => {
-                    self.state().listening = true;
-                    let rung = io.receive(bell, &mut [0]).await;
-                    let mut state = self.state();
-                    state.listening = false;
-                    state.wake_all();
-                    rung.map_err(|_| Errno::EIO)?;
+                // Who listens, or who still uses the last connection, tells.
+                if state.listening || state.in_use {
+                    None
+                } else {
+                    let bell = self.bell(io, &mut state)?;
+                    state.listening = true;
+                    Some(bell)
                 }
-                None => self.told().await,
-            }
+            };
+            let Some(bell) = bell else {
+                self.told().await;
+                continue;
+            };
+            let rung = io.receive(bell, &mut [0]).await;
+            let mut state = self.state();
+            state.listening = false;
+            state.wake_all();
+            rung.map_err(|_| Errno::EIO)?;
         }
     }
 
-    /// The connection, or that there is none; `None`: wait.
-    fn look(&self, io: &Io) -> Option<Result<Arc<Conn>, Errno>> {
+    /// A request has come to an end with a connection, or has lost it.
+    pub(crate) fn done(&self) {
+        let mut state = self.state();
+        if std::mem::take(&mut state.in_use) {
+            state.wake_all();
+        }
+    }
+
+    fn look(&self, io: &Io) -> Look {
         let mut state = self.state();
         if let Some(conn) = &state.conn {
             if !conn.is_over() {
-                return Some(Ok(conn.clone()));
+                return Look::Found(conn.clone());
             }
             state.conn = None;
             self.connector.order();
         }
-        match self.connector.take() {
-            Post::Trying => None,
-            Post::Late => Some(Err(Errno::EIO)),
-            Post::Connected(stream) => {
-                use std::os::fd::AsFd;
-                let Ok(socket) = io.attach(self.sockets.server, stream.as_fd()) else {
-                    self.connector.order();
-                    return None;
-                };
+        let stream = match self.connector.take() {
+            Post::Trying => return Look::Wait,
+            Post::Late => return Look::Late,
+            Post::Connected(stream) => stream,
+        };
+        match io.attach(self.sockets.server, stream.as_fd()) {
+            Ok(socket) => {
                 let conn = Arc::new(Conn::new(socket, stream));
                 state.conn = Some(conn.clone());
-                Some(Ok(conn))
+                Look::Found(conn)
+            }
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                // Others are not done with the last one, which is over.
+                self.connector.give_back(stream);
+                state.in_use = true;
+                Look::Wait
+            }
+            Err(_) => {
+                self.connector.order();
+                Look::Wait
             }
         }
     }
@@ -117,7 +150,7 @@ impl Link {
         let mut first = true;
         poll_fn(|context| {
             let mut state = self.state();
-            if !first || !state.listening {
+            if !first || !(state.listening || state.in_use) {
                 return Poll::Ready(());
             }
             first = false;

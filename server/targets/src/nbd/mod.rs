@@ -61,6 +61,15 @@ impl fmt::Debug for Nbd {
     }
 }
 
+/// Tells, in the end, that a request does not use its connection any more.
+struct Done<'l>(&'l Link);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.done();
+    }
+}
+
 fn geometry(export: &Export, read_only: bool) -> io::Result<Geometry> {
     let can = |flag| export.flags.has(flag);
     let block = export.blocks.smallest.max(512);
@@ -121,6 +130,7 @@ impl Nbd {
         let mut patience = Patience::new(self.limit);
         loop {
             let conn = link.conn(io).await?;
+            let _done = Done(link);
             match conn.ask(io, tag, &head, data).await {
                 Ok(Outcome::Done(Ok(()))) => return Ok(()),
                 Ok(Outcome::Done(Err(Refusal::Failed(errno)))) => return Err(errno),
@@ -142,6 +152,7 @@ impl Nbd {
                 Ok(conn) => conn,
                 Err(errno) => return read.fail(errno),
             };
+            let _done = Done(link);
             match conn.ask(io, read.tag(), &head, None).await {
                 Ok(Outcome::Data(role)) => match read.receive(conn.socket()).await {
                     Ok(answer) => {

@@ -3,45 +3,49 @@
 //! Sockets of a target without a kernel that has ublk. Whoever waits is asked again and
 //! again.
 
-use crate::{Errno, Socket, SocketId};
+use crate::{Errno, Socket, SocketId, socket::Usage};
 use std::{
     cell::{Cell, RefCell},
     fs::File,
     future::poll_fn,
     io::{self, Read, Write},
-    os::{fd::BorrowedFd, unix::net::UnixStream},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     task::Poll,
 };
 
 /// The most that is moved at a time.
 const PART: usize = 3000;
 
+#[derive(Default)]
 struct One {
-    generation: u64,
-    file: Option<File>,
+    usage: Usage,
+    file: RefCell<Option<File>>,
 }
 
 /// The sockets of a queue.
 pub(crate) struct SimSockets {
-    all: RefCell<Vec<One>>,
+    all: Vec<One>,
     /// After so many bytes something fails, though the sockets are good.
     fails_after: Cell<Option<(usize, Errno)>>,
 }
 
 impl SimSockets {
     pub(crate) fn new(count: u32) -> SimSockets {
-        let all = (0..count).map(|_| One { generation: 0, file: None }).collect();
-        SimSockets { all: RefCell::new(all), fails_after: Cell::new(None) }
+        let all = (0..count).map(|_| One::default()).collect();
+        SimSockets { all, fails_after: Cell::new(None) }
     }
 
     pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
         // Of any socket, whatever its family is.
         let socket = UnixStream::from(fd.try_clone_to_owned()?);
         socket.set_nonblocking(true)?;
-        let one = &mut self.all.borrow_mut()[id.0 as usize];
-        one.generation += 1;
-        one.file = Some(File::from(std::os::fd::OwnedFd::from(socket)));
-        Ok(Socket { id, generation: one.generation })
+        let one = &self.all[id.0 as usize];
+        let attached = one.usage.attach(id)?;
+        one.file.replace(Some(File::from(OwnedFd::from(socket))));
+        Ok(attached)
     }
 
     pub(crate) fn fail_after(&self, bytes: usize, errno: Errno) {
@@ -73,15 +77,15 @@ impl SimSockets {
         len: usize,
         mut part: impl FnMut(&mut File, usize, usize) -> io::Result<usize>,
     ) -> Result<(), Errno> {
+        let one = &self.all[socket.id.0 as usize];
+        let _user = one.usage.begin(socket)?;
         let mut done = 0;
         while done < len {
             let mut others = true;
             poll_fn(|_| if std::mem::take(&mut others) { Poll::Pending } else { Poll::Ready(()) }).await;
             done += poll_fn(|_| {
-                let one = &mut self.all.borrow_mut()[socket.id.0 as usize];
-                let Some(file) = one.file.as_mut().filter(|_| one.generation == socket.generation) else {
-                    return Poll::Ready(Err(Errno::ECONNRESET));
-                };
+                let mut file = one.file.borrow_mut();
+                let Some(file) = file.as_mut() else { return Poll::Ready(Err(Errno::ECONNRESET)) };
                 let most = match self.most((len - done).min(PART)) {
                     Ok(most) => most,
                     Err(errno) => return Poll::Ready(Err(errno)),
