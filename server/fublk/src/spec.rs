@@ -58,7 +58,7 @@ pub(crate) enum Spec {
     /// several. A lost connection is made again, and what was not answered is sent again.
     /// There is no TLS.
     Nbd {
-        /// nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH
+        /// nbd://HOST:PORT/EXPORT, where the port may be missing, or nbd+unix:///EXPORT?socket=PATH
         uri: Uri,
         /// Nothing can be written to the device
         #[arg(long)]

@@ -318,8 +318,8 @@ mod tests {
         for _ in 0..20000 {
             let mut bytes = all.clone();
             for _ in 0..=random.below(3) {
-                let at = random.below(bytes.len() as u64) as usize;
-                bytes[at] = random.below(256) as u8;
+                let at = usize::try_from(random.below(bytes.len() as u64)).unwrap();
+                bytes[at] = random.bytes(1)[0];
             }
             if let (Ok(export), _) = shake(&[bytes]) {
                 assert!(export.blocks.smallest.is_power_of_two() && export.size >> 63 == 0);

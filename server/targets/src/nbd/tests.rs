@@ -104,7 +104,7 @@ fn connections_that_do_not_last() {
 
 /// A whole conversation, with one request of each kind.
 fn conversation(model: &mut [u8]) -> (Vec<Ask>, Vec<Vec<u8>>) {
-    let data: Vec<u8> = (0..512).map(|i| (i * 7) as u8).collect();
+    let data: Vec<u8> = (0..512u32).map(|i| (i * 7) as u8).collect();
     let asks = vec![
         Ask::Read(0, 512),
         Ask::Write(512, data.clone(), true),
