@@ -7,6 +7,7 @@
 //! the one whose data they are, who receives them where they belong.
 
 use super::{
+    say::say,
     stream::Stream,
     wire::{Command, Head, REPLY_LEN, Refusal, Reply},
 };
@@ -18,7 +19,7 @@ use std::{
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
-use ublk_server::{Io, Socket, Write, log};
+use ublk_server::{Io, Socket, Write};
 
 /// The connection is over. Nobody knows whether the server has done what it was asked for.
 #[derive(PartialEq, Eq, Debug)]
@@ -211,11 +212,11 @@ impl Conn {
             let mut bytes = [0; REPLY_LEN];
             io.receive(self.socket, &mut bytes).await.map_err(|_| Lost)?;
             let Some(reply) = Reply::decode(&bytes) else {
-                log("nbd: the server says nonsense");
+                say("the server says nonsense");
                 return Err(Lost);
             };
             let (to, has_data) = self.deliver(&reply).inspect_err(|_| {
-                log("nbd: the server answers what it was not asked for");
+                say("the server answers what it was not asked for");
             })?;
             let data = has_data && reply.result.is_ok();
             match (to == tag, data) {

@@ -4,6 +4,7 @@
 
 use super::{
     handshake::{Export, handshake},
+    say::say,
     stream::{Place, Stream},
     uri::Uri,
     wire::Flags,
@@ -22,7 +23,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use ublk_server::log;
 
 /// How long a server may take to answer the handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -199,19 +199,19 @@ impl Shared {
             let left = if late { PATIENCE } else { self.limit.saturating_sub(begun.elapsed()) };
             match self.try_once(left.max(LONGEST_PAUSE)) {
                 Ok(stream) => {
-                    log(format_args!("nbd: connected to {}", self.way.uri));
+                    say(format_args!("connected to {}", self.way.uri));
                     return self.put(Post::Connected(stream));
                 }
                 Err(e) if !said => {
                     said = true;
-                    log(format_args!("nbd: no connection: {e}"));
+                    say(format_args!("no connection: {e}"));
                 }
                 Err(_) => {}
             }
             let left = self.limit.saturating_sub(begun.elapsed());
             if left.is_zero() && !late {
                 late = true;
-                log(format_args!("nbd: {}: requests fail until there is a connection", self.way.uri));
+                say(format_args!("{}: requests fail until there is a connection", self.way.uri));
                 self.put(Post::Late);
             }
             thread::sleep(if late { pause } else { pause.min(left) });

@@ -13,6 +13,7 @@ mod link;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod peer;
+mod say;
 mod stream;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
