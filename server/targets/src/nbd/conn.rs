@@ -7,56 +7,24 @@
 //! the one whose data they are, who receives them where they belong.
 
 use super::{
+    demux::{Demux, Lost, Next},
     say::say,
     stream::Stream,
     wire::{Command, Head, REPLY_LEN, Refusal, Reply},
 };
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     io::Write as _,
     sync::{Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 use ublk_server::{Io, Socket, Write};
-
-/// The connection is over. Nobody knows whether the server has done what it was asked for.
-#[derive(PartialEq, Eq, Debug)]
-pub(crate) struct Lost;
 
 /// A connection of a queue.
 pub(crate) struct Conn {
     socket: Socket,
     stream: Stream,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    over: bool,
-    /// Which request is being sent, and who is next.
-    sender: Option<u16>,
-    senders: VecDeque<(u16, Waker)>,
-    /// Somebody has the role.
-    receiving: bool,
-    count: u64,
-    /// What was sent and not answered, by tag.
-    waiting: Vec<Option<Waiting>>,
-}
-
-struct Waiting {
-    cookie: u64,
-    /// Data follow a good reply.
-    has_data: bool,
-    news: Option<News>,
-    waker: Option<Waker>,
-}
-
-enum News {
-    Result(Result<(), Refusal>),
-    /// The data are next, and the role is ours.
-    Data,
+    demux: Mutex<Demux>,
 }
 
 /// What has come of a request.
@@ -64,12 +32,6 @@ pub(crate) enum Outcome<'c> {
     Done(Result<(), Refusal>),
     /// Its data are next: receive all of them.
     Data(Role<'c>),
-}
-
-enum Next<'c> {
-    Outcome(Outcome<'c>),
-    /// Nobody receives: do it.
-    Lead(Role<'c>),
 }
 
 /// The right to send. Who does not send all of a request spoils the connection.
@@ -80,11 +42,11 @@ pub(crate) struct Role<'c>(&'c Conn);
 
 impl Conn {
     pub(crate) fn new(socket: Socket, stream: Stream) -> Conn {
-        Conn { socket, stream, state: Mutex::default() }
+        Conn { socket, stream, demux: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn demux(&self) -> MutexGuard<'_, Demux> {
+        self.demux.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn socket(&self) -> Socket {
@@ -92,58 +54,19 @@ impl Conn {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.state().over
+        self.demux().is_over()
     }
 
     /// It is over: who waits for anything of it is told.
     pub(crate) fn end(&self) {
-        let mut state = self.state();
-        state.over = true;
         self.stream.shutdown();
-        for (_, waker) in state.senders.drain(..) {
-            waker.wake();
-        }
-        for waiting in state.waiting.iter_mut().flatten() {
-            if let Some(waker) = waiting.waker.take() {
-                waker.wake();
-            }
-        }
+        self.demux().end();
     }
 
     /// Wait until nobody else sends.
     async fn turn(&self, tag: u16) -> Result<Turn<'_>, Lost> {
-        poll_fn(|context| {
-            let mut state = self.state();
-            if state.over {
-                return Poll::Ready(Err(Lost));
-            }
-            match state.sender {
-                Some(other) if other != tag => {
-                    if !state.senders.iter().any(|(queued, _)| *queued == tag) {
-                        state.senders.push_back((tag, context.waker().clone()));
-                    }
-                    Poll::Pending
-                }
-                _ => {
-                    state.sender = Some(tag);
-                    Poll::Ready(Ok(Turn(self)))
-                }
-            }
-        })
-        .await
-    }
-
-    /// A request is about to be sent. Its cookie is one that no other has on this connection.
-    fn expect(&self, tag: u16, has_data: bool) -> u64 {
-        let mut state = self.state();
-        state.count += 1;
-        let cookie = state.count << 16 | u64::from(tag);
-        let at = usize::from(tag);
-        if state.waiting.len() <= at {
-            state.waiting.resize_with(at + 1, || None);
-        }
-        state.waiting[at] = Some(Waiting { cookie, has_data, news: None, waker: None });
-        cookie
+        poll_fn(|context| self.demux().poll_turn(tag, context.waker())).await?;
+        Ok(Turn(self))
     }
 
     /// Send a request, with its data if it has any, and wait for the reply.
@@ -155,7 +78,8 @@ impl Conn {
         data: Option<&Write<'_>>,
     ) -> Result<Outcome<'_>, Lost> {
         let turn = self.turn(tag).await?;
-        let bytes = head.encode(self.expect(tag, head.command == Command::Read));
+        let cookie = self.demux().expect(tag, head.command == Command::Read);
+        let bytes = head.encode(cookie);
         let sent = match data {
             Some(write) => write.send(self.socket, &bytes).await,
             None => io.send(self.socket, &bytes).await,
@@ -163,44 +87,14 @@ impl Conn {
         sent.map_err(|_| Lost)?;
         turn.next();
         loop {
-            match self.next(tag).await? {
-                Next::Outcome(outcome) => return Ok(outcome),
-                Next::Lead(role) => {
-                    if let Some(outcome) = self.lead(io, tag, role).await? {
+            match poll_fn(|context| self.demux().poll_next(tag, context.waker())).await? {
+                Next::Result(result) => return Ok(Outcome::Done(result)),
+                Next::Data => return Ok(Outcome::Data(Role(self))),
+                Next::Lead => {
+                    if let Some(outcome) = self.lead(io, tag, Role(self)).await? {
                         return Ok(outcome);
                     }
                 }
-            }
-        }
-    }
-
-    /// Wait for the reply, or for the role.
-    async fn next(&self, tag: u16) -> Result<Next<'_>, Lost> {
-        poll_fn(|context| self.poll_next(tag, context)).await
-    }
-
-    fn poll_next(&self, tag: u16, context: &mut Context<'_>) -> Poll<Result<Next<'_>, Lost>> {
-        let mut state = self.state();
-        let State { over, receiving, waiting, .. } = &mut *state;
-        let Some(slot) = waiting.get_mut(usize::from(tag)) else { return Poll::Ready(Err(Lost)) };
-        let Some(mine) = slot else { return Poll::Ready(Err(Lost)) };
-        match mine.news.take() {
-            Some(News::Result(result)) => {
-                *slot = None;
-                Poll::Ready(Ok(Next::Outcome(Outcome::Done(result))))
-            }
-            Some(News::Data) => {
-                *slot = None;
-                Poll::Ready(Ok(Next::Outcome(Outcome::Data(Role(self)))))
-            }
-            None if *over => Poll::Ready(Err(Lost)),
-            None if !*receiving => {
-                *receiving = true;
-                Poll::Ready(Ok(Next::Lead(Role(self))))
-            }
-            None => {
-                mine.waker = Some(context.waker().clone());
-                Poll::Pending
             }
         }
     }
@@ -215,17 +109,11 @@ impl Conn {
                 say("the server says nonsense");
                 return Err(Lost);
             };
-            let (to, has_data) = self.deliver(&reply).inspect_err(|_| {
-                say("the server answers what it was not asked for");
-            })?;
-            let data = has_data && reply.result.is_ok();
-            match (to == tag, data) {
-                (true, true) => {
-                    self.state().waiting[usize::from(tag)] = None;
-                    return Ok(Some(Outcome::Data(role)));
-                }
+            let delivered = self.demux().deliver(&reply, tag);
+            let to = delivered.inspect_err(|_| say("the server answers what it was not asked for"))?;
+            match (to.tag == tag, to.data) {
+                (true, true) => return Ok(Some(Outcome::Data(role))),
                 (true, false) => {
-                    self.state().waiting[usize::from(tag)] = None;
                     role.release();
                     return Ok(Some(Outcome::Done(reply.result)));
                 }
@@ -236,23 +124,6 @@ impl Conn {
                 (false, false) => {}
             }
         }
-    }
-
-    /// Whose is it, and does that one want data? It is told.
-    fn deliver(&self, reply: &Reply) -> Result<(u16, bool), Lost> {
-        let tag = (reply.cookie & 0xffff) as u16;
-        let mut state = self.state();
-        let waiting = state.waiting.get_mut(usize::from(tag)).and_then(Option::as_mut);
-        let waiting = waiting.filter(|waiting| waiting.cookie == reply.cookie && waiting.news.is_none());
-        let waiting = waiting.ok_or(Lost)?;
-        waiting.news = Some(match reply.result {
-            Ok(()) if waiting.has_data => News::Data,
-            result => News::Result(result),
-        });
-        if let Some(waker) = waiting.waker.take() {
-            waker.wake();
-        }
-        Ok((tag, waiting.has_data))
     }
 }
 
@@ -270,14 +141,7 @@ impl Drop for Conn {
 impl Turn<'_> {
     /// All was sent: it is the next one's turn.
     fn next(self) {
-        {
-            let mut state = self.0.state();
-            let next = state.senders.pop_front();
-            state.sender = next.as_ref().map(|(tag, _)| *tag);
-            if let Some((_, waker)) = next {
-                waker.wake();
-            }
-        }
+        self.0.demux().next_turn();
         std::mem::forget(self);
     }
 }
@@ -291,14 +155,7 @@ impl Drop for Turn<'_> {
 impl Role<'_> {
     /// All was received: somebody else, who waits, may have it.
     pub(crate) fn release(self) {
-        {
-            let mut state = self.0.state();
-            state.receiving = false;
-            let mut others = state.waiting.iter_mut().flatten().filter(|waiting| waiting.news.is_none());
-            if let Some(waker) = others.find_map(|waiting| waiting.waker.take()) {
-                waker.wake();
-            }
-        }
+        self.0.demux().release();
         std::mem::forget(self);
     }
 

@@ -8,6 +8,7 @@
 
 mod conn;
 mod connector;
+mod demux;
 mod handshake;
 mod link;
 #[cfg(test)]
@@ -21,8 +22,9 @@ mod tests;
 mod uri;
 mod wire;
 
-use conn::{Lost, Outcome};
+use conn::Outcome;
 use connector::{Connector, Way};
+use demux::Lost;
 use handshake::Export;
 use link::{Link, Patience, Sockets};
 use std::{
