@@ -179,6 +179,24 @@ nbd_read_only() {
 	nbd_stop
 }
 
+# nbd_silence MODE: packets are lost without a word; that is noticed after a minute
+nbd_silence() {
+	local reader
+	nbd_image
+	nbd_start tcp || return
+	add --mode "$1" nbd --reconnect 300 "$uri" || return
+	write_data || return
+	ip link set lo down || bad "lo stays up" || return
+	same_data "silence" &
+	reader=$!
+	until_true 100 grep -q 'no connection' "/run/fublk/$id.log" || bad "nobody notices" || return
+	! dead $reader || bad "an answer out of nowhere" || return
+	ip link set lo up || bad "lo stays down" || return
+	wait $reader || bad "wrong data, or an error" || return
+	del || return
+	nbd_stop
+}
+
 nbd_removed() {
 	local load
 	nbd_image
@@ -214,6 +232,7 @@ nbd_messages() {
 # After a failure.
 nbd_clean_up() {
 	rm -f "$work/inject"
+	ip link set lo up
 	[ -z "$nbd_pid" ] || kill -9 "$nbd_pid" 2>/dev/null
 	nbd_pid=
 }
@@ -239,6 +258,7 @@ nbd_cases() {
 	run nbd_recover "$first" wait
 	run nbd_recover "$first" fail
 	run nbd_gone "$first"
+	run nbd_silence "$first"
 	run nbd_blocks "$first"
 	run nbd_read_only "$first"
 }
