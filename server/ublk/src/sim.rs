@@ -19,7 +19,11 @@ use std::{
     marker::PhantomData,
     os::unix::fs::FileExt,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -44,6 +48,14 @@ pub enum Ask {
     Discard(u64, u32),
     /// Zero so many bytes at this offset; their room stays if `true`.
     WriteZeroes(u64, u32, bool),
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// What is waited for is there after so long, or never.
@@ -163,9 +175,10 @@ impl<T: Target> Sim<T> {
     pub fn ask(&self, asks: &[Ask]) -> Vec<Result<Vec<u8>, Errno>> {
         self.files().data.replace(vec![Vec::new(); asks.len()]);
         type Task<'r> = Pin<Box<dyn Future<Output = Answer<'r>> + 'r>>;
-        let mut tasks: Vec<Option<Task<'_>>> = Vec::new();
+        let mut tasks: Vec<Option<(Task<'_>, Arc<Woken>)>> = Vec::new();
         for (tag, ask) in asks.iter().enumerate() {
-            tasks.push(Some(Box::pin(self.target.serve(&self.io, self.request(tag, ask)))));
+            let woken = Arc::new(Woken(true.into()));
+            tasks.push(Some((Box::pin(self.target.serve(&self.io, self.request(tag, ask))), woken)));
         }
         let mut results: Vec<_> = asks.iter().map(|_| Err(Errno::EIO)).collect();
         let end = Instant::now() + PATIENCE;
@@ -174,8 +187,13 @@ impl<T: Target> Sim<T> {
         while left > 0 {
             let before = left;
             for (tag, task) in tasks.iter_mut().enumerate() {
-                let Some(future) = task else { continue };
-                if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                // Who is not woken is not asked, as with a ring.
+                let Some((future, woken)) = task else { continue };
+                if !woken.0.swap(false, Ordering::SeqCst) {
+                    continue;
+                }
+                let waker = Waker::from(woken.clone());
+                if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
                     results[tag] = self.finish(tag, &asks[tag], answer);
                     *task = None;
                     left -= 1;

@@ -13,7 +13,7 @@ use std::{
         fd::{BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
 /// The most that is moved at a time.
@@ -23,6 +23,12 @@ const PART: usize = 3000;
 struct One {
     usage: Usage,
     file: RefCell<Option<File>>,
+}
+
+/// Ask again.
+fn again<R>(context: &Context<'_>) -> Poll<R> {
+    context.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// The sockets of a queue.
@@ -82,8 +88,9 @@ impl SimSockets {
         let mut done = 0;
         while done < len {
             let mut others = true;
-            poll_fn(|_| if std::mem::take(&mut others) { Poll::Pending } else { Poll::Ready(()) }).await;
-            done += poll_fn(|_| {
+            poll_fn(|context| if std::mem::take(&mut others) { again(context) } else { Poll::Ready(()) })
+                .await;
+            done += poll_fn(|context| {
                 let mut file = one.file.borrow_mut();
                 let Some(file) = file.as_mut() else { return Poll::Ready(Err(Errno::ECONNRESET)) };
                 let most = match self.most((len - done).min(PART)) {
@@ -91,7 +98,7 @@ impl SimSockets {
                     Err(errno) => return Poll::Ready(Err(errno)),
                 };
                 match part(file, done, done + most) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => again(context),
                     Ok(0) => Poll::Ready(Err(Errno::ECONNRESET)),
                     result => Poll::Ready(result.inspect(|moved| self.count(*moved)).map_err(Errno::from)),
                 }
