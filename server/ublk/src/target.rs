@@ -15,7 +15,8 @@ pub trait Target: Send + Sync + 'static {
     fn files(&self) -> &Files;
 
     /// Answer a request. Many are under way at a time in a thread. What this waits
-    /// for has to be an operation of `io`, or of the request: nothing else wakes it.
+    /// for has to be an operation of `io`, or of the request, or another request of the
+    /// same queue, that wakes it: nothing else is heard.
     fn serve<'r>(&'r self, io: &'r Io, request: Request<'r>) -> impl Future<Output = Answer<'r>>;
 }
 
