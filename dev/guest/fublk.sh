@@ -13,6 +13,8 @@ fublk=${FUBLK:-$BUILD/server/release/fublk}
 server=fublk
 # shellcheck source=dev/guest/server-cases.sh
 . "$ROOT/dev/guest/server-cases.sh"
+# shellcheck source=dev/guest/fublk-nbd.sh
+. "$ROOT/dev/guest/fublk-nbd.sh"
 case $DRIVER in
 c) module=ublk_drv modes=(auto copy) ;;
 *) module=ublk_rs modes=(fused auto copy) ;;
@@ -727,6 +729,7 @@ several() {
 clean_up() {
 	touch "$work/stop"
 	! mountpoint -q "$mnt" || umount -l "$mnt"
+	nbd_clean_up
 	fublk del --all >>"$log" 2>&1
 	rm -f /run/fublk/*
 }
@@ -809,5 +812,6 @@ run read_only "${modes[0]}"
 run recover "${modes[0]}" reissue --batch on
 run xfs "${modes[0]}" --direct
 run pressure "${modes[0]}" '' ''
+nbd_cases "${1:-}"
 run nothing_left
 end no_driver

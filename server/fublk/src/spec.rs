@@ -8,9 +8,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use ublk_server::Target;
-use ublk_targets::{Access, FileTarget, Mirror, Null, OnDrop, Stripe};
+use ublk_targets::{Access, FileTarget, Mirror, Nbd, Null, OnDrop, Stripe, Uri};
 
 #[derive(Subcommand, Debug, PartialEq)]
 pub(crate) enum Spec {
@@ -50,6 +51,22 @@ pub(crate) enum Spec {
         /// Nothing can be written to the device
         #[arg(long)]
         read_only: bool,
+    },
+    /// An export of an NBD server
+    ///
+    /// Each queue has a connection of its own; more than one where the server allows
+    /// several. A lost connection is made again, and what was not answered is sent again.
+    /// There is no TLS.
+    Nbd {
+        /// nbd://HOST:PORT/EXPORT, where the port may be missing, or nbd+unix:///EXPORT?socket=PATH
+        uri: Uri,
+        /// Nothing can be written to the device
+        #[arg(long)]
+        read_only: bool,
+        /// For how many seconds to try to get a lost connection back, before requests fail.
+        /// It is tried after that as well
+        #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86400))]
+        reconnect: u64,
     },
 }
 
@@ -124,12 +141,15 @@ impl Spec {
                 });
                 user.target(Mirror::open(paths, access, on_drop)?)
             }
+            Spec::Nbd { uri, read_only, reconnect } => {
+                user.target(Nbd::open(uri, *read_only, Duration::from_secs(*reconnect))?)
+            }
         })
     }
 
     fn files(&mut self) -> &mut [PathBuf] {
         match self {
-            Spec::Null { .. } => &mut [],
+            Spec::Null { .. } | Spec::Nbd { .. } => &mut [],
             Spec::File { path, .. } => std::slice::from_mut(path),
             Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
         }
@@ -159,6 +179,9 @@ impl Spec {
 
     /// The next server may be started elsewhere.
     pub(crate) fn make_absolute(&mut self) -> Result<(), Failure> {
+        if let Spec::Nbd { uri, .. } = self {
+            uri.make_absolute()?;
+        }
         for path in self.files() {
             *path = std::path::absolute(&path)?;
             if path.to_str().is_none() {
@@ -172,6 +195,12 @@ impl Spec {
     pub(crate) fn args(&self) -> Vec<String> {
         let (mut args, paths, how): (Vec<String>, _, How) = match self {
             Spec::Null { size } => return vec!["null".into(), format!("--size={size}")],
+            Spec::Nbd { uri, read_only, reconnect } => {
+                let mut args = vec!["nbd".into(), format!("--reconnect={reconnect}")];
+                args.extend(read_only.then(|| "--read-only".into()));
+                args.extend(["--".into(), uri.to_string()]);
+                return args;
+            }
             Spec::File { path, how } => (vec!["file".into()], std::slice::from_ref(path), *how),
             Spec::Stripe { paths, chunk, how } => {
                 (vec!["stripe".into(), format!("--chunk={chunk}")], paths.as_slice(), *how)
@@ -222,6 +251,8 @@ mod tests {
             Spec::File { path: "-x".into(), how: How { read_only: false, direct: false } },
             Spec::Stripe { paths: vec!["/a".into(), "/b".into()], chunk: Size(4096), how },
             Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: true },
+            Spec::Nbd { uri: "nbd://[::1]:7/a%20b".parse().unwrap(), read_only: true, reconnect: 7 },
+            Spec::Nbd { uri: "nbd+unix:///?socket=/x".parse().unwrap(), read_only: false, reconnect: 0 },
         ] {
             assert_eq!(Spec::from_args(&spec.args()).unwrap(), spec);
         }

@@ -15,7 +15,7 @@ mod sqe;
 
 pub use control::{Control, ControlCmd};
 pub use ring::{Done, Op, Ring, Task, has_fused_commands};
-pub use sqe::{Direction, FileIndex, IoCmd, Secondary};
+pub use sqe::{Direction, FileIndex, IoCmd, Kind, Secondary};
 
 /// How many secondaries a fused command has at most.
 pub const MAX_SECONDARY: u16 = 64;

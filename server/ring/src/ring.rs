@@ -16,7 +16,8 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Wake, Waker},
 };
 use ublk_sys::{Buffer, Errno, FUSED_CMD_FEATURE, io_uring_features, try_again};
 
@@ -57,9 +58,10 @@ pub fn has_fused_commands() -> bool {
 
 impl Ring {
     /// A ring with room for this many requests per submission, and with these
-    /// files, which are 0, 1, … of it. The first `buffers` entries of its buffer
-    /// table are for drivers to put the data of requests in.
-    pub fn new(entries: u32, files: &[BorrowedFd<'_>], buffers: u16) -> io::Result<Ring> {
+    /// files, which are 0, 1, … of it, and room for `more` to be [put](Self::put)
+    /// behind them. The first `buffers` entries of its buffer table are for drivers to
+    /// put the data of requests in.
+    pub fn new(entries: u32, files: &[BorrowedFd<'_>], more: usize, buffers: u16) -> io::Result<Ring> {
         let uring = IoUring::builder()
             .setup_clamp()
             .setup_submit_all()
@@ -69,7 +71,8 @@ impl Ring {
             .build(entries.max(2 * (1 + u32::from(MAX_SECONDARY))))?;
         let mut probe = Probe::new();
         uring.submitter().register_probe(&mut probe)?;
-        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let empty = std::iter::repeat_n(-1, more);
+        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).chain(empty).collect();
         uring.submitter().register_files(&raw)?;
         if buffers > 0 {
             uring.submitter().register_buffers_sparse(buffers.into())?;
@@ -127,8 +130,17 @@ impl Ring {
         self.failed.set(Some(error));
     }
 
-    /// Run tasks to their end. They may wait for requests of this ring only: there
-    /// is no waker.
+    /// From now on this is another file. Requests that were submitted keep the one that
+    /// they have; those that were not are submitted before.
+    pub fn put(&self, file: FileIndex, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let uring = self.uring.borrow();
+        uring.submit()?;
+        uring.submitter().register_files_update(file.0, &[fd.as_raw_fd()])?;
+        Ok(())
+    }
+
+    /// Run tasks to their end. They may wait for requests of this ring, and for each
+    /// other: a waker of another thread is not seen before a request completes.
     ///
     /// # Panics
     ///
@@ -143,14 +155,15 @@ impl Ring {
     fn run_all(&self, tasks: Vec<Task<'_>>) -> io::Result<()> {
         let mut left = tasks.len();
         let mut ready: Vec<TaskId> = (0..).take(left).collect();
-        let mut tasks: Vec<_> = tasks.into_iter().map(Some).collect();
-        let mut context = Context::from_waker(Waker::noop());
+        let woken = Arc::<Mutex<Vec<TaskId>>>::default();
+        let waker = |id| Waker::from(Arc::new(Woken { id, woken: woken.clone() }));
+        let mut tasks: Vec<_> = (0..).zip(tasks).map(|(id, task)| Some((task, waker(id)))).collect();
         loop {
             for id in ready.drain(..) {
                 let task = &mut tasks[id as usize];
                 self.current.set(id);
-                if let Some(future) = task
-                    && future.as_mut().poll(&mut context).is_ready()
+                if let Some((future, waker)) = task
+                    && future.as_mut().poll(&mut Context::from_waker(waker)).is_ready()
                 {
                     *task = None;
                     left -= 1;
@@ -161,6 +174,10 @@ impl Ring {
             }
             if self.flush_batch()? && left == 0 {
                 return Ok(());
+            }
+            std::mem::swap(&mut ready, &mut *woken.lock().unwrap_or_else(PoisonError::into_inner));
+            if !ready.is_empty() {
+                continue;
             }
             self.wait()?;
             let mut uring = self.uring.borrow_mut();
@@ -282,7 +299,7 @@ impl Ring {
                         return Err(io::Error::from_raw_os_error(libc::EFAULT));
                     };
                     let addr = part.as_ptr().expose_provenance() as u64;
-                    let sqe = Sqe::transfer(direction, piece.file, piece.offset, addr, piece.len, piece.sync);
+                    let sqe = Sqe::transfer(direction, piece, addr);
                     push(&[sqe.entry(key)])
                 })
             })
@@ -304,6 +321,18 @@ impl Ring {
     /// `fallocate()`.
     pub fn fallocate(&self, file: FileIndex, mode: u32, offset: u64, len: u64) -> Op<'_> {
         self.one(Sqe::fallocate(file, mode, offset, len))
+    }
+}
+
+/// Wakes a task for the others of its ring.
+struct Woken {
+    id: TaskId,
+    woken: Arc<Mutex<Vec<TaskId>>>,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
     }
 }
 
@@ -370,7 +399,12 @@ impl Drop for Op<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs::File, io::Write, os::fd::AsFd, sync::Mutex};
+    use crate::sqe::Kind;
+    use std::{
+        fs::File,
+        io::{Read, Write},
+        os::{fd::AsFd, unix::net::UnixStream},
+    };
 
     /// A file with these bytes, and a ring that has it as file 0. `None` if this
     /// process may not have a ring.
@@ -385,7 +419,7 @@ mod tests {
         let mut file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         file.write_all(bytes).unwrap();
-        match Ring::new(8, &[file.as_fd()], 0) {
+        match Ring::new(8, &[file.as_fd()], 1, 0) {
             Ok(ring) => Some((file, ring)),
             Err(e) => {
                 eprintln!("skipped: no io_uring here: {e}");
@@ -395,7 +429,7 @@ mod tests {
     }
 
     fn piece(offset: u64, at: u32, len: u32) -> Secondary {
-        Secondary { file: FileIndex(0), offset, at, len, sync: true }
+        Secondary { file: FileIndex(0), offset, at, len, sync: true, kind: Kind::File }
     }
 
     #[test]
@@ -450,6 +484,56 @@ mod tests {
             assert!(lost.as_mut().poll(&mut context).is_pending());
             drop(lost);
             assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn tasks_wake_each_other() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let (told, waiting) = (&Cell::new(false), &RefCell::new(None::<Waker>));
+        let waits = std::future::poll_fn(move |context| {
+            waiting.replace(Some(context.waker().clone()));
+            if told.get() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let tells = async {
+            assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
+            told.set(true);
+            waiting.take().expect("it was first").wake();
+        };
+        ring.run(vec![Box::pin(waits), Box::pin(tells)]).unwrap();
+    }
+
+    #[test]
+    fn sockets_come_later_and_all_is_received() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let check = async {
+            let piece = |at, len| Secondary {
+                file: FileIndex(1),
+                kind: Kind::Socket { more: false },
+                ..piece(0, at, len)
+            };
+            let memory = Buffer::new(4096).unwrap();
+            let (results, mut memory) = ring.transfer(Direction::Fill, memory, &[piece(0, 1)]).await;
+            assert_eq!(results, [-libc::EBADF]);
+            let (ours, mut other) = UnixStream::pair().unwrap();
+            ring.put(FileIndex(1), ours.as_fd()).unwrap();
+            memory[..5].copy_from_slice(b"hello");
+            let (results, memory) = ring.transfer(Direction::Drain, memory, &[piece(0, 5)]).await;
+            let mut got = [0; 5];
+            other.read_exact(&mut got).unwrap();
+            assert_eq!((results.as_slice(), &got), ([5].as_slice(), b"hello"));
+            other.write_all(b"abc").unwrap();
+            let slow = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                other.write_all(b"def").unwrap();
+            });
+            let (results, memory) = ring.transfer(Direction::Fill, memory, &[piece(8, 6)]).await;
+            assert_eq!((results.as_slice(), &memory[8..14]), ([6].as_slice(), b"abcdef".as_slice()));
+            slow.join().unwrap();
+            // The other end is gone.
+            let (results, _) = ring.transfer(Direction::Fill, memory, &[piece(0, 6)]).await;
+            assert_eq!(results, [0]);
         };
         ring.run(vec![Box::pin(check)]).unwrap();
     }

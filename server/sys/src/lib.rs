@@ -5,6 +5,7 @@
 
 mod call;
 mod memory;
+mod socket;
 pub mod uapi;
 
 pub use call::{
@@ -13,6 +14,7 @@ pub use call::{
     terminate, try_again,
 };
 pub use memory::{Buffer, Descriptors, Shared};
+pub use socket::{connect_unix, notice_silence};
 
 use std::{fmt, io};
 
@@ -31,7 +33,7 @@ macro_rules! errnos {
     };
 }
 
-errnos!(EPERM EACCES ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT ENOBUFS);
+errnos!(EPERM EACCES ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT ENOBUFS ECONNRESET);
 
 impl Errno {
     /// What a negative result of the kernel says; `None` if it is no error.

@@ -9,12 +9,14 @@ mod mirror;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod model;
+mod nbd;
 mod null;
 mod open;
 mod stripe;
 
 pub use file::FileTarget;
 pub use mirror::{Mirror, OnDrop};
+pub use nbd::{Nbd, Uri};
 pub use null::Null;
 pub use open::Access;
 pub use stripe::Stripe;

@@ -276,6 +276,14 @@ fn params(geometry: &Geometry, max_io: u32) -> io::Result<Params> {
     })
 }
 
+fn few_enough(queues: u16, geometry: &Geometry) -> io::Result<()> {
+    match geometry.queues {
+        most if queues <= most => Ok(()),
+        1 => Err(invalid("it can have one queue only")),
+        most => Err(invalid(format!("it can have {most} queues at most"))),
+    }
+}
+
 impl Device {
     /// A new device. Nobody sees its disk before it is [served](Self::serve).
     pub fn add(options: &Options, geometry: &Geometry) -> io::Result<Device> {
@@ -284,6 +292,7 @@ impl Device {
                 "a device has at least one queue, of 1 to {MAX_QUEUE_DEPTH} requests"
             )));
         }
+        few_enough(options.queues, geometry)?;
         let offered = control::features()?;
         let mode = if options.unprivileged {
             choose_unprivileged(options.mode, offered, geometry)?
@@ -296,6 +305,7 @@ impl Device {
         } else {
             max_io(mode, options.max_io)
         };
+        let max_io = max_io.min(geometry.max_io);
         let mut params = params(geometry, max_io)?;
         let mut flags = Features::CMD_IOCTL_ENCODE | feature(mode) | options.recovery.features();
         if options.unprivileged {
@@ -384,6 +394,15 @@ impl Device {
 
     /// Serve it until it is stopped. `ready` is called when the disk is there.
     pub fn serve<T: Target>(&self, target: Arc<T>, ready: impl FnOnce(&Device)) -> io::Result<()> {
+        // What it was made of may be less now.
+        let geometry = target.geometry();
+        few_enough(self.info.nr_hw_queues, &geometry)?;
+        if self.info.max_io_buf_bytes > geometry.max_io {
+            return Err(invalid(format!(
+                "requests can not have more than {} bytes any more",
+                geometry.max_io
+            )));
+        }
         let path = format!("/dev/ublkc{}", self.id());
         let char_device = Arc::new(open_when_there(&path)?);
         let (tell, events) = mpsc::channel();

@@ -7,6 +7,7 @@ use crate::{
     io::{Allocate, Inner},
     logging::{flush_log, log, log_io_error},
     request::{Placed, Slot, What},
+    socket::Sockets,
     syncs::{SyncErrors, reopen},
 };
 use std::{
@@ -20,7 +21,7 @@ use std::{
     },
     sync::Arc,
 };
-use ublk_ring::{Direction, FileIndex, IoCmd, Ring, Secondary, Task};
+use ublk_ring::{Direction, FileIndex, IoCmd, Kind, Ring, Secondary, Task};
 use ublk_sys::{
     Buffer, Descriptors,
     uapi::{self, IoDesc, IoOp},
@@ -50,6 +51,7 @@ pub(crate) struct Queue {
     /// short.
     buffers: RefCell<Vec<Option<Buffer>>>,
     sync_errors: SyncErrors,
+    pub(crate) sockets: Sockets,
 }
 
 /// `/dev/ublkcN` comes first in a ring's table, then the files of the target.
@@ -67,7 +69,8 @@ impl Queue {
         let own = target.files().fds().map(reopen).collect::<io::Result<Vec<_>>>()?;
         let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).collect();
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
-        let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
+        let sockets = Sockets::new(files.len(), target.files().sockets());
+        let ring = Ring::new(2 * u32::from(plan.depth), &files, sockets.count(), buffers)?;
         if plan.batch {
             ring.serve_batches(DEVICE, plan.q_id, plan.depth, plan.mode == Mode::Auto)?;
         }
@@ -77,11 +80,19 @@ impl Queue {
             (0..copied).map(|_| Buffer::new(plan.max_io as usize).map(Some)).collect();
         let buffers = RefCell::new(buffers?);
         let ends = target.files().fds().all(has_end);
-        Ok(Queue { plan, ring, descriptors, ends, buffers, sync_errors: SyncErrors::default() })
+        Ok(Queue { plan, ring, descriptors, ends, buffers, sync_errors: SyncErrors::default(), sockets })
     }
 
     pub(crate) fn mode(&self) -> Mode {
         self.plan.mode
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.plan.q_id
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     pub(crate) async fn sync(&self, file: FileId) -> Result<(), Errno> {
@@ -150,7 +161,7 @@ impl Queue {
         results
     }
 
-    async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
+    pub(crate) async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
         match self.plan.mode {
             Mode::Fused => self.lend_fused(tag, direction, all).await,
             Mode::Auto => {
@@ -317,7 +328,8 @@ impl Queue {
 
 fn secondary(placed: &Placed, fua: bool) -> Secondary {
     let piece = &placed.piece;
-    Secondary { file: index(piece.file), offset: piece.offset, at: placed.at, len: piece.len, sync: fua }
+    let (file, offset, len) = (index(piece.file), piece.offset, piece.len);
+    Secondary { file, offset, at: placed.at, len, sync: fua, kind: Kind::File }
 }
 
 /// Is a read of it short only at its end? That is for the kernel to know of files and
