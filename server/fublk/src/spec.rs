@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 use ublk_server::Target;
-use ublk_targets::{Access, FileTarget, Mirror, Null, OnDrop, Stripe};
+use ublk_targets::{Access, FileTarget, Mirror, Null, OnDrop, Qcow2, Stripe};
 
 #[derive(Subcommand, Debug, PartialEq)]
 pub(crate) enum Spec {
@@ -47,6 +47,18 @@ pub(crate) enum Spec {
         /// The paths of 1 to 16 files with the same data, the preferred one first
         #[arg(required = true)]
         paths: Vec<PathBuf>,
+        /// Nothing can be written to the device
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// The disk of a qcow2 image, and of the images that it builds upon
+    ///
+    /// Versions 2 and 3. What it builds upon, raw or qcow2, is only read. If the server is killed or the power fails,
+    /// nothing that was flushed is lost, and the image is good; but some room in it is, which
+    /// `qemu-img check -r leaks` gives back.
+    Qcow2 {
+        /// Its path
+        path: PathBuf,
         /// Nothing can be written to the device
         #[arg(long)]
         read_only: bool,
@@ -123,13 +135,16 @@ impl Spec {
                 });
                 user.target(Mirror::open(paths, access, on_drop)?)
             }
+            Spec::Qcow2 { path, read_only } => {
+                user.target(Qcow2::open(path, Access { read_only: *read_only, direct: false, look })?)
+            }
         })
     }
 
     fn files(&mut self) -> &mut [PathBuf] {
         match self {
             Spec::Null { .. } => &mut [],
-            Spec::File { path, .. } => std::slice::from_mut(path),
+            Spec::File { path, .. } | Spec::Qcow2 { path, .. } => std::slice::from_mut(path),
             Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
         }
     }
@@ -169,6 +184,10 @@ impl Spec {
                 let how = How { read_only: *read_only, direct: false };
                 (vec!["mirror".into()], paths.as_slice(), how)
             }
+            Spec::Qcow2 { path, read_only } => {
+                let how = How { read_only: *read_only, direct: false };
+                (vec!["qcow2".into()], std::slice::from_ref(path), how)
+            }
         };
         args.extend(how.args());
         args.push("--".into());
@@ -196,6 +215,8 @@ mod tests {
             Spec::File { path: "-x".into(), how: How { read_only: false, direct: false } },
             Spec::Stripe { paths: vec!["/a".into(), "/b".into()], chunk: Size(4096), how },
             Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: true },
+            Spec::Qcow2 { path: "/a".into(), read_only: true },
+            Spec::Qcow2 { path: "/a".into(), read_only: false },
         ] {
             assert_eq!(Spec::from_args(&spec.args()).unwrap(), spec);
         }

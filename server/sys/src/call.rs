@@ -74,6 +74,14 @@ pub fn allocate(file: &File, mode: i32, offset: u64, len: u64) -> io::Result<()>
     Ok(())
 }
 
+/// A file that is only in memory. Nobody else can open it.
+pub fn file_in_memory() -> io::Result<File> {
+    // SAFETY: a string that ends, and flags.
+    let fd = check(unsafe { libc::memfd_create(c"fublk".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: this descriptor is new, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
 /// The signals that ask a server to end: SIGINT, SIGTERM and SIGHUP.
 pub struct Signals(libc::sigset_t);
 

@@ -8,8 +8,8 @@ mod memory;
 pub mod uapi;
 
 pub use call::{
-    CpuSet, FUSED_CMD_FEATURE, Signals, allocate, io_uring_features, lock_memory, new_session, on_io_path,
-    pin_thread,
+    CpuSet, FUSED_CMD_FEATURE, Signals, allocate, file_in_memory, io_uring_features, lock_memory,
+    new_session, on_io_path, pin_thread,
 };
 pub use memory::{Buffer, Descriptors};
 

@@ -11,10 +11,12 @@ mod mirror;
 mod model;
 mod null;
 mod open;
+mod qcow2;
 mod stripe;
 
 pub use file::FileTarget;
 pub use mirror::{Mirror, OnDrop};
 pub use null::Null;
 pub use open::Access;
+pub use qcow2::Qcow2;
 pub use stripe::Stripe;

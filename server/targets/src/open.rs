@@ -45,6 +45,23 @@ fn in_use(path: &Path, why: &str) -> io::Error {
 
 /// Open a file to serve it. An error says which file it is about.
 pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
+    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let (file, size) = open_any_size(path, access)?;
+    let block = if access.direct { direct_block(&file).map_err(say)? } else { 512 };
+    if size == 0 {
+        return Err(about(path, "is empty"));
+    }
+    if !size.is_multiple_of(block.into()) {
+        return Err(about(
+            path,
+            format_args!("its size, {size} bytes, is no multiple of the block, {block} bytes"),
+        ));
+    }
+    Ok(Backing { file, size, block })
+}
+
+/// The same, but of a file whose size is not that of a disk.
+pub(crate) fn open_any_size(path: &Path, access: Access) -> io::Result<(File, u64)> {
     let Access { read_only, direct, look } = access;
     let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
     let kind = std::fs::metadata(path).map_err(say)?.file_type();
@@ -71,17 +88,7 @@ pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
         TryLockError::Error(e) => say(e),
     })?;
     let size = file.seek(SeekFrom::End(0)).map_err(say)?;
-    let block = if direct { direct_block(&file).map_err(say)? } else { 512 };
-    if size == 0 {
-        return Err(about(path, "is empty"));
-    }
-    if !size.is_multiple_of(block.into()) {
-        return Err(about(
-            path,
-            format_args!("its size, {size} bytes, is no multiple of the block, {block} bytes"),
-        ));
-    }
-    Ok(Backing { file, size, block })
+    Ok((file, size))
 }
 
 /// The smallest unit in which a file takes direct I/O.

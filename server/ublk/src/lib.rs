@@ -82,7 +82,7 @@ pub use device::{Device, Options, Recovery, control};
 pub use io::{Allocate, Io, Mode};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use target::{FileId, Files, Geometry, Target};
-pub use ublk_sys::{Buffer, Errno, allocate};
+pub use ublk_sys::{Buffer, Errno, allocate, file_in_memory};
 
 /// A line for whoever reads the server's log, its standard error. Nobody may.
 pub fn log(what: impl std::fmt::Display) {
