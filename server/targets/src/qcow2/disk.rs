@@ -96,22 +96,20 @@ impl Disk {
     /// All that was written is on the medium.
     pub(super) fn sync(&mut self) -> Result<(), Errno> {
         self.check()?;
-        let result = self.file.sync_data();
+        let result = self.file.sync_data().map_err(Errno::from);
+        self.synced(result);
+        result
+    }
+
+    /// Somebody has got all that was written to the medium, or has not.
+    pub(super) fn synced(&mut self, result: Result<(), Errno>) {
         #[cfg(test)]
         self.log.sync();
-        if result.is_err() {
-            self.fail();
-        }
-        Ok(result?)
+        self.failed |= result.is_err();
     }
 
     /// Has it always been possible to get data to the medium?
     pub(super) fn check(&self) -> Result<(), Errno> {
         if self.failed { Err(Errno::EIO) } else { Ok(()) }
-    }
-
-    /// It has not.
-    pub(super) fn fail(&mut self) {
-        self.failed = true;
     }
 }

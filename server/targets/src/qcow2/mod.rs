@@ -119,10 +119,9 @@ impl Qcow2 {
         self.chain().top().disk.check()?;
         let result = io.sync(self.file).await;
         let mut chain = self.chain();
-        match (result, pending) {
-            (Ok(()), Some(change)) => chain.top().are_on_medium(change),
-            (Ok(()), None) => {}
-            (Err(_), _) => chain.top().disk.fail(),
+        chain.top().disk.synced(result);
+        if let (Ok(()), Some(change)) = (result, pending) {
+            chain.top().are_on_medium(change);
         }
         result
     }
@@ -134,7 +133,14 @@ impl Qcow2 {
             let len = u32::try_from(end - at).map_or(STEP, |left| left.min(STEP));
             let pieces = self.chain().zero(at, len, discard)?;
             for piece in pieces {
-                io.allocate(self.file, how, piece.offset, piece.len.into()).await?;
+                let zeroed = match io.allocate(self.file, how, piece.offset, piece.len.into()).await {
+                    // Their place in the image stays anyhow.
+                    Err(Errno::EOPNOTSUPP) if how == Allocate::Zero => {
+                        io.allocate(self.file, Allocate::Punch, piece.offset, piece.len.into()).await
+                    }
+                    zeroed => zeroed,
+                };
+                zeroed?;
             }
             at += u64::from(len);
         }

@@ -8,6 +8,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 use ublk_server::sim::Sim;
 
@@ -21,7 +22,7 @@ pub(super) fn qemu_img(args: &[&str]) {
     assert!(output.status.success(), "qemu-img {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -36,12 +37,21 @@ pub(super) fn same(scratch: &Scratch, path: &Path, model: &[u8]) {
     qemu_img(&["compare", "-q", "-f", "qcow2", "-F", "raw", text(path), text(&raw)]);
 }
 
-fn open(path: &Path) -> Sim<Qcow2> {
-    Sim::new(Qcow2::open(path, Access::default()).unwrap()).unwrap()
+pub(super) fn open(path: &Path) -> Sim<Qcow2> {
+    // A child that another test has just started has all files, until it executes its program.
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Qcow2::open(path, Access::default()) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            target => return Sim::new(target.unwrap()).unwrap(),
+        }
+    }
 }
 
 /// A new image with these options.
-fn create(path: &Path, options: &str, size: usize) {
+pub(super) fn create(path: &Path, options: &str, size: usize) {
     let options = if options.is_empty() { "compat=1.1" } else { options };
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, text(path), &size.to_string()]);
 }
@@ -63,7 +73,7 @@ fn data(random: &mut Random, size: usize) -> Vec<u8> {
 
 #[test]
 fn like_an_array() {
-    let scratch = Scratch::new("qcow2");
+    let scratch = Scratch::in_memory("qcow2");
     for (i, (options, size)) in [
         ("cluster_size=64k", 4 << 20),
         ("cluster_size=64k,compat=0.10", 4 << 20),
@@ -149,7 +159,7 @@ pub(super) fn chain(
 
 #[test]
 fn chains() {
-    let scratch = Scratch::new("qcow2-chain");
+    let scratch = Scratch::in_memory("qcow2-chain");
     let mut seed = 100;
     for options in [
         "cluster_size=512",
@@ -179,7 +189,7 @@ fn chains() {
 
 #[test]
 fn a_raw_base_that_ends_in_a_sector() {
-    let scratch = Scratch::new("qcow2-raw");
+    let scratch = Scratch::in_memory("qcow2-raw");
     let mut random = Random::new(3);
     let mut model = random.bytes(100_100);
     scratch.file("base", &model);
@@ -195,7 +205,7 @@ fn a_raw_base_that_ends_in_a_sector() {
 
 #[test]
 fn snapshots_stay() {
-    let scratch = Scratch::new("qcow2-snapshot");
+    let scratch = Scratch::in_memory("qcow2-snapshot");
     for options in ["cluster_size=512", "cluster_size=64k", "cluster_size=64k,compat=0.10"] {
         let path = scratch.path("image");
         let _ = fs::remove_file(&path);
@@ -216,7 +226,7 @@ fn snapshots_stay() {
 
 #[test]
 fn one_group_without_a_copy() {
-    let scratch = Scratch::new("qcow2-pieces");
+    let scratch = Scratch::in_memory("qcow2-pieces");
     let path = scratch.path("image");
     create(&path, "cluster_size=64k", 8 << 20);
     let sim = open(&path);
@@ -234,7 +244,7 @@ fn one_group_without_a_copy() {
 
 #[test]
 fn what_is_not_served() {
-    let scratch = Scratch::new("qcow2-refused");
+    let scratch = Scratch::in_memory("qcow2-refused");
     let path = scratch.path("image");
     let why = |path: &Path| Qcow2::open(path, Access::default()).unwrap_err().to_string();
     create(&path, "cluster_size=64k", 1 << 20);
@@ -268,7 +278,7 @@ fn what_is_not_served() {
 
 #[test]
 fn errors_are_told_and_kept() {
-    let scratch = Scratch::new("qcow2-errors");
+    let scratch = Scratch::in_memory("qcow2-errors");
     let path = scratch.path("image");
     create(&path, "cluster_size=64k", 1 << 20);
     let sim = open(&path);
@@ -287,7 +297,7 @@ fn errors_are_told_and_kept() {
 
 #[test]
 fn read_only() {
-    let scratch = Scratch::new("qcow2-read-only");
+    let scratch = Scratch::in_memory("qcow2-read-only");
     let path = scratch.path("image");
     create(&path, "cluster_size=64k", 1 << 20);
     let before = fs::read(&path).unwrap();
