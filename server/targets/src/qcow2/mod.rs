@@ -6,6 +6,9 @@
 mod bounce;
 mod cache;
 mod chain;
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
+mod damage;
 mod disk;
 mod entry;
 mod header;

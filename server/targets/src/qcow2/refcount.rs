@@ -16,7 +16,7 @@ use super::{
     header::{Header, REFCOUNT_TABLE_FIELDS},
 };
 use std::{collections::VecDeque, ops::Range};
-use ublk_server::Errno;
+use ublk_server::{Errno, log};
 
 /// What becomes free when the tables that do not name it any more are on the medium.
 struct Freed {
@@ -38,6 +38,7 @@ pub(super) struct Refcounts {
     next: u64,
     reserved: VecDeque<u64>,
     freed: VecDeque<Freed>,
+    told: bool,
 }
 
 /// How much is reserved at a time: a sync is for so much, and so much is lost with a kill.
@@ -89,7 +90,15 @@ impl Refcounts {
             next: 0,
             reserved: VecDeque::new(),
             freed: VecDeque::new(),
+            told: false,
         })
+    }
+
+    fn corrupt(&mut self, why: &str) -> Errno {
+        if !std::mem::replace(&mut self.told, true) {
+            log(format_args!("qcow2: the image is corrupt: {why}; qemu-img check tells more"));
+        }
+        Errno::EIO
     }
 
     fn cluster(&self) -> u64 {
@@ -193,8 +202,7 @@ impl Refcounts {
             || tables.iter().any(overlaps)
             || overlaps(&self.table_at)
         {
-            ublk_server::log("qcow2: the image is corrupt: a table has no refcount");
-            return Err(Errno::EIO);
+            return Err(self.corrupt("a table has no refcount"));
         }
         for at in &found {
             disk.zero(*at, at + cluster)?;
@@ -212,8 +220,7 @@ impl Refcounts {
     fn add_block(&mut self, disk: &mut Disk, k: u64) -> Result<(), Errno> {
         let at = k * self.per_block() * self.cluster();
         if at == 0 || at < self.table_at.end && self.table_at.start < at + self.cluster() {
-            ublk_server::log("qcow2: the image is corrupt: its beginning has no refcounts");
-            return Err(Errno::EIO);
+            return Err(self.corrupt("its beginning has no refcounts"));
         }
         let mut block = vec![0; index(self.cluster())];
         set(&mut block, 0, self.order, 1);
@@ -312,7 +319,7 @@ impl Refcounts {
             for i in 0..freed.clusters {
                 // It is lost: wrong, but no data are.
                 if let Err(errno) = self.decrement(disk, freed.at + i * self.cluster()) {
-                    ublk_server::log(format_args!("qcow2: a cluster can not be freed: {errno}"));
+                    log(format_args!("qcow2: a cluster can not be freed: {errno}"));
                 }
             }
         }

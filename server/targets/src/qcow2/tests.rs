@@ -93,7 +93,7 @@ fn like_an_array() {
         let mut random = Random::new(i as u64);
         let mut model = vec![0; size];
         // The image is opened again and again.
-        for _ in 0..3 {
+        for _ in 0..2 {
             compare(&open(&path), &mut model, &mut random, 60);
             check(&path);
             same(&scratch, &path, &model);
