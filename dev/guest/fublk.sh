@@ -278,12 +278,12 @@ qcow2_killed() {
 	write_data || return
 	# It allocates clusters all the time, and says which writes were answered.
 	fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=8 --rw=randwrite --bs=8k \
-		--offset=16M --size=16M --verify=crc32c --do_verify=0 --rate=4m --verify_state_save=0 >"$work/load" 2>&1 &
+		--offset=16M --size=16M --io_size=4M --verify=crc32c --do_verify=0 --rate=1m --verify_state_save=0 >"$work/load" 2>&1 &
 	local load=$!
 	killed_under_load "$2" || return
 	if [ "$2" = reissue ]; then
 		wait $load || bad "fio saw an error: $(grep -a err= "$work/load" | head -n 2)" || return
-		io --rw=randwrite --bs=8k --offset=16M --size=16M --verify=crc32c --verify_only --verify_fatal=1 || return
+		io --rw=randwrite --bs=8k --offset=16M --size=16M --io_size=4M --verify=crc32c --verify_only --verify_fatal=1 || return
 	else
 		until_true 60 dead $load || bad "fio hangs" || return
 	fi

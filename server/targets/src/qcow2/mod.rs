@@ -126,7 +126,8 @@ impl Qcow2 {
         if let (Ok(()), Some(change)) = (result, pending) {
             chain.top().are_on_medium(change);
         }
-        result
+        // That of somebody else may have told of what this one has lost.
+        result.and(chain.top().disk.check())
     }
 
     async fn zero(&self, io: &Io, range: &Range<'_>, how: Allocate, discard: bool) -> Result<(), Errno> {

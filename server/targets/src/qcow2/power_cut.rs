@@ -107,8 +107,7 @@ fn work(path: &Path, model: &mut [u8], random: &mut Random, steps: usize) -> Vec
         }
     }
     drop(sim);
-    let ops = log.0.lock().unwrap().clone();
-    ops
+    log.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// The image's file.

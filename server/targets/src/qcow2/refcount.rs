@@ -7,8 +7,8 @@
 //! not wait for anything. If nobody does, because the power fails or the server is killed,
 //! they are lost until the image is checked, but nothing is wrong.
 //!
-//! A cluster that becomes free is not used again before the image is opened the next time: a
-//! request may still be under way to where it was.
+//! A cluster of data that is our own never becomes free: who discards it has it punched in the
+//! file. So what a request under way reads or writes never becomes somebody else's.
 
 use super::{
     cache::{Cache, set_word, word},
