@@ -129,11 +129,6 @@ impl Chain {
         if let Some(why) = header.no_writes.filter(|_| write) {
             return Err(about(&path, why));
         }
-        if header.compression == super::header::Compression::Zstd {
-            let why =
-                "is compressed by zstd, which is not supported (qemu-img convert makes another one of it)";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{}: {why}", path.display())));
-        }
         let backing = header.backing.clone();
         self.layers.push(Layer::Image(Box::new(Image::open(path, id, header, disk, write)?)));
         Ok(backing)

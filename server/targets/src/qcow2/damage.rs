@@ -104,8 +104,12 @@ fn each_byte_of_the_header() {
 fn each_kind_of_entry() {
     let scratch = Scratch::in_memory("qcow2-entries");
     let mut random = Random::new(6);
-    for options in ["cluster_size=512", "cluster_size=4k,compat=0.10", "cluster_size=64k", "cluster_size=2M"]
-    {
+    for options in [
+        "cluster_size=512",
+        "cluster_size=4k,compat=0.10",
+        "cluster_size=64k,compression_type=zstd",
+        "cluster_size=2M",
+    ] {
         let (top, _) = chain(&scratch, &mut random, options, SIZE);
         qemu_img(&["snapshot", "-c", "one", text(&top)]);
         for path in [top, scratch.path("middle")] {

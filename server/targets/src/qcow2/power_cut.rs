@@ -224,7 +224,7 @@ fn any_moment() {
             let (first, before) = (fs::read(&path).unwrap(), model.clone());
             let ops = work(&path, &mut model, &mut random, 60);
             let last = fs::read(&path).unwrap();
-            cut(&scratch, &path, first, &before, &ops, &mut random, 25);
+            cut(&scratch, &path, first, &before, &ops, &mut random, 16);
             fs::write(&path, last).unwrap();
         }
     }
@@ -246,7 +246,7 @@ fn any_moment_of_a_chain() {
                 if path.ends_with("top") { model.clone() } else { open(&path).read(0, 1 << 20).unwrap() };
             let before = model.clone();
             let ops = work(&path, &mut model, &mut random, 50);
-            cut(&scratch, &path, first, &before, &ops, &mut random, 25);
+            cut(&scratch, &path, first, &before, &ops, &mut random, 16);
         }
     }
 }

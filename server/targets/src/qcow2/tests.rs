@@ -160,30 +160,27 @@ pub(super) fn chain(
 #[test]
 fn chains() {
     let scratch = Scratch::in_memory("qcow2-chain");
-    let mut seed = 100;
-    for options in [
+    for (seed, options) in (100..).zip([
         "cluster_size=512",
         "cluster_size=4k",
         "cluster_size=64k",
         "cluster_size=64k,compat=0.10",
+        "cluster_size=64k,compression_type=zstd",
         "cluster_size=2M",
-    ] {
-        for _ in 0..2 {
-            seed += 1;
-            let mut random = Random::new(seed);
-            let (top, mut model) = chain(&scratch, &mut random, options, 3 << 20);
-            let read = open(&top).read(0, 3 << 20).unwrap();
-            assert!(read == model, "{options}: as qemu-img has made it");
-            compare(&open(&top), &mut model, &mut random, 60);
-            check(&top);
-            same(&scratch, &top, &model);
-            // The same for an image with compressed clusters of its own.
-            let middle = scratch.path("middle");
-            let mut model = open(&middle).read(0, 3 << 20).unwrap();
-            compare(&open(&middle), &mut model, &mut random, 40);
-            check(&middle);
-            same(&scratch, &middle, &model);
-        }
+    ]) {
+        let mut random = Random::new(seed);
+        let (top, mut model) = chain(&scratch, &mut random, options, 3 << 20);
+        let read = open(&top).read(0, 3 << 20).unwrap();
+        assert!(read == model, "{options}: as qemu-img has made it");
+        compare(&open(&top), &mut model, &mut random, 60);
+        check(&top);
+        same(&scratch, &top, &model);
+        // The same for an image with compressed clusters of its own.
+        let middle = scratch.path("middle");
+        let mut model = open(&middle).read(0, 3 << 20).unwrap();
+        compare(&open(&middle), &mut model, &mut random, 40);
+        check(&middle);
+        same(&scratch, &middle, &model);
     }
 }
 
