@@ -282,9 +282,8 @@ impl Chain {
     /// on the medium already, whatever happens then; and tables are written at once, so that a
     /// server that is killed leaves all of it to the next one.
     pub(super) fn prepare(&mut self, offset: u64, len: u32) -> Result<Vec<Piece>, Errno> {
+        let end = self.check_range(offset, len)?;
         let bits = self.top().header.cluster_bits;
-        let end = offset.checked_add(len.into()).filter(|end| *end <= self.top().header.size);
-        let end = end.ok_or(Errno::EINVAL)?;
         let mut new = Vec::new();
         let mut written = false;
         for n in offset >> bits..end.div_ceil(1 << bits) {
@@ -302,6 +301,15 @@ impl Chain {
         }
         self.top().publish(&new)?;
         self.pieces(offset, len)
+    }
+
+    /// Where a range that is to be written ends, if it can be.
+    fn check_range(&mut self, offset: u64, len: u32) -> Result<u64, Errno> {
+        if self.top().writer.is_none() {
+            return Err(Errno::EROFS);
+        }
+        let size = self.top().header.size;
+        offset.checked_add(len.into()).filter(|end| *end <= size).ok_or(Errno::EINVAL)
     }
 
     /// Where in the file a range is that can be written.
@@ -326,7 +334,7 @@ impl Chain {
     pub(super) fn zero(&mut self, offset: u64, len: u32, discard: bool) -> Result<Vec<Piece>, Errno> {
         let Header { cluster_bits: bits, size, version, .. } = self.top().header;
         let (cluster, id) = (1u64 << bits, self.top().id);
-        let end = offset.checked_add(len.into()).filter(|end| *end <= size).ok_or(Errno::EINVAL)?;
+        let end = self.check_range(offset, len)?;
         let mut left = Plan::default();
         let mut new = Vec::new();
         let mut written = false;

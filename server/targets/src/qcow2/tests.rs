@@ -37,17 +37,22 @@ pub(super) fn same(scratch: &Scratch, path: &Path, model: &[u8]) {
     qemu_img(&["compare", "-q", "-f", "qcow2", "-F", "raw", text(path), text(&raw)]);
 }
 
-pub(super) fn open(path: &Path) -> Sim<Qcow2> {
+/// Open an image, or say why not.
+pub(super) fn attempt(path: &Path, access: Access) -> io::Result<Qcow2> {
     // A child that another test has just started has all files, until it executes its program.
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        match Qcow2::open(path, Access::default()) {
+        match Qcow2::open(path, access) {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            target => return Sim::new(target.unwrap()).unwrap(),
+            result => return result,
         }
     }
+}
+
+pub(super) fn open(path: &Path) -> Sim<Qcow2> {
+    Sim::new(attempt(path, Access::default()).unwrap()).unwrap()
 }
 
 /// A new image with these options.
@@ -243,10 +248,11 @@ fn one_group_without_a_copy() {
 fn what_is_not_served() {
     let scratch = Scratch::in_memory("qcow2-refused");
     let path = scratch.path("image");
-    let why = |path: &Path| Qcow2::open(path, Access::default()).unwrap_err().to_string();
+    let why = |path: &Path| attempt(path, Access::default()).unwrap_err().to_string();
     create(&path, "cluster_size=64k", 1 << 20);
     let first = open(&path);
-    assert!(why(&path).contains("another process has it locked"));
+    let second = Qcow2::open(&path, Access::default()).unwrap_err();
+    assert!(second.to_string().contains("another process has it locked"));
     drop(first);
     create(&path, "extended_l2=on", 1 << 20);
     assert!(why(&path).contains("extended L2"), "{}", why(&path));
@@ -268,7 +274,7 @@ fn what_is_not_served() {
         create(&scratch.path(&(i + 1).to_string()), &format!("backing_file={i},backing_fmt=qcow2"), 1 << 20);
     }
     assert!(why(&scratch.path("33")).contains("more than 32"), "{}", why(&scratch.path("33")));
-    assert!(Qcow2::open(&scratch.path("32"), Access::default()).is_ok());
+    assert!(attempt(&scratch.path("32"), Access::default()).is_ok());
     fs::remove_file(scratch.path("1")).unwrap();
     assert!(why(&scratch.path("2")).contains("backing file: No such"), "{}", why(&scratch.path("2")));
 }
@@ -297,15 +303,19 @@ fn read_only() {
     let scratch = Scratch::in_memory("qcow2-read-only");
     let path = scratch.path("image");
     create(&path, "cluster_size=64k", 1 << 20);
+    open(&path).write(0, &[1; 4096], false).unwrap();
     let before = fs::read(&path).unwrap();
-    let target = Qcow2::open(&path, Access { read_only: true, ..Access::default() }).unwrap();
+    let target = attempt(&path, Access { read_only: true, ..Access::default() }).unwrap();
     let geometry = target.geometry();
     assert!(
         geometry.read_only && geometry.discard == 0 && !geometry.write_zeroes && geometry.size == 1 << 20
     );
     let sim = Sim::new(target).unwrap();
-    assert_eq!(sim.read(0, 4096), Ok(vec![0; 4096]));
-    assert_eq!(sim.write(0, &[1; 512], false), Err(Errno::EROFS));
+    assert_eq!(sim.read(0, 4096), Ok(vec![1; 4096]));
+    for offset in [0, 1 << 19] {
+        assert_eq!(sim.write(offset, &[2; 512], false), Err(Errno::EROFS));
+        assert_eq!(sim.write_zeroes(offset, 4096, false), Err(Errno::EROFS));
+    }
     drop(sim);
     assert!(fs::read(&path).unwrap() == before);
 }
