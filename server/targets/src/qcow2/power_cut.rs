@@ -181,7 +181,9 @@ fn cut(
             }
             op => loose.push(op),
         }
-        if random.below(every) != 0 {
+        // Before a sync, most is loose.
+        let syncs = matches!(ops.get(i + 1), Some(Op::Sync));
+        if random.below(if syncs { every.div_ceil(8) } else { every }) != 0 {
             continue;
         }
         let mut after = medium.clone();
