@@ -181,9 +181,10 @@ fn cut(
             }
             op => loose.push(op),
         }
-        // Before a sync, most is loose.
+        // Before a sync, most is loose; and a table may just have begun to name something.
         let syncs = matches!(ops.get(i + 1), Some(Op::Sync));
-        if random.below(if syncs { every.div_ceil(8) } else { every }) != 0 {
+        let names = matches!(op, Op::Write(_, data) if data.len() == 8);
+        if random.below(if syncs || names { every.div_ceil(8) } else { every }) != 0 {
             continue;
         }
         let mut after = medium.clone();
