@@ -183,7 +183,7 @@ fn cut(
         }
         // Before a sync, most is loose; and a table may just have begun to name something.
         let syncs = matches!(ops.get(i + 1), Some(Op::Sync));
-        let names = matches!(op, Op::Write(_, data) if data.len() == 8);
+        let names = matches!(op, Op::Write(_, data) if data.len() <= 12);
         if random.below(if syncs || names { every.div_ceil(8) } else { every }) != 0 {
             continue;
         }
@@ -230,6 +230,29 @@ fn any_moment() {
             cut(&scratch, &path, first, &before, &ops, &mut random, 16);
             fs::write(&path, last).unwrap();
         }
+    }
+}
+
+/// The refcount table becomes too small, and another one takes its place.
+#[test]
+fn any_moment_of_a_new_table() {
+    let scratch = Scratch::in_memory("qcow2-power-table");
+    let path = scratch.path("image");
+    for seed in 21..25 {
+        let mut random = Random::new(seed);
+        let _ = fs::remove_file(&path);
+        create(&path, "cluster_size=512,refcount_bits=64", 4 << 20);
+        let mut model = vec![0; 4 << 20];
+        // 64 blocks, of 64 clusters each, are 2 MiB. The tables need some of it.
+        let filled = 2_000_000 / 512 * 512;
+        model[..filled].copy_from_slice(&random.bytes(filled));
+        open(&path).write(0, &model[..filled], true).unwrap();
+        let table = |path: &Path| fs::read(path).unwrap()[48..56].to_vec();
+        let (first, before) = (fs::read(&path).unwrap(), model.clone());
+        let old = table(&path);
+        let ops = work(&path, &mut model, &mut random, 30);
+        assert_ne!(table(&path), old, "it was large enough");
+        cut(&scratch, &path, first, &before, &ops, &mut random, 16);
     }
 }
 
