@@ -184,14 +184,19 @@ fn cut(
         // Before a sync, most is loose; and a table may just have begun to name something.
         let syncs = matches!(ops.get(i + 1), Some(Op::Sync));
         let names = matches!(op, Op::Write(_, data) if data.len() <= 12);
-        if random.below(if syncs || names { every.div_ceil(8) } else { every }) != 0 {
+        // Rare: the header names another refcount table, and the old one becomes free.
+        let header = |op: Option<&Op>| matches!(op, Some(Op::Write(_, data)) if data.len() == 12);
+        let rare = header(Some(op)) || i > 0 && header(ops.get(i - 1));
+        if !rare && random.below(if syncs || names { every.div_ceil(8) } else { every }) != 0 {
             continue;
         }
         let mut after = medium.clone();
-        let most = random.below(5);
-        for op in &loose {
+        // The last one alone is the worst, if it needs what is before it.
+        let (most, alone) = (random.below(5), names && random.below(2) == 0);
+        for (n, op) in loose.iter().enumerate() {
             let through = matches!(op, Op::Through(..));
-            after.apply(op, || through || random.below(4) < most);
+            let last = n + 1 == loose.len();
+            after.apply(op, || through || if alone { last } else { random.below(4) < most });
         }
         fs::write(path, &after.0).unwrap();
         let what = |why: &str| format!("{why} after {i} of {} operations: {:?}", ops.len(), loose.last());
