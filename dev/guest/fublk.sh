@@ -519,6 +519,7 @@ for mode in "${modes[@]}"; do
 		run read_only "$mode"
 		run qcow2 "$mode" cluster_size=64k,compat=0.10
 		run qcow2 "$mode" cluster_size=512 --queues 2 --depth 16
+		run qcow2 "$mode" cluster_size=4k
 		run qcow2 "$mode" cluster_size=2M
 		run qcow2_killed "$mode" "${deaths[0]}"
 		run qcow2_killed "$mode" "${deaths[1]}"
@@ -535,7 +536,6 @@ run mirror "${modes[0]}"
 run resize "${modes[0]}"
 run read_only "${modes[0]}"
 run qcow2 "${modes[0]}" cluster_size=64k --queues 2
-[ "$DRIVER" = c ] || run qcow2 copy cluster_size=4k
 run qcow2_killed "${modes[0]}" reissue
 run qcow2_refused "${modes[0]}"
 run nothing_left
