@@ -251,6 +251,12 @@ impl Image {
         }
     }
 
+    /// How much waits to be free.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.writer.as_ref().map_or(0, |writer| writer.refcounts.waiting())
+    }
+
     /// In the end: what was reserved is not used.
     pub(super) fn close(&mut self) -> Result<(), Errno> {
         if self.writer.is_none() {

@@ -325,6 +325,12 @@ impl Refcounts {
         }
     }
 
+    /// How much waits to be free.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.freed.len()
+    }
+
     /// Give back what is reserved.
     pub(super) fn release(&mut self, disk: &mut Disk) -> Result<(), Errno> {
         while let Some(at) = self.reserved.pop_front() {

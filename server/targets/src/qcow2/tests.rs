@@ -254,6 +254,25 @@ fn what_was_free_is_zero() {
 }
 
 #[test]
+fn freed_when_nobody_names_it() {
+    let scratch = Scratch::in_memory("qcow2-named");
+    let (raw, path) = (scratch.file("raw", &[1; 1 << 20]), scratch.path("image"));
+    qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", text(&raw), text(&path)]);
+    let sim = open(&path);
+    sim.write(0, &[2; 512], false).unwrap();
+    let first = sim.target().chain().top().pending().unwrap();
+    sim.write(65536, &[2; 512], false).unwrap();
+    assert_eq!(sim.target().chain().top().waiting(), 2);
+    // A sync that had begun before the second one.
+    sim.target().chain().top().are_on_medium(first);
+    assert_eq!(sim.target().chain().top().waiting(), 1);
+    assert!(sim.target().chain().top().pending().is_some());
+    sim.flush().unwrap();
+    let mut chain = sim.target().chain();
+    assert_eq!((chain.top().waiting(), chain.top().pending()), (0, None));
+}
+
+#[test]
 fn one_group_without_a_copy() {
     let scratch = Scratch::in_memory("qcow2-pieces");
     let path = scratch.path("image");
