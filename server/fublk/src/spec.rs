@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 use ublk_server::Target;
-use ublk_targets::{Access, FileTarget, Mirror, Nbd, Null, OnDrop, Stripe, Uri};
+use ublk_targets::{Access, FileTarget, Mirror, Nbd, Null, OnDrop, Qcow2, Stripe, Uri};
 
 #[derive(Subcommand, Debug, PartialEq)]
 pub(crate) enum Spec {
@@ -67,6 +67,18 @@ pub(crate) enum Spec {
         /// It is tried after that as well
         #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86400))]
         reconnect: u64,
+    },
+    /// The disk of a qcow2 image, and of the images that it builds upon
+    ///
+    /// Versions 2 and 3. What it builds upon, raw or qcow2, is only read. If the server is killed or the power fails,
+    /// nothing that was flushed is lost, and the image is good; but some room in it is, which
+    /// `qemu-img check -r leaks` gives back.
+    Qcow2 {
+        /// Its path
+        path: PathBuf,
+        /// Nothing can be written to the device
+        #[arg(long)]
+        read_only: bool,
     },
 }
 
@@ -144,13 +156,16 @@ impl Spec {
             Spec::Nbd { uri, read_only, reconnect } => {
                 user.target(Nbd::open(uri, *read_only, Duration::from_secs(*reconnect))?)
             }
+            Spec::Qcow2 { path, read_only } => {
+                user.target(Qcow2::open(path, Access { read_only: *read_only, direct: false, look })?)
+            }
         })
     }
 
     fn files(&mut self) -> &mut [PathBuf] {
         match self {
             Spec::Null { .. } | Spec::Nbd { .. } => &mut [],
-            Spec::File { path, .. } => std::slice::from_mut(path),
+            Spec::File { path, .. } | Spec::Qcow2 { path, .. } => std::slice::from_mut(path),
             Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
         }
     }
@@ -209,6 +224,10 @@ impl Spec {
                 let how = How { read_only: *read_only, direct: false };
                 (vec!["mirror".into()], paths.as_slice(), how)
             }
+            Spec::Qcow2 { path, read_only } => {
+                let how = How { read_only: *read_only, direct: false };
+                (vec!["qcow2".into()], std::slice::from_ref(path), how)
+            }
         };
         args.extend(how.args());
         args.push("--".into());
@@ -253,6 +272,8 @@ mod tests {
             Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: true },
             Spec::Nbd { uri: "nbd://[::1]:7/a%20b".parse().unwrap(), read_only: true, reconnect: 7 },
             Spec::Nbd { uri: "nbd+unix:///?socket=/x".parse().unwrap(), read_only: false, reconnect: 0 },
+            Spec::Qcow2 { path: "/a".into(), read_only: true },
+            Spec::Qcow2 { path: "/a".into(), read_only: false },
         ] {
             assert_eq!(Spec::from_args(&spec.args()).unwrap(), spec);
         }

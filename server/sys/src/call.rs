@@ -162,6 +162,7 @@ pub fn pin_thread(cpus: &CpuSet) -> io::Result<()> {
 }
 
 /// A file of so many zeroes, which is memory as far as something is written to it.
+/// Nobody else can open it.
 pub fn memory_file(len: u64) -> io::Result<File> {
     // SAFETY: the name is a string.
     let fd = check(unsafe { libc::memfd_create(c"fublk".as_ptr(), libc::MFD_CLOEXEC) })?;

@@ -12,6 +12,7 @@ mod model;
 mod nbd;
 mod null;
 mod open;
+mod qcow2;
 mod stripe;
 
 pub use file::FileTarget;
@@ -19,4 +20,5 @@ pub use mirror::{Mirror, OnDrop};
 pub use nbd::{Nbd, Uri};
 pub use null::Null;
 pub use open::Access;
+pub use qcow2::Qcow2;
 pub use stripe::Stripe;

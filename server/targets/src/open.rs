@@ -47,6 +47,33 @@ fn in_use(path: &Path, why: &str) -> io::Error {
 
 /// Open a file to serve it. An error says which file it is about.
 pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
+    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let (file, size) = open_any_size(path, access)?;
+    let is_device = file.metadata().map_err(say)?.file_type().is_block_device();
+    let mut block = if is_device { logical_block(&file).map_err(say)? } else { 512 };
+    let mut align = 512;
+    if access.direct {
+        let direct = direct_block(&file).map_err(say)?;
+        if direct.offset == 0 {
+            return Err(about(path, "can not be used for direct I/O"));
+        }
+        block = block.max(direct.offset);
+        align = align.max(direct.memory);
+    }
+    if size == 0 {
+        return Err(about(path, "is empty"));
+    }
+    if !size.is_multiple_of(block.into()) {
+        return Err(about(
+            path,
+            format_args!("its size, {size} bytes, is no multiple of the block, {block} bytes"),
+        ));
+    }
+    Ok(Backing { file, size, block, align })
+}
+
+/// The same, but of a file whose size is not that of a disk.
+pub(crate) fn open_any_size(path: &Path, access: Access) -> io::Result<(File, u64)> {
     let Access { read_only, direct, look } = access;
     let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
     let neither = || about(path, "is neither a regular file nor a block device");
@@ -69,36 +96,30 @@ pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
     if is_device != kind.is_block_device() || !is_device && !kind.is_file() {
         return Err(neither());
     }
-    let locked = match access {
+    let lock = || match access {
         Access { look: true, .. } => Ok(()),
         Access { read_only: true, .. } => file.try_lock_shared(),
         _ => file.try_lock(),
     };
+    let locked = if cfg!(test) { patiently(lock) } else { lock() };
     locked.map_err(|e| match e {
         TryLockError::WouldBlock => in_use(path, "another process has it locked"),
         TryLockError::Error(e) => say(e),
     })?;
     let size = file.seek(SeekFrom::End(0)).map_err(say)?;
-    let mut block = if is_device { logical_block(&file).map_err(say)? } else { 512 };
-    let mut align = 512;
-    if direct {
-        let direct = direct_block(&file).map_err(say)?;
-        if direct.offset == 0 {
-            return Err(about(path, "can not be used for direct I/O"));
+    Ok((file, size))
+}
+
+/// Tests of other targets start processes: until these execute their program, they have all
+/// files that are open here, with their locks.
+fn patiently(mut lock: impl FnMut() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
+    for _ in 0..300 {
+        match lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            result => return result,
         }
-        block = block.max(direct.offset);
-        align = align.max(direct.memory);
     }
-    if size == 0 {
-        return Err(about(path, "is empty"));
-    }
-    if !size.is_multiple_of(block.into()) {
-        return Err(about(
-            path,
-            format_args!("its size, {size} bytes, is no multiple of the block, {block} bytes"),
-        ));
-    }
-    Ok(Backing { file, size, block, align })
+    lock()
 }
 
 /// The same file twice is no redundancy, and no two parts: say which.

@@ -421,6 +421,8 @@ impl Device {
             threads.push(thread.spawn(move || {
                 pin_to_queue(id, q_id);
                 let result = told(|| queue::run(plan, &*target, || drop(tell.send(Event::Ready))));
+                // The last one may have something to put in order, for which the process has to wait.
+                drop(target);
                 let _ = tell.send(Event::Ended(q_id, result));
             })?);
         }

@@ -194,6 +194,17 @@ impl<'r> Read<'r> {
             Err(errno) => Err((self, errno)),
         }
     }
+
+    /// Like [`from_files()`](Self::from_files), but this waits for the data: what they
+    /// come from is not used any more then.
+    pub async fn wait_for_files(self, map: impl FnMut(u64, u32) -> Piece) -> Answer<'r> {
+        let pieces = match self.0.pieces(map) {
+            Ok(pieces) => pieces,
+            Err(errno) => return self.fail(errno),
+        };
+        let results = self.0.io.lend(&self.0, Direction::Fill, pieces.as_slice()).await;
+        self.0.result(results.into_iter().collect())
+    }
 }
 
 impl<'r> Read<'r> {
@@ -234,7 +245,8 @@ impl<'r> Write<'r> {
         self.0.io.lend(&self.0, Direction::Drain, &pieces).await
     }
 
-    /// Do its data have to be on the medium when it is done?
+    /// Do its data have to be on the medium when it is done? Those that [go to a
+    /// file](Self::to_file) are, without further ado.
     pub fn fua(&self) -> bool {
         self.0.fua
     }
