@@ -218,17 +218,21 @@ mirror() {
 
 # batches MODE: the driver has them, and each of its commands is about many requests
 batches() {
-	file "$1" '' --batch on --queues 2 --depth 16 || return
-	add --mode "$1" --batch on null || return
+	truncate -s 48M "$store/file"
+	add --mode "$1" --batch on --queues 2 --depth 16 file "$store/file" || return
 	field 'features[]' | grep -qx BATCH_IO || bad "no batches: $(field 'features|join(" ")')" || return
+	verify --rw=randwrite --bs=4k --offset=16M --size=1M || return
+	verify --rw=randrw --bsrange=4k-512k --offset=32M --size=4M || return
+	discard || return
 	del || return
+	cmp -s -n 1M "$store/file" "$work/data" || bad "the file has other data than the device" || return
 	# One tag, which is told and committed again and again.
 	add --mode "$1" --batch on --depth 1 null 2>/dev/null || add --mode "$1" --batch on --depth 2 null || return
 	io --rw=randread --bs=4k --size=1M || return
 	del || return
 	# More tags than the memory of a command has room for.
 	add --mode "$1" --batch on --depth 512 null || return
-	io --rw=randrw --bs=4k --size=16M --iodepth=512 || return
+	io --rw=randrw --bs=4k --size=16M --io_size=4M --iodepth=512 || return
 	del
 }
 

@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(batch.next(3, 30), None);
         assert_eq!(tell(&mut batch, 0, &[3, 5], true), [30]);
         assert_eq!((batch.next(3, 30), batch.next(5, 50)), (Some(0), Some(0)));
-        assert_eq!(batch.next(3, 30), None);
+        assert_eq!((batch.next(3, 30), batch.fetches[0].at), (None, 4));
         // It goes on where it was, in the other as well.
         assert_eq!(tell(&mut batch, 0, &[3], true), [30]);
         assert_eq!(batch.next(3, 30), Some(0));
