@@ -495,11 +495,13 @@ denied() {
 }
 
 # An ordinary user adds, serves and deletes a device, and no other user does.
+# shellcheck disable=SC2086 # numbers, and lists of words
 ordinary() {
 	local u=1000 other=1001 how file=$store/user
 	denied 4 "be root, or have the udev rules" $u features || return
 	with_rules ordinary_by_rules
 }
+# shellcheck disable=SC2086
 ordinary_by_rules() {
 	chmod 755 "$store"
 	truncate -s 48M "$file" && chown $u:$u "$file"
@@ -511,7 +513,6 @@ ordinary_by_rules() {
 	denied 4 "not for ordinary users" $u add mirror "$file" || return
 	denied 4 "Permission denied" $other add file "$file" || return
 	for how in "null --size 64M" "file $file" "file --direct $file"; do
-		# shellcheck disable=SC2086
 		dev=$(as $u add $how 2>"$work/err") || bad "add $how: $(cat "$work/err")" || return
 		id=${dev#/dev/ublkb} pid=$(field pid)
 		udevadm settle --timeout=30
@@ -666,6 +667,7 @@ time.sleep(600)' >"$work/hog" 2>&1 &
 xfs() {
 	rm -f "$store/xfs"
 	truncate -s 304M "$store/xfs"
+	# shellcheck disable=SC2086
 	add --mode "$1" --queues 2 file $2 "$store/xfs" || return
 	mkfs.xfs -q -f "$dev" >>"$log" 2>&1 || bad "mkfs.xfs fails" || return
 	mount -t xfs -o discard "$dev" "$mnt" || bad "cannot mount $dev" || return
