@@ -134,7 +134,7 @@ impl Ring {
     /// they have; those that were not are submitted before.
     pub fn put(&self, file: FileIndex, fd: BorrowedFd<'_>) -> io::Result<()> {
         let uring = self.uring.borrow();
-        uring.submit()?;
+        submit(&uring)?;
         uring.submitter().register_files_update(file.0, &[fd.as_raw_fd()])?;
         Ok(())
     }
@@ -212,13 +212,7 @@ impl Ring {
             if entries.len() > uring.submission().capacity() {
                 return Err(Errno::EINVAL.into());
             }
-            match uring.submit() {
-                // Memory is short, or there was a signal. Nobody else tries again.
-                Err(e) if try_again(&e) && e.raw_os_error() != Some(libc::EBUSY) => {
-                    std::thread::yield_now();
-                }
-                result => drop(result?),
-            }
+            submit(&uring)?;
         }
         Ok(())
     }
@@ -321,6 +315,17 @@ impl Ring {
     /// `fallocate()`.
     pub fn fallocate(&self, file: FileIndex, mode: u32, offset: u64, len: u64) -> Op<'_> {
         self.one(Sqe::fallocate(file, mode, offset, len))
+    }
+}
+
+/// What was pushed goes to the kernel.
+fn submit(uring: &IoUring) -> io::Result<()> {
+    loop {
+        match uring.submit() {
+            // Memory is short, or there was a signal. Nobody else tries again.
+            Err(e) if try_again(&e) && e.raw_os_error() != Some(libc::EBUSY) => std::thread::yield_now(),
+            result => return result.map(drop),
+        }
     }
 }
 
