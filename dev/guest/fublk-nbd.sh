@@ -255,6 +255,7 @@ nbd_cases() {
 		run nbd_removed "$mode"
 	done
 	run nbd "$first" '' nbdkit file "$store/nbd"
+	run nbd "$first" '--queues 2 --batch on' qemu
 	run nbd_recover "$first" wait
 	run nbd_recover "$first" fail
 	run nbd_gone "$first"

@@ -910,6 +910,7 @@ run xfs "${modes[0]}" --direct
 run pressure "${modes[0]}" '' ''
 nbd_cases "${1:-}"
 run qcow2 "${modes[0]}" cluster_size=64k --queues 2
+[ "${1:-}" != all ] || run qcow2 "${modes[0]}" cluster_size=64k --batch on
 run qcow2_killed "${modes[0]}" reissue
 run qcow2_refused "${modes[0]}"
 run nothing_left
