@@ -13,6 +13,8 @@ fublk=${FUBLK:-$BUILD/server/release/fublk}
 server=fublk
 # shellcheck source=dev/guest/server-cases.sh
 . "$ROOT/dev/guest/server-cases.sh"
+# shellcheck source=dev/guest/fublk-nbd.sh
+. "$ROOT/dev/guest/fublk-nbd.sh"
 case $DRIVER in
 c) module=ublk_drv modes=(auto copy) ;;
 *) module=ublk_rs modes=(fused auto copy) ;;
@@ -214,6 +216,26 @@ mirror() {
 	fublk del 50 || bad "del 50 fails"
 }
 
+# batches MODE: the driver has them, and each of its commands is about many requests
+batches() {
+	truncate -s 48M "$store/file"
+	add --mode "$1" --batch on --queues 2 --depth 16 file "$store/file" || return
+	field 'features[]' | grep -qx BATCH_IO || bad "no batches: $(field 'features|join(" ")')" || return
+	verify --rw=randwrite --bs=4k --offset=16M --size=1M || return
+	verify --rw=randrw --bsrange=4k-512k --offset=32M --size=4M || return
+	discard || return
+	del || return
+	cmp -s -n 1M "$store/file" "$work/data" || bad "the file has other data than the device" || return
+	# One tag, which is told and committed again and again.
+	add --mode "$1" --batch on --depth 1 null 2>/dev/null || add --mode "$1" --batch on --depth 2 null || return
+	io --rw=randread --bs=4k --size=1M || return
+	del || return
+	# More tags than the memory of a command has room for.
+	add --mode "$1" --batch on --depth 512 null || return
+	io --rw=randrw --bs=4k --size=16M --io_size=4M --iodepth=512 || return
+	del
+}
+
 # A file on a block device, and the block device itself.
 block() {
 	local loop
@@ -226,13 +248,97 @@ block() {
 	return $rc
 }
 
-# recover MODE ON_DEATH
+# An image on what it builds upon: the first MiBs are $work/data, zeroes are behind.
+qcow2_image() {
+	rm -f "$store/base" "$store/middle" "$store/q"
+	head -c 3M "$work/data" >"$store/base"
+	{ qemu-img create -q -f qcow2 -F raw -b base -o "$1" "$store/middle" 48M &&
+		tail -c 1M "$work/data" >"$store/tail" &&
+		qemu-img convert -q -c -f raw -O qcow2 -o "$1" "$work/data" "$store/compressed" &&
+		qemu-io -f qcow2 -c "write -q -s $store/tail 3M 1M" "$store/middle" &&
+		qemu-img create -q -f qcow2 -F qcow2 -b middle -o "$1" "$store/q" 48M; } >>"$log" 2>&1 || bad "qemu-img fails"
+}
+
+# image_is_good STATUS: to qemu-img, and it has what the device had. Status 3: some room is lost.
+image_is_good() {
+	local rc=0
+	qemu-img check -q -f qcow2 "$store/q" >>"$log" 2>&1 || rc=$?
+	[ $rc -eq 0 ] || [ $rc -eq "$1" ] || bad "qemu-img check: status $rc" || return
+	qemu-img compare -q -f qcow2 -F raw "$store/q" "$store/whole" >>"$log" 2>&1 ||
+		bad "qemu-img finds other data than the device had"
+}
+
+# qcow2 MODE OPTIONS_OF_IMAGE ADD_OPTIONS...
+qcow2() {
+	qcow2_image "$2" || return
+	add --mode "$1" "${@:3}" qcow2 "$store/q" || return
+	[ "$(blockdev --getsize64 "$dev")" = $((48 << 20)) ] || bad "wrong size" || return
+	same_data "of what it builds upon" || return
+	served || return
+	refused 5 "in use" add qcow2 "$store/q" || return
+	dd if="$dev" of="$store/whole" bs=1M iflag=direct status=none || bad "cannot read" || return
+	ended kill "$pid" || return
+	image_is_good 0 || return
+	cmp -s -n 3M "$store/base" "$work/data" && [ "$(stat -c %s "$store/base")" = $((3 << 20)) ] ||
+		bad "what it builds upon was written" || return
+	# Compressed clusters, read and replaced.
+	mv "$store/compressed" "$store/q"
+	add --mode "$1" --on-death reissue qcow2 "$store/q" || return
+	same_data compressed || return
+	io --rw=randwrite --bs=4k --offset=1M --size=1M --io_size=256k || return
+	blockdev --flushbufs "$dev"
+	dd if="$dev" of="$store/whole" bs=1M iflag=direct status=none || bad "cannot read" || return
+	del || return
+	image_is_good 0 || return
+	rm -f "$store/q" "$store/whole" "$store/middle" "$store/base"
+}
+
+# qcow2_killed MODE ON_DEATH: no write that was answered is lost
+qcow2_killed() {
+	qcow2_image cluster_size=64k || return
+	add --mode "$1" --on-death "$2" --queues 2 qcow2 "$store/q" || return
+	write_data || return
+	# It allocates clusters all the time, and says which writes were answered.
+	fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=8 --rw=randwrite --bs=8k \
+		--offset=16M --size=16M --io_size=4M --verify=crc32c --do_verify=0 --rate=1m --verify_state_save=0 >"$work/load" 2>&1 &
+	local load=$!
+	killed_under_load "$2" || return
+	if [ "$2" = reissue ]; then
+		wait $load || bad "fio saw an error: $(grep -a err= "$work/load" | head -n 2)" || return
+		io --rw=randwrite --bs=8k --offset=16M --size=16M --io_size=4M --verify=crc32c --verify_only --verify_fatal=1 || return
+	else
+		until_true 60 dead $load || bad "fio hangs" || return
+	fi
+	same_data recovered || return
+	dd if="$dev" of="$store/whole" bs=1M iflag=direct status=none || bad "cannot read" || return
+	del || return
+	image_is_good 3
+}
+
+# What is not served, and that a server which only reads leaves an image alone.
+qcow2_refused() {
+	rm -f "$store/q"
+	refused 1 "no qcow2 image" add qcow2 "$work/data" || return
+	qemu-img create -q -f qcow2 -o extended_l2=on "$store/q" 16M
+	refused 1 "extended L2" add qcow2 "$store/q" || return
+	rm "$store/q"
+	qemu-img create -q -f qcow2 "$store/q" 16M
+	cp "$store/q" "$store/whole"
+	add --mode "$1" qcow2 --read-only "$store/q" || return
+	[ "$(blockdev --getro "$dev")" = 1 ] || bad "not read-only" || return
+	! write_data || bad "read-only, but data were written" || return
+	dd if="$dev" bs=1M iflag=direct status=none | cmp -s -n 16M - /dev/zero || bad "not all zeroes" || return
+	del || return
+	cmp -s "$store/q" "$store/whole" || bad "the image was written"
+}
+
+# recover MODE ON_DEATH ADD_OPTIONS...
 recover() {
 	local file=$store/recover i
 	rm -f "$file"
 	truncate -s 48M "$file"
-	add --mode "$1" --on-death "$2" --queues 2 file "$file" || return
-	refused 1 "has a server" recover "$id" || return
+	add --mode "$1" --on-death "$2" --queues 2 "${@:3}" file "$file" || return
+	refused 5 "has a server" recover "$id" || return
 	write_data || return
 	for i in 1 2; do
 		killed_under_load "$2" || return
@@ -294,6 +400,8 @@ resize() {
 	add --mode "$1" --on-death reissue file "$store/resize" || return
 	refused 1 "enlarge them first" resize "$id" 32M || return
 	refused 1 "no multiple" resize "$id" 1000 || return
+	refused 1 "would lose some" resize "$id" 8M || return
+	fublk resize --force "$id" 8M && [ "$(blockdev --getsize64 "$dev")" = $((8 << 20)) ] || bad "can not shrink" || return
 	truncate -s 32M "$store/resize"
 	fublk resize "$id" || bad "resize fails" || return
 	[ "$(blockdev --getsize64 "$dev")" = $((32 << 20)) ] || bad "wrong size" || return
@@ -332,7 +440,7 @@ messages() {
 	[ "$DRIVER" != c ] || refused 1 "no mode fused" add --mode fused null || return
 	add --id 7 null || return
 	[ "$id" = 7 ] || bad "asked for number 7, got $id" || return
-	refused 1 "a device 7 already" add --id 7 null || return
+	refused 5 "a device 7 already" add --id 7 null || return
 	fublk features | grep -qx USER_COPY || bad "features: $(fublk features)" || return
 	setpriv --reuid=65534 --clear-groups --inh-caps=-all "$fublk" features >"$work/err" 2>&1
 	[ $? -eq 4 ] && grep -q "be root" "$work/err" || bad "nobody is told: $(cat "$work/err")" || return
@@ -348,26 +456,350 @@ s.bind("\0fublk-test")
 s.settimeout(60)
 p = subprocess.Popen([sys.argv[1], "add", "--foreground", "--id", "5", "null"], stdout=subprocess.PIPE,
                      text=True, env={"NOTIFY_SOCKET": "@fublk-test"})
-assert s.recv(100) == b"READY=1"
+assert s.recv(100) == b"READY=1\nSTATUS=/dev/ublkb5"
 assert p.stdout.readline() == "/dev/ublkb5\n"
 assert os.path.exists("/dev/ublkb5")
 p.terminate()
+assert s.recv(100) == b"STOPPING=1"
 assert p.wait(60) == 0, p.returncode
 assert not os.path.exists("/dev/ublkb5") and not os.path.exists("/dev/ublkc5")
 PYTHON
 }
 
+# with_rules COMMAND...: with our rules for udev, for the program where it is
+with_rules() {
+	local rc=0
+	mkdir -p /run/udev/rules.d && sed "s|/usr/bin/fublk|$fublk|" "$ROOT/server/system/60-fublk.rules" \
+		>/run/udev/rules.d/60-fublk.rules && udevadm control --reload || bad "no udev" || return
+	udevadm trigger --settle --name-match=/dev/ublk-control
+	"$@" || rc=1
+	rm /run/udev/rules.d/60-fublk.rules
+	chmod 600 /dev/ublk-control
+	udevadm control --reload
+	return $rc
+}
+
+# as USER ARGUMENTS...: our program, run by somebody
+as() {
+	mkdir -p "$work/user-$1" && chown "$1:$1" "$work/user-$1" && chmod a+x "$work"
+	XDG_RUNTIME_DIR=$work/user-$1 timeout -k 5 120 setpriv --reuid="$1" --regid="$1" --clear-groups \
+		--inh-caps=-all "$fublk" "${@:2}" </dev/null
+}
+
+# denied STATUS WORDS USER ARGUMENTS...
+denied() {
+	local said rc=0
+	said=$(as "${@:3}" 2>&1) || rc=$?
+	[ $rc -eq "$1" ] || bad "${*:3}: status $rc: $said" || return
+	case $said in *"$2"*) ;; *) bad "${*:3} says: $said" ;; esac
+}
+
+# An ordinary user adds, serves and deletes a device, and no other user does.
+# shellcheck disable=SC2086 # numbers, and lists of words
+ordinary() {
+	local u=1000 other=1001 how file=$store/user
+	denied 4 "be root, or have the udev rules" $u features || return
+	with_rules ordinary_by_rules
+}
+# shellcheck disable=SC2086
+ordinary_by_rules() {
+	chmod 755 "$store"
+	truncate -s 48M "$file" && chown $u:$u "$file"
+	if [ "$DRIVER" = c ]; then
+		denied 4 "no fused commands" $u add null
+		return
+	fi
+	denied 4 "only mode fused" $u add --mode copy file "$file" || return
+	denied 4 "not for ordinary users" $u add mirror "$file" || return
+	denied 4 "Permission denied" $other add file "$file" || return
+	for how in "null --size 64M" "file $file" "file --direct $file"; do
+		dev=$(as $u add $how 2>"$work/err") || bad "add $how: $(cat "$work/err")" || return
+		id=${dev#/dev/ublkb} pid=$(field pid)
+		udevadm settle --timeout=30
+		[ "$(stat -c %u:%g:%a "$dev" "/dev/ublkc$id" | sort -u)" = $u:$u:600 ] ||
+			bad "$(stat -c '%n %U:%G %a' "$dev" "/dev/ublkc$id")" || return
+		[ "$(stat -c %u "/proc/$pid")" = $u ] || bad "the server is not of user $u" || return
+		fublk list --json "$id" | jq -r '.[0].features[]' | grep -qx UNPRIVILEGED_DEV || bad "it is privileged" || return
+		as $u list "$id" | grep -q "^$dev *live .* ${how%% *}" || bad "list: $(as $u list "$id" 2>&1)" || return
+		denied 4 "is not yours" $other del "$id" || return
+		denied 4 "is not yours" $other list "$id" || return
+		! setpriv --reuid=$other --regid=$other --clear-groups dd if="$dev" of=/dev/null bs=4k count=1 2>/dev/null ||
+			bad "another user reads it" || return
+		if [ "${how%% *}" = file ]; then
+			setpriv --reuid=$u --regid=$u --clear-groups dd of="$dev" bs=256k oflag=direct conv=fsync \
+				status=none <"$work/data" 2>>"$log" || bad "user $u can not write to $dev" || return
+			setpriv --reuid=$u --regid=$u --clear-groups dd if="$dev" bs=64k count=${data}M iflag=direct,count_bytes \
+				status=none 2>>"$log" | cmp -s - "$work/data" || bad "the data differ" || return
+			setpriv --reuid=$u --regid=$u --clear-groups blkdiscard -z -o 8M -l 1M "$dev" || bad "no zeroes" || return
+		fi
+		as $u del "$id" 2>"$work/err" || bad "del: $(cat "$work/err")" || return
+		until_true 10 dead "$pid" && until_true 10 gone "$dev" || bad "$dev or its server is still there" || return
+		[ -z "$(ls -A "$work/user-$u/fublk")" ] || bad "left: $(ls -A "$work/user-$u/fublk")" || return
+		sync "$file"
+		[ "${how%% *}" = null ] || cmp -s -n ${data}M "$file" "$work/data" || bad "the file has other data" || return
+	done
+	rm "$file"
+}
+
 # Our rules give a device a name.
-udev() {
-	mkdir -p /run/udev/rules.d && cp "$ROOT/server/system/60-fublk.rules" /run/udev/rules.d &&
-		udevadm control --reload || bad "no udev" || return
+udev() { with_rules udev_name; }
+udev_name() {
 	add --id 3 null || return
 	udevadm settle --timeout=30
 	[ "$(readlink -f /dev/disk/by-id/ublk-3)" = /dev/ublkb3 ] || bad "no name: $(ls /dev/disk/by-id 2>&1)" || return
 	grep -qF '[none]' /sys/block/ublkb3/queue/scheduler || bad "there is a scheduler" || return
+	[ "$(stat -c %u:%a "/dev/ublkc3")" = 0:600 ] || bad "/dev/ublkc3: $(stat -c '%U %a' /dev/ublkc3)" || return
+	del
+}
+
+# Blocks of 4 KiB: those of the device, and for direct I/O also where a file has holes.
+large_blocks() {
+	local loop rc=0
+	rm -f "$store/blocks"
+	truncate -s 64M "$store/blocks"
+	loop=$(losetup -b 4096 -f --show "$store/blocks") || bad "no loop device" || return
+	large_blocks_on "$loop" || rc=1
+	! mountpoint -q "$mnt" || umount "$mnt"
+	losetup -d "$loop"
+	return $rc
+}
+large_blocks_on() {
+	add --mode "$mode" file "$1" || return
+	[ "$(blockdev --getss "$dev")" = 4096 ] || bad "a device of 4096 is one of $(blockdev --getss "$dev")" || return
+	blkdiscard -z -o 1M -l 4096 "$dev" || bad "can not zero a block" || return
 	del || return
-	rm /run/udev/rules.d/60-fublk.rules
-	udevadm control --reload
+	mkfs.ext4 -q -F "$1" && mount "$1" "$mnt" && truncate -s 16M "$mnt/sparse" || bad "no file" || return
+	add --mode "$mode" file --direct "$mnt/sparse" || return
+	[ "$(blockdev --getss "$dev")" = 4096 ] || bad "a sparse file has $(blockdev --getss "$dev")" || return
+	write_data && same_data direct || return
+	del
+}
+
+# Two servers for one device: one has it, and the device stays.
+recover_twice() {
+	local rc1=0 rc2=0 first
+	add --mode "$mode" --on-death reissue null --size 64M || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	fublk recover "$id" >"$work/out1" 2>&1 &
+	first=$!
+	fublk recover "$id" >"$work/out2" 2>&1 || rc2=$?
+	wait $first || rc1=$?
+	[ $((rc1 == 0)) -ne $((rc2 == 0)) ] || bad "$rc1: $(cat "$work/out1"); $rc2: $(cat "$work/out2")" || return
+	[ $((rc1 + rc2)) -eq 5 ] || bad "status $((rc1 + rc2)): $(cat "$work/out"[12])" || return
+	pid=$(field pid)
+	state_is live && ! dead "$pid" || bad "nobody serves it" || return
+	io --rw=randread --bs=4k --size=1M || return
+	del
+}
+
+# What waits for its next server may be in use.
+stop_mounted() {
+	local words="is in use"
+	truncate -s 48M "$store/file"
+	add --mode "$mode" --on-death "$1" file "$store/file" || return
+	mkfs.ext4 -q -F "$dev" && mount "$dev" "$mnt" || bad "cannot mount" || return
+	kill -9 "$pid"
+	until_true 20 eval '! state_is live' || bad "the server is dead, the device live" || return
+	refused 5 "$words" stop "$id" || return
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	umount "$mnt" || bad "cannot unmount" || return
+	kill -9 "$pid"
+	until_true 20 eval '! state_is live' || bad "the server is dead, the device live" || return
+	ended fublk stop "$id"
+}
+
+# All of a server is in memory: what never ran must not have to be read.
+locked() {
+	local missing
+	add --mode "$mode" null || return
+	missing=$(awk '$2 ~ /x/ { file = $6; here = 1 } $2 !~ /x/ && /^[0-9a-f]+-/ { here = 0 }
+		here && $1 == "Size:" { size = $2 }
+		here && $1 == "Rss:" && $2 != size && file ~ /\// { print file, $2, "of", size }' "/proc/$pid/smaps")
+	[ -z "$missing" ] || bad "not in memory: $missing" || return
+	del
+}
+
+# A file system on the device is written with little memory.
+pressure() {
+	local hog i rc=0
+	rm -f "$store/pressure"
+	# What the disk is made of is memory, too: it has all of that already.
+	head -c 96M /dev/zero >"$store/pressure" && sync -f "$store" || bad "no file" || return
+	# shellcheck disable=SC2086
+	add --mode "$1" $2 file $3 "$store/pressure" || return
+	mkfs.ext4 -q -F "$dev" && mount "$dev" "$mnt" || bad "cannot mount" || return
+	python3 -c '
+import mmap, time
+open("/proc/self/oom_score_adj", "w").write("1000")
+free = int(next(l for l in open("/proc/meminfo") if l.startswith("MemAvailable")).split()[1]) << 10
+hog = mmap.mmap(-1, max(0, free - (48 << 20)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+print(len(hog) >> 20, flush=True)
+time.sleep(600)' >"$work/hog" 2>&1 &
+	hog=$!
+	until_true 60 grep -q . "$work/hog" || bad "memory is not taken" || { kill $hog; return 1; }
+	for ((i = 0; i < ${4:-1}; i++)); do
+		# Several writers, more data than there is memory.
+		for f in a b c; do
+			{ timeout 120 dd if=/dev/zero of="$mnt/$f" bs=1M count=14 && timeout 120 cp "$work/data" "$mnt/$f.data"; } 2>>"$log" &
+		done
+		wait %2 %3 %4 2>/dev/null || rc=1
+		timeout 120 sync -f "$mnt" || rc=1
+		[ $rc -eq 0 ] || break
+	done
+	! dead $hog || rc=2
+	kill $hog 2>/dev/null
+	wait $hog 2>/dev/null
+	[ $rc -ne 2 ] || bad "memory ran out" || return
+	[ $rc -eq 0 ] || bad "writers hang or fail" || return
+	echo 3 >/proc/sys/vm/drop_caches
+	for f in a b c; do
+		cmp -s "$mnt/$f.data" "$work/data" || bad "$f has other data" || return
+	done
+	umount "$mnt" || bad "cannot unmount" || return
+	e2fsck -fn "$dev" >>"$log" 2>&1 || bad "e2fsck complains" || return
+	del || return
+	rm "$store/pressure"
+}
+
+# A tree on xfs, of which the device has to have 300 MiB.
+xfs() {
+	rm -f "$store/xfs"
+	truncate -s 304M "$store/xfs"
+	# shellcheck disable=SC2086
+	add --mode "$1" --queues 2 file $2 "$store/xfs" || return
+	mkfs.xfs -q -f "$dev" >>"$log" 2>&1 || bad "mkfs.xfs fails" || return
+	mount -t xfs -o discard "$dev" "$mnt" || bad "cannot mount $dev" || return
+	cp -r "$work/tree" "$mnt/a" && sync -f "$mnt" || bad "cannot copy files" || return
+	cp -r "$work/tree" "$mnt/b" && rm -r "$mnt/a" && fstrim "$mnt" || bad "cannot trim" || return
+	umount "$mnt" && mount -t xfs "$dev" "$mnt" || bad "cannot mount $dev again" || return
+	diff -r "$work/tree" "$mnt/b" >/dev/null || bad "the files differ" || return
+	umount "$mnt" || bad "cannot unmount" || return
+	xfs_repair -n "$dev" >>"$log" 2>&1 || bad "xfs_repair complains" || return
+	del || return
+	rm "$store/xfs"
+}
+
+# The devices of a file: all or none, and looked after.
+devices_of_a_file() {
+	truncate -s 16M "$store/one"
+	cat >"$work/two.toml" <<-TOML
+		[[device]]
+		id = 3
+		mode = "$mode"
+		on_death = "reissue"
+		target = ["file", "$store/one"]
+		[[device]]
+		id = 4
+		target = ["file", "--read-only", "/dev/ublkb3"]
+	TOML
+	sed 's/--read-only/--red-only/' "$work/two.toml" >"$work/wrong.toml"
+	refused 1 "wrong.toml:8: target: unexpected argument '--red-only'" run "$work/wrong.toml" || return
+	# The second is not there.
+	sed 's|/dev/ublkb3|/dev/ublkb9|' "$work/two.toml" >"$work/half.toml"
+	! fublk run "$work/half.toml" >/dev/null 2>&1 && gone /dev/ublkb3 || bad "half of a file is served" || return
+	[ "$(fublk run "$work/two.toml" 2>&1)" = $'/dev/ublkb3\n/dev/ublkb4' ] || bad "run fails" || return
+	id=3 dev=/dev/ublkb3 pid=$(field pid)
+	fublk run "$work/two.toml" >"$work/err" 2>&1
+	[ $? -eq 5 ] && grep -q "device 3 has a server" "$work/err" || bad "twice: $(cat "$work/err")" || return
+	udevadm settle --timeout=30
+	fublk del 4 && del || bad "del fails" || return
+	python3 - "$fublk" "$work/two.toml" <<'PYTHON' >"$work/err" 2>&1 || bad "$(tail -n 1 "$work/err")"
+import json, os, signal, socket, subprocess, sys, time
+fublk, file = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind("\0fublk-run")
+s.settimeout(60)
+p = subprocess.Popen([fublk, "run", "--foreground", file], stdout=subprocess.PIPE, text=True,
+                     env={"NOTIFY_SOCKET": "@fublk-run"})
+assert s.recv(100) == b"READY=1\nSTATUS=2 devices"
+assert p.stdout.readline() + p.stdout.readline() == "/dev/ublkb3\n/dev/ublkb4\n"
+def info(n):
+    return json.loads(subprocess.check_output([fublk, "list", "--json", str(n)]))[0]
+old = info(3)["pid"]
+os.kill(old, signal.SIGKILL)
+# Reads wait for the next server.
+with open("/dev/ublkb3", "rb", buffering=0) as f:
+    assert len(f.read(65536)) == 65536
+end = time.time() + 30
+while info(3)["pid"] == old or info(3)["state"] != "live":
+    assert time.time() < end, info(3)
+    time.sleep(0.1)
+p.terminate()
+assert s.recv(100) == b"STOPPING=1"
+assert p.wait(60) == 0, p.returncode
+for name in "b3", "c3", "b4", "c4":
+    assert not os.path.exists("/dev/ublk" + name), name
+PYTHON
+}
+
+# The server of before was killed; the same command goes on.
+take_over() {
+	truncate -s 16M "$store/over"
+	add --mode "$mode" --id 6 --on-death reissue file "$store/over" || return
+	refused 5 "device 6 has a server" add --take-over --id 6 file "$store/over" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	refused 5 "another one" add --take-over --id 6 null || return
+	add --take-over --id 6 file "$store/over" || return
+	verify --rw=write --bs=64k --size=1M || return
+	del || return
+	# Where it ends with its server, a number is left.
+	add --mode "$mode" --id 6 null || return
+	kill -9 "$pid"
+	until_true 20 gone "$dev" || bad "the server is dead, $dev is there" || return
+	add --take-over --id 6 file "$store/over" || return
+	del
+}
+
+# A server is asked to end before it has a device.
+early_signal() {
+	local p
+	truncate -s 48M "$store/file"
+	add --mode "$mode" --on-death reissue file "$store/file" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	exec 8<"$store/file"
+	flock 8
+	"$fublk" recover --foreground "$id" >/dev/null 2>"$work/err" &
+	p=$!
+	sleep 2
+	! dead $p || bad "it does not wait: $(cat "$work/err")" || return
+	kill $p
+	until_true 5 dead $p || { kill -9 $p; bad "SIGTERM is not heard"; return; }
+	exec 8<&-
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	del
+}
+
+# faulty ERROR: what the server's ring says now and then, when memory is short
+faulty() {
+	local p
+	command -v strace >/dev/null || return 0
+	truncate -s 48M "$store/file"
+	add --mode "$mode" --on-death reissue file "$store/file" || return
+	strace -qq -f -p "$pid" -e trace=io_uring_enter -e inject=io_uring_enter:error="$1":when="$2" \
+		-o /dev/null 2>>"$log" &
+	p=$!
+	until_true 20 grep -qE "TracerPid:[[:space:]]*[1-9]" "/proc/$pid/status" || bad "no strace" || return
+	case $1 in
+	# Nobody sees it.
+	EAGAIN | EINTR) verify --rw=randwrite --bs=16k --size=1M || return ;;
+	# Its ring is broken: the server ends, the device waits for the next one.
+	*)
+		dd if="$dev" of=/dev/null bs=4k count=64 iflag=direct status=none &
+		until_true 20 dead "$pid" || bad "it goes on with a broken ring" || return
+		until_true 20 state_is quiesced || bad "the device is $(field state)" || return
+		fublk recover "$id" >/dev/null || bad "recover fails" || return
+		pid=$(field pid)
+		wait $! || bad "a read has failed" || return
+		;;
+	esac
+	kill $p 2>/dev/null
+	wait $p 2>/dev/null
+	del
 }
 
 # Several devices at a time, ended all at once.
@@ -387,6 +819,7 @@ several() {
 clean_up() {
 	touch "$work/stop"
 	! mountpoint -q "$mnt" || umount -l "$mnt"
+	nbd_clean_up
 	fublk del --all >>"$log" 2>&1
 	rm -f /run/fublk/*
 }
@@ -410,15 +843,30 @@ mkdir -p /run/fublk
 begin 400M
 echo "$("$fublk" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 
+mode=${modes[0]}
 run messages
 run foreground
 run udev
+run ordinary
 run stale
+run devices_of_a_file
+run take_over
+run recover_twice
+run stop_mounted reissue
+run locked
+if [ "${1:-}" = all ]; then
+	run early_signal
+	run stop_mounted fail
+	run large_blocks
+	run faulty EAGAIN 5+3
+	run faulty EBADF 20
+fi
 # Which of these is tried in which mode: each once.
 deaths=(wait reissue fail) ends=(del stop term)
 for mode in "${modes[@]}"; do
 	run null "$mode" --queues 2 --depth 32
 	run file "$mode" '' --queues 2
+	run batches "$mode"
 	death=${deaths[0]} end=${ends[0]}
 	deaths=("${deaths[@]:1}" "$death") ends=("${ends[@]:1}" "$end")
 	if [ "${1:-}" = all ]; then
@@ -428,11 +876,23 @@ for mode in "${modes[@]}"; do
 		run mirror "$mode"
 		run resize "$mode"
 		run several "$mode"
+		run xfs "$mode" ''
+		run pressure "$mode" '' '' 3
+		run pressure "$mode" '--queues 2' --direct 3
 		run recover "$mode" "${deaths[0]}"
 		run recover "$mode" "${deaths[1]}"
 		run removed "$mode" "${ends[0]}"
 		run removed "$mode" "${ends[1]}"
 		run read_only "$mode"
+		run file "$mode" '' --batch off
+		run recover "$mode" reissue --batch on
+		run recover "$mode" wait --batch on
+		run qcow2 "$mode" cluster_size=64k,compat=0.10
+		run qcow2 "$mode" cluster_size=512 --queues 2 --depth 16
+		run qcow2 "$mode" cluster_size=4k
+		run qcow2 "$mode" cluster_size=2M
+		run qcow2_killed "$mode" "${deaths[0]}"
+		run qcow2_killed "$mode" "${deaths[1]}"
 	fi
 	if [ "${1:-}" = all ] || [ "$mode" = "${modes[0]}" ]; then
 		run recover "$mode" "$death"
@@ -445,5 +905,13 @@ run stripe "${modes[0]}" 64K 2
 run mirror "${modes[0]}"
 run resize "${modes[0]}"
 run read_only "${modes[0]}"
+run recover "${modes[0]}" reissue --batch on
+run xfs "${modes[0]}" --direct
+run pressure "${modes[0]}" '' ''
+nbd_cases "${1:-}"
+run qcow2 "${modes[0]}" cluster_size=64k --queues 2
+[ "${1:-}" != all ] || run qcow2 "${modes[0]}" cluster_size=64k --batch on
+run qcow2_killed "${modes[0]}" reissue
+run qcow2_refused "${modes[0]}"
 run nothing_left
 end no_driver

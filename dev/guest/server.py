@@ -1,5 +1,6 @@
-"""A kublk server in the guest, and what can be counted about it."""
+"""A server in the guest, kublk or fublk, and what can be counted about it."""
 import ctypes
+import json
 import os
 import re
 import struct
@@ -12,6 +13,9 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # How kublk is asked for a mode, and the UBLK_F_* that says the driver gave it.
 MODES = {"copy": ([], 0), "user copy": (["-u"], 1 << 7), "registered": (["-z"], 1 << 0),
          "automatic": (["--auto_zc"], 1 << 11), "fused": (["--fused"], 1 << 21), "batch": (["--batch"], 1 << 15)}
+# Ours, the same way.
+FUBLK = os.environ.get("FUBLK", "")
+FUBLK_MODES = {"fublk copy": ("copy", 1 << 7), "fublk fused": ("fused", 1 << 21)}
 ALL_FLAGS = sum(flag for _, flag in MODES.values())
 
 
@@ -69,23 +73,34 @@ def system_calls():
     pread() and pwrite(). Offsets by file; dev/run asks on the host, where objdump is fast."""
     text = run("objdump", "-d", "--no-show-raw-insn", KUBLK)
     code = re.findall(r"<(__io_uring_submit|_io_uring_get_cqe)>:\n(.*?)\n\n", text, re.S)
-    places = {KUBLK: [int(a, 16) for _, body in code for a in re.findall(r"(\w+):\tsyscall", body)]}
+    kublk = [int(a, 16) for _, body in code for a in re.findall(r"(\w+):\tsyscall", body)]
     libc = os.path.realpath(re.search(r"=> (\S*/libc\.so\S*)", run("ldd", KUBLK))[1])
-    places[libc] = [int(a, 16) for a in re.findall(r"^(\w+) \w p(?:read|write)@", run("nm", "-D", libc), re.M)]
+    found = re.findall(r"^(\w+) \w (pread|pwrite|syscall)@", run("nm", "-D", libc), re.M)
+    names = {name: int(at, 16) for at, name in found}
     # as many as there are debug registers
-    if [len(p) for p in places.values()] != [2, 2]:
-        raise Failed(f"kublk's system calls are not where they were: {places}")
-    return places
+    if len(kublk) != 2 or len(names) != 3:
+        raise Failed(f"system calls are not where they were: {kublk}, {names}")
+    return {"kublk": {KUBLK: kublk, libc: [names["pread"], names["pwrite"]]},
+            # fublk has them all of libc
+            "fublk": {libc: list(names.values())}}
 
 
 def modes():
     """Those of MODES that the driver has."""
     bits = [int(bit, 0) for bit in re.findall(r"^(0x[0-9a-f]+)", run(KUBLK, "features"), re.M)]
-    return [mode for mode, (_, flag) in MODES.items() if not flag or flag in bits]
+    ours = FUBLK_MODES if FUBLK else {}
+    return [mode for mode, (_, flag) in [*MODES.items(), *ours.items()] if not flag or flag in bits]
+
+
+def serve(mode, path, depth=64):
+    """The server of a mode."""
+    return Fublk(mode, path, depth) if mode in FUBLK_MODES else Server(mode, path, depth)
 
 
 class Server:
     """kublk's loop target in one of the modes: one queue, a file behind it."""
+
+    name = "kublk"
 
     def __init__(self, mode, path, depth=64):
         options, flag = MODES[mode]
@@ -152,7 +167,29 @@ class Server:
 
     def watch_system_calls(self, places):
         """Breakpoints where its threads enter the kernel."""
+        places = places[self.name]
         maps = Path(f"/proc/{self.pid}/maps").read_text()
         addrs = [int(re.search(rf"^(\w+)-\w+ \S+ 0+ .*{re.escape(path)}$", maps, re.M)[1], 16) + offset
                  for path, offsets in places.items() for offset in offsets]
         return [Breakpoint(Breakpoint.EXECUTE, a, tid=tid) for tid in self.tasks() for a in addrs]
+
+
+class Fublk(Server):
+    """Our file target in one of its modes, the same way."""
+
+    name = "fublk"
+
+    def __init__(self, mode, path, depth=64):
+        option, flag = FUBLK_MODES[mode]
+        self.dev = run(FUBLK, "add", "--depth", depth, "--mode", option, "file", "--direct", path).strip()
+        self.id, self.behind = int(self.dev.removeprefix("/dev/ublkb")), path
+        info = json.loads(run(FUBLK, "list", "--json", self.id))[0]
+        self.pid, self.sysfs = info["pid"], Path(f"/sys/block/ublkb{self.id}")
+        wanted = {1 << 7: "USER_COPY", 1 << 21: "FUSED_CMD"}[flag]
+        if wanted not in info["features"]:
+            self.close()
+            raise Failed(f"{mode}: the driver gave {info['features']}")
+
+    def close(self):
+        run(FUBLK, "del", self.id)
+        insist("the server does not end", lambda: not os.path.exists(f"/proc/{self.pid}/exe"))

@@ -17,6 +17,27 @@ impl Failure {
         Failure { message: message.into(), code: 1 }
     }
 
+    /// Somebody else has it.
+    pub(crate) fn in_use(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), code: 5 }
+    }
+
+    /// A process that has said itself what has failed.
+    pub(crate) fn of_child(what: String, code: Option<i32>) -> Failure {
+        match code {
+            Some(code) => Failure {
+                message: format!("{what}: failed with status {code}"),
+                code: u8::try_from(code).unwrap_or(1).max(1),
+            },
+            None => Failure { message: format!("{what}: killed"), code: 1 },
+        }
+    }
+
+    /// Rights are missing.
+    pub(crate) fn denied(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), code: 4 }
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         self.code.into()
     }
@@ -30,6 +51,9 @@ impl Failure {
             Some(n) if n == Errno::EBUSY.get() => {
                 Failure { message: format!("device {id} is in use"), code: 5 }
             }
+            Some(n) if [Errno::EPERM, Errno::EACCES].map(Errno::get).contains(&n) => {
+                Failure { message: format!("device {id} is not yours: be root, or who made it"), code: 4 }
+            }
             _ => Failure { message: format!("device {id}: {error}"), ..Failure::from_ref(error) },
         }
     }
@@ -41,6 +65,12 @@ impl Failure {
             _ => 1,
         };
         Failure { message: error.to_string(), code }
+    }
+}
+
+impl From<&io::Error> for Failure {
+    fn from(error: &io::Error) -> Failure {
+        Failure::from_ref(error)
     }
 }
 
@@ -64,9 +94,10 @@ pub(crate) fn driver_is_there() -> Result<(), Failure> {
             message: "there is no ublk driver: load ublk_rs or ublk_drv (modprobe ublk_drv)".into(),
             code: 3,
         }),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            Err(Failure { message: "/dev/ublk-control is not for you: be root".into(), code: 4 })
-        }
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Failure {
+            message: "/dev/ublk-control is not for you: be root, or have the udev rules of fublk".into(),
+            code: 4,
+        }),
         Err(e) => Err(Failure::new(format!("/dev/ublk-control: {e}"))),
     }
 }

@@ -4,7 +4,11 @@
 
 use crate::{Failure, state};
 use serde_json::{Value, json};
-use std::fs;
+use std::{
+    fmt::{Display, Write as _},
+    fs,
+    io::{self, Write as _},
+};
 use ublk_server::control;
 use ublk_sys::uapi::{Features, STATES};
 
@@ -47,11 +51,10 @@ pub(crate) fn list(id: Option<u32>, as_json: bool) -> Result<(), Failure> {
         }
     }
     if as_json {
-        println!("{:#}", Value::Array(all));
-        return Ok(());
+        return print(format_args!("{:#}\n", Value::Array(all)));
     }
-    println!(
-        "{:<14} {:<8} {:>15} {:>6} {:>5} {:>7}  TARGET",
+    let mut table = format!(
+        "{:<14} {:<8} {:>15} {:>6} {:>5} {:>7}  TARGET\n",
         "DEVICE", "STATE", "SIZE", "QUEUES", "DEPTH", "PID"
     );
     for device in all {
@@ -61,7 +64,8 @@ pub(crate) fn list(id: Option<u32>, as_json: bool) -> Result<(), Failure> {
             let words = device[key].as_array().into_iter().flatten();
             words.filter_map(Value::as_str).filter(|word| *word != "--").collect::<Vec<_>>().join(" ")
         };
-        println!(
+        let _ = writeln!(
+            table,
             "{:<14} {:<8} {:>15} {:>6} {:>5} {:>7}  {}",
             text("device"),
             text("state"),
@@ -72,12 +76,17 @@ pub(crate) fn list(id: Option<u32>, as_json: bool) -> Result<(), Failure> {
             words("target"),
         );
     }
-    Ok(())
+    print(table)
+}
+
+/// For who reads it; that nobody does any more is no failure.
+pub(crate) fn print(what: impl Display) -> Result<(), Failure> {
+    match write!(io::stdout(), "{what}") {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn features() -> Result<(), Failure> {
-    for name in control::features()?.names() {
-        println!("{name}");
-    }
-    Ok(())
+    print(control::features()?.names().map(|name| name + "\n").collect::<String>())
 }

@@ -4,21 +4,27 @@
 
 #![forbid(unsafe_code)]
 
+mod asked;
+mod config;
 mod failure;
 mod list;
 mod manage;
+mod notify;
+mod owner;
+mod run;
 mod serve;
 mod size;
+mod slow;
 mod spec;
 mod state;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use failure::Failure;
 use size::Size;
 use spec::Spec;
 use std::{path::PathBuf, process::ExitCode};
-use ublk_server::{Mode, Options, Recovery};
+use ublk_server::{Level, Mode, Options, Recovery, flush_log, log_at, set_log_level};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -27,8 +33,12 @@ Exit status:
   2  the command line is wrong
   3  there is no ublk driver
   4  that is not permitted
-  5  a file or device is in use
+  5  a file or device is in use, or the device has a server already
   6  there is no such device
+
+Environment:
+  FUBLK_LOG        what is told: error, warn, info or debug; -v and -q count from it
+  XDG_RUNTIME_DIR  where an ordinary user's devices are kept, in fublk/
 
 A device ends with its server: by `fublk stop` or `fublk del`, or when the server
 gets SIGTERM, SIGINT or SIGHUP. What the server of device N has to say is in
@@ -38,8 +48,23 @@ gets SIGTERM, SIGINT or SIGHUP. What the server of device N has to say is in
 #[derive(Parser)]
 #[command(version, after_help = EXIT_STATUS, arg_required_else_help = true)]
 struct Cli {
+    /// Tell more; twice: for who looks for a fault
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Tell errors only
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    quiet: u8,
     #[command(subcommand)]
     verb: Verb,
+}
+
+impl Cli {
+    /// What is told, and by our servers.
+    fn level(&self, variable: Option<&str>) -> Result<Level, Failure> {
+        let level = variable.filter(|name| !name.is_empty()).map_or(Ok(Level::Warning), str::parse);
+        let level = level.map_err(|why| Failure::new(format!("FUBLK_LOG: {why}")))?;
+        Ok(level.shifted(i32::from(self.verbose) - i32::from(self.quiet)))
+    }
 }
 
 #[derive(Subcommand)]
@@ -50,6 +75,18 @@ enum Verb {
         how: Add,
         #[command(subcommand)]
         target: Spec,
+    },
+    /// Make and serve the devices of a file; print their paths when they are there
+    #[command(after_help = config::HELP)]
+    Run {
+        /// Its path
+        file: PathBuf,
+        /// Do not go to the background, and look after the servers
+        #[arg(long)]
+        foreground: bool,
+        /// Only look whether the file is right
+        #[arg(long, conflicts_with = "foreground")]
+        check: bool,
     },
     /// Serve a device whose server has died
     Recover {
@@ -90,9 +127,17 @@ enum Verb {
         id: u32,
         /// The size; without, all that its files have. Units are K, M, G and T
         size: Option<Size>,
+        /// Even if it becomes smaller
+        #[arg(long)]
+        force: bool,
     },
     /// Show what the driver can do
     Features,
+    /// Print the numbers of the user and the group that made a device, for udev
+    Owner {
+        /// Its name, or that of its disk: ublkc0, ublkb0
+        node: String,
+    },
     /// Write man pages to a directory
     Man {
         /// Which
@@ -120,12 +165,26 @@ struct Add {
     /// How data are moved: fused, auto or copy; without, the first of these that works
     #[arg(long)]
     mode: Option<Mode>,
+    /// Whether a command to the driver is about many requests; without, as is best
+    #[arg(long)]
+    batch: Option<OnOff>,
     /// What happens to the device if the server dies
     #[arg(long, value_enum, default_value_t = Death::End)]
     on_death: Death,
+    /// Go on with device --id if it was served like this, and its server has died
+    #[arg(long, requires = "id")]
+    take_over: bool,
     /// Do not go to the background
     #[arg(long)]
     foreground: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnOff {
+    /// It is
+    On,
+    /// Of one
+    Off,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -147,6 +206,7 @@ impl Add {
             queues: self.queues,
             depth: self.depth,
             mode: self.mode,
+            batch: self.batch.map(|batch| matches!(batch, OnOff::On)),
             recovery: match self.on_death {
                 Death::End => Recovery::None,
                 Death::Wait => Recovery::Wait,
@@ -159,35 +219,50 @@ impl Add {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    if !matches!(cli.verb, Verb::Man { .. } | Verb::Completion { .. }) {
+    if !matches!(cli.verb, Verb::Man { .. } | Verb::Completion { .. } | Verb::Run { check: true, .. }) {
         failure::driver_is_there()?;
     }
+    let stays = |foreground| foreground || serve::is_in_background();
     match cli.verb {
-        Verb::Add { how, .. } if !how.foreground => serve::in_background(),
-        Verb::Add { how, target } => serve::add(&how.options(), target),
-        Verb::Recover { foreground: false, .. } => serve::in_background(),
+        Verb::Add { how, .. } if !stays(how.foreground) => serve::in_background(),
+        Verb::Add { how, target } => serve::add(&how.options(), how.take_over, target),
+        Verb::Run { file, check: true, .. } => run::check(&file),
+        Verb::Run { file, foreground: true, .. } => run::in_foreground(&file),
+        Verb::Run { file, .. } => run::in_background(&file),
+        Verb::Owner { node } => owner::print_owner(&node),
+        Verb::Recover { foreground, .. } if !stays(foreground) => serve::in_background(),
         Verb::Recover { id, .. } => serve::recover(id),
         Verb::List { id, json } => list::list(id, json),
         Verb::Stop { id, force } => manage::stop(id, force),
         Verb::Del { ids, all } => manage::delete(if all { list::ids()? } else { ids }),
-        Verb::Resize { id, size } => manage::resize(id, size),
+        Verb::Resize { id, size, force } => manage::resize(id, size, force),
         Verb::Features => list::features(),
         Verb::Man { directory } => Ok(clap_mangen::generate_to(Cli::command(), directory)?),
         Verb::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fublk", &mut std::io::stdout());
-            Ok(())
+            // What can not be printed is no reason to panic.
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fublk", &mut text);
+            list::print(String::from_utf8_lossy(&text))
         }
     }
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let level = cli.level(std::env::var("FUBLK_LOG").ok().as_deref());
+    let result = level.and_then(|level| {
+        set_log_level(level);
+        run(cli)
+    });
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            ublk_server::log(format_args!("fublk: {failure}"));
+            log_at(Level::Error, format_args!("fublk: {failure}"));
             failure.code()
         }
-    }
+    };
+    flush_log();
+    code
 }
 
 #[cfg(test)]
@@ -198,11 +273,26 @@ mod tests {
     fn command_line() {
         Cli::command().debug_assert();
         let add = Cli::try_parse_from(["fublk", "add", "--mode", "auto", "--on-death", "fail", "null"]);
-        let Ok(Cli { verb: Verb::Add { how, .. } }) = add else { panic!("it does not parse") };
+        let Ok(Cli { verb: Verb::Add { how, .. }, .. }) = add else { panic!("it does not parse") };
         assert_eq!((how.options().mode, how.options().recovery), (Some(Mode::Auto), Recovery::Fail));
-        for wrong in ["add", "del", "add --mode none null", "del --all 3", "resize 1 12Q"] {
+        for wrong in
+            ["add", "del", "add --mode none null", "del --all 3", "resize 1 12Q", "add --take-over null"]
+        {
             let args = ["fublk"].into_iter().chain(wrong.split(' '));
             assert!(Cli::try_parse_from(args).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn how_much_is_told() {
+        let level = |args: &[&str], variable| {
+            let args = ["fublk"].iter().chain(args);
+            Cli::try_parse_from(args).unwrap().level(variable).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(level(&["list"], None), Ok(Level::Warning));
+        assert_eq!(level(&["-v", "list"], None), Ok(Level::Info));
+        assert_eq!(level(&["list", "-vv"], Some("")), Ok(Level::Debug));
+        assert_eq!(level(&["list", "-q"], Some("info")), Ok(Level::Warning));
+        assert!(level(&["list"], Some("loud")).unwrap_err().contains("FUBLK_LOG: one of error"));
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::{
     Failure, Size,
+    slow::slow,
     spec::{Spec, Use},
     state,
 };
@@ -11,7 +12,8 @@ use std::{
     io, thread,
     time::{Duration, Instant},
 };
-use ublk_server::{Target, control};
+use ublk_server::{Errno, Target, control};
+use ublk_sys::uapi::DevInfo;
 
 /// Is this process there? A zombie is not.
 pub(crate) fn lives(pid: i32) -> bool {
@@ -20,33 +22,63 @@ pub(crate) fn lives(pid: i32) -> bool {
     state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
 }
 
+/// A device as it was: another may get its number at any time.
+struct Seen {
+    id: u32,
+    pid: i32,
+    instance: Option<u64>,
+}
+
+impl Seen {
+    fn of(id: u32, info: &DevInfo) -> Seen {
+        Seen { id, pid: info.ublksrv_pid, instance: state::instance(id).ok() }
+    }
+
+    /// Is it still there?
+    fn is_there(&self) -> bool {
+        control::info(self.id).is_ok_and(|info| info.ublksrv_pid == self.pid)
+            && state::instance(self.id).ok() == self.instance
+    }
+}
+
 /// End a device; only if nobody uses it unless by `force`.
 pub(crate) fn stop(id: u32, force: bool) -> Result<(), Failure> {
     let failed = |e| Failure::of_device(id, &e);
     let info = control::info(id).map_err(failed)?;
-    if !info.is_live() || force {
-        control::stop(id).map_err(failed)?;
-    } else {
-        control::try_stop(id).map_err(failed)?;
+    let seen = Seen::of(id, &info);
+    let stopped = if force { control::stop(id) } else { control::try_stop(id) };
+    match stopped.as_ref().map_err(Errno::from) {
+        Ok(()) => {}
+        // It has no disk that somebody could use.
+        Err(Errno::ENODEV) => control::stop(id).map_err(failed)?,
+        Err(Errno::EOPNOTSUPP) => {
+            return Err(Failure::new("this driver does not tell whether a device is in use: use --force"));
+        }
+        Err(_) => stopped.map_err(failed)?,
     }
     // Its server deletes it then.
     let end = Instant::now() + Duration::from_secs(30);
-    while control::info(id).is_ok() {
-        if !lives(info.ublksrv_pid) || Instant::now() > end {
-            return delete(vec![id]);
+    slow(&format!("waiting for the server of device {id} to end"), || {
+        while seen.is_there() {
+            if !lives(seen.pid) || Instant::now() > end {
+                return delete(vec![id]);
+            }
+            thread::sleep(Duration::from_millis(10));
         }
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// End devices. The first failure is told when all were tried.
 pub(crate) fn delete(ids: Vec<u32>) -> Result<(), Failure> {
     let mut result = Ok(());
     for id in ids {
-        match control::delete(id) {
-            Ok(()) => state::forget(id),
-            Err(e) => result = result.and(Err(Failure::of_device(id, &e))),
+        let forgotten = state::forget(id);
+        if let Err(e) = slow(&format!("waiting until device {id} is gone"), || control::delete(id)) {
+            if !Errno::from(&e).eq(&Errno::ENODEV) {
+                forgotten.restore();
+            }
+            result = result.and(Err(Failure::of_device(id, &e)));
         }
     }
     result
@@ -67,9 +99,12 @@ fn most(spec: &Spec) -> io::Result<u64> {
 }
 
 /// A device has a new size.
-pub(crate) fn resize(id: u32, size: Option<Size>) -> Result<(), Failure> {
+///
+/// What becomes smaller loses what is behind: only by `force`.
+pub(crate) fn resize(id: u32, size: Option<Size>, force: bool) -> Result<(), Failure> {
     let failed = |e| Failure::of_device(id, &e);
-    let block = 1u64 << control::params(id).map_err(failed)?.logical_bs_shift;
+    let params = control::params(id).map_err(failed)?;
+    let block = 1u64 << params.logical_bs_shift;
     let spec = state::get(id)?;
     let spec = spec.ok_or_else(|| Failure::new(format!("device {id} was not made by fublk")))?;
     let size = match (size, spec.has_files()) {
@@ -86,6 +121,12 @@ pub(crate) fn resize(id: u32, size: Option<Size>) -> Result<(), Failure> {
     };
     if !size.is_multiple_of(block) {
         return Err(Failure::new(format!("{size} bytes are no multiple of the block, {block} bytes")));
+    }
+    let has = params.dev_sectors * 512;
+    if size < has && !force {
+        return Err(Failure::new(format!(
+            "the device has {has} bytes, and would lose some: use --force if nobody needs these"
+        )));
     }
     control::resize(id, size).map_err(failed)
 }

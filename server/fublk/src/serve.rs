@@ -3,7 +3,12 @@
 //! Servers: of new devices, and of those that have lost theirs.
 
 use crate::{
-    Failure, manage,
+    Failure,
+    asked::Asked,
+    list::print,
+    manage,
+    notify::tell_systemd,
+    slow::slow,
     spec::{Number, Spec, Use},
     state,
 };
@@ -11,17 +16,13 @@ use std::{
     env,
     fs::{self, File},
     io::{self, BufRead, BufReader, Write},
-    os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram},
-    },
     process::{self, Command, Stdio},
     sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
 };
-use ublk_server::{Device, Options, Target, control, log};
-use ublk_sys::{Signals, lock_memory, new_session, on_io_path};
+use ublk_server::{Device, Errno, Level, Options, Target, control, log, log_at, log_in_background};
+use ublk_sys::{Signals, is_root, lock_memory, new_session, on_io_path, uapi::DevInfo};
 
 /// Tells a server that somebody waits for its first line, and then goes away.
 const BACKGROUND: &str = "FUBLK_BACKGROUND";
@@ -29,17 +30,22 @@ const BACKGROUND: &str = "FUBLK_BACKGROUND";
 /// How long the last server of a device may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Does somebody wait for this server's first line?
+pub(crate) fn is_in_background() -> bool {
+    env::var_os(BACKGROUND).is_some()
+}
+
 /// Run this command again, in the background; wait until its device is there.
 pub(crate) fn in_background() -> Result<(), Failure> {
     let log = state::new_log()?;
     let result = start_in_background(&File::create(&log)?);
     match result {
         Ok(Ok(device)) => {
+            // The device is there, wherever its log is.
             if let Some(id) = device.strip_prefix("/dev/ublkb").and_then(|id| id.parse().ok()) {
-                fs::rename(&log, state::path(id, "log"))?;
+                let _ = state::path(id, "log").and_then(|to| fs::rename(&log, to));
             }
-            println!("{device}");
-            Ok(())
+            print(device + "\n")
         }
         // It has said why.
         Ok(Err(code)) => {
@@ -57,11 +63,8 @@ pub(crate) fn in_background() -> Result<(), Failure> {
 
 /// Its first line, or how it has ended.
 fn start_in_background(log: &File) -> io::Result<Result<String, i32>> {
-    let mut verbs: Vec<_> = env::args_os().skip(1).collect();
-    // After the verb.
-    verbs.insert(1, "--foreground".into());
     let mut child = Command::new(env::current_exe()?)
-        .args(verbs)
+        .args(env::args_os().skip(1))
         .env(BACKGROUND, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -78,33 +81,58 @@ fn start_in_background(log: &File) -> io::Result<Result<String, i32>> {
 }
 
 /// What a server needs of its process, before it has threads.
-fn prepare() -> Result<Signals, Failure> {
-    if env::var_os(BACKGROUND).is_some() {
+fn prepare() -> Result<Asked, Failure> {
+    if is_in_background() {
         new_session()?;
     }
-    let signals = Signals::block()?;
+    let asked = Asked::listen(Signals::block()?)?;
+    log_in_background()?;
     // Without these it works as well, until memory is short.
     if let Err(e) = lock_memory() {
         log(format_args!("fublk: warning: memory is not locked: {e}"));
     }
     if let Err(e) = on_io_path() {
-        log(format_args!("fublk: warning: allocations may wait for the device itself: {e}"));
+        // Only root can, and whoever else serves a device may have to wait.
+        let level = if is_root() { Level::Warning } else { Level::Info };
+        log_at(level, format_args!("fublk: warning: allocations may wait for the device itself: {e}"));
     }
-    Ok(signals)
+    Ok(asked)
 }
 
 /// Serve a new device until it ends.
-pub(crate) fn add(options: &Options, mut spec: Spec) -> Result<(), Failure> {
+pub(crate) fn add(options: &Options, take_over: bool, mut spec: Spec) -> Result<(), Failure> {
     spec.make_absolute()?;
-    let signals = prepare()?;
+    if let Some(id) = options.id.filter(|_| take_over)
+        && let Some(result) = go_on(id, &spec)
+    {
+        return result;
+    }
+    let asked = prepare()?;
     let number = Number::default();
-    spec.open(&number, Adding { options, spec: &spec, signals, number: number.clone() })?
+    spec.open(&number, Adding { options, spec: &spec, asked, number: number.clone() })?
+}
+
+/// A device may be there already, of a server that died. `None`: it is not.
+fn go_on(id: u32, spec: &Spec) -> Option<Result<(), Failure>> {
+    let info = control::info(id).ok()?;
+    if manage::lives(info.ublksrv_pid) && info.is_live() {
+        return Some(Err(Failure::in_use(format!("device {id} has a server"))));
+    }
+    if info.is_live() || info.is_without_server() {
+        return Some(match state::get(id) {
+            Ok(Some(kept)) if kept.is_part_of(spec) => recover(id),
+            Ok(_) => Err(Failure::in_use(format!("device {id} is there already, and another one"))),
+            Err(failure) => Err(failure),
+        });
+    }
+    // Nothing but the number is left.
+    manage::delete(vec![id]).err().map(Err)
 }
 
 struct Adding<'a> {
     options: &'a Options,
     spec: &'a Spec,
-    signals: Signals,
+    asked: Asked,
     number: Number,
 }
 
@@ -112,19 +140,31 @@ impl Use for Adding<'_> {
     type Output = Result<(), Failure>;
 
     fn target<T: Target>(self, target: T) -> Result<(), Failure> {
-        let device = Device::add(self.options, &target.geometry()).map_err(|e| match self.options.id {
-            Some(id) if e.kind() == io::ErrorKind::AlreadyExists => {
-                Failure::new(format!("there is a device {id} already"))
-            }
-            _ => e.into(),
+        let device = self.asked.device(|| {
+            let device = Device::add(self.options, &target.geometry()).map_err(|e| self.refused(&e))?;
+            Ok::<_, Failure>((device.id(), device))
         })?;
         // It is new.
         let _ = self.number.set(device.id());
-        if let Err(e) = state::keep(device.id(), self.spec) {
+        if let Err(e) = when_ours(device.id(), || state::keep(device.id(), self.spec)) {
             let _ = device.delete();
             return Err(e.into());
         }
-        serve(&device, target, self.signals)
+        serve(&device, target)
+    }
+}
+
+impl Adding<'_> {
+    fn refused(&self, error: &io::Error) -> Failure {
+        match (self.options.id, error.raw_os_error().map(|_| Errno::from(error))) {
+            (Some(id), Some(Errno::EEXIST)) => {
+                Failure::in_use(format!("there is a device {id} already: fublk del {id}, or --take-over"))
+            }
+            (_, Some(Errno::EPERM | Errno::EACCES)) => {
+                Failure::denied("the driver does not let you make a device: be root")
+            }
+            _ => error.into(),
+        }
     }
 }
 
@@ -132,23 +172,25 @@ impl Use for Adding<'_> {
 pub(crate) fn recover(id: u32) -> Result<(), Failure> {
     let no_device = |e| Failure::of_device(id, &e);
     let info = control::info(id).map_err(no_device)?;
-    let served = || Failure::new(format!("device {id} has a server"));
+    let served = || Failure::in_use(format!("device {id} has a server"));
     if info.is_live() && manage::lives(info.ublksrv_pid) {
         return Err(served());
     }
     let spec = state::get(id)?;
     let spec = spec.ok_or_else(|| Failure::new(format!("device {id} was not made by fublk")))?;
-    let signals = prepare()?;
-    let device = Device::recover(id, PATIENCE).map_err(|e| match e.kind() {
-        io::ErrorKind::ResourceBusy => served(),
-        io::ErrorKind::InvalidInput => {
-            Failure::new(format!("device {id} can not be recovered: its server had to live"))
-        }
-        _ => no_device(e),
-    })?;
+    let asked = prepare()?;
+    let what = format!("waiting for the last server of device {id} to be gone");
+    let device =
+        slow(&what, || Device::recover(id, info.ublksrv_pid, PATIENCE)).map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => served(),
+            io::ErrorKind::InvalidInput => {
+                Failure::new(format!("device {id} can not be recovered: its server had to live"))
+            }
+            _ => no_device(e),
+        })?;
     // The kernel may not be done with closing the files of the last server.
     let end = Instant::now() + PATIENCE;
-    let mut recovering = Some(Recovering { device, signals, has_files: spec.has_files() });
+    let mut recovering = Some(Recovering { device, asked, has_files: spec.has_files() });
     loop {
         match spec.open(&Number::from(OnceLock::from(id)), &mut recovering) {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
@@ -161,7 +203,7 @@ pub(crate) fn recover(id: u32) -> Result<(), Failure> {
 
 struct Recovering {
     device: Device,
-    signals: Signals,
+    asked: Asked,
     has_files: bool,
 }
 
@@ -169,35 +211,45 @@ impl Use for &mut Option<Recovering> {
     type Output = Result<(), Failure>;
 
     fn target<T: Target>(self, target: T) -> Result<(), Failure> {
-        let Some(Recovering { device, signals, has_files }) = self.take() else {
-            unreachable!("opened once")
-        };
+        let Some(Recovering { device, asked, has_files }) = self.take() else { unreachable!("opened once") };
         let size = control::params(device.id())?.dev_sectors * 512;
         if target.geometry().size < size && has_files {
             let has = target.geometry().size;
             return Err(Failure::new(format!("the device has {size} bytes, but what it was made of {has}")));
         }
-        serve(&device, target, signals)
+        asked.device(|| Ok::<_, Failure>((device.id(), ())))?;
+        serve(&device, target)
     }
 }
 
-fn serve<T: Target>(device: &Device, target: T, signals: Signals) -> Result<(), Failure> {
-    let id = device.id();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        if signals.wait().is_ok() {
-            if let Err(e) = control::stop(id) {
-                log(format_args!("fublk: device {id} can not be stopped: {e}"));
+/// A node of ours may be another one's before udev has seen it.
+fn when_ours<R>(id: u32, work: impl Fn() -> io::Result<R>) -> io::Result<R> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match work() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(20));
             }
-            // Who asks twice is in a hurry.
-            let _ = signals.wait();
-            process::exit(1);
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(io::Error::other(format!("/dev/ublkc{id} does not come: is there udev?")));
+            }
+            result => return result,
         }
-    })?;
+    }
+}
+
+fn serve<T: Target>(device: &Device, target: T) -> Result<(), Failure> {
+    let id = device.id();
+    let instance = state::instance(id)?;
     env::set_current_dir("/")?;
     let result = device.serve(Arc::new(target), |device| {
         // Whoever waits may be gone already.
         let _ = writeln!(io::stdout(), "/dev/ublkb{}", device.id());
-        let _ = tell_systemd();
+        tell_systemd(&format!("READY=1\nSTATUS=/dev/ublkb{}", device.id()));
+        log_at(
+            Level::Info,
+            format_args!("fublk: /dev/ublkb{} is there, mode {}", device.id(), device.mode()),
+        );
     });
     // Somebody may have sent us away to have another server.
     if result.is_ok() && control::info(id).is_ok_and(|info| info.is_without_server()) {
@@ -211,18 +263,12 @@ fn serve<T: Target>(device: &Device, target: T, signals: Signals) -> Result<(), 
     {
         return Ok(result?);
     }
-    let _ = device.delete();
-    state::forget(id);
+    // What was deleted by somebody else may be another device by now.
+    state::forget_instance(id, instance);
+    let is_ours = |info: DevInfo| !info.is_live() || info.ublksrv_pid == process::id().cast_signed();
+    if state::instance(id).is_ok_and(|now| now == instance) && control::info(id).is_ok_and(is_ours) {
+        let _ = device.delete();
+    }
+    log_at(Level::Info, format_args!("fublk: device {id} is gone"));
     Ok(result?)
-}
-
-/// Tell systemd that the device is there, as sd_notify(3) does.
-fn tell_systemd() -> io::Result<()> {
-    let Ok(path) = env::var("NOTIFY_SOCKET") else { return Ok(()) };
-    let address = match path.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(&path)?,
-    };
-    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
-    Ok(())
 }

@@ -8,9 +8,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use ublk_server::Target;
-use ublk_targets::{Access, FileTarget, Mirror, Null, OnDrop, Stripe};
+use ublk_targets::{Access, FileTarget, Mirror, Nbd, Null, OnDrop, Qcow2, Stripe, Uri};
 
 #[derive(Subcommand, Debug, PartialEq)]
 pub(crate) enum Spec {
@@ -47,6 +48,34 @@ pub(crate) enum Spec {
         /// The paths of 1 to 16 files with the same data, the preferred one first
         #[arg(required = true)]
         paths: Vec<PathBuf>,
+        /// Nothing can be written to the device
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// An export of an NBD server
+    ///
+    /// Each queue has a connection of its own; more than one where the server allows
+    /// several. A lost connection is made again, and what was not answered is sent again.
+    /// There is no TLS.
+    Nbd {
+        /// nbd://HOST:PORT/EXPORT, where the port may be missing, or nbd+unix:///EXPORT?socket=PATH
+        uri: Uri,
+        /// Nothing can be written to the device
+        #[arg(long)]
+        read_only: bool,
+        /// For how many seconds to try to get a lost connection back, before requests fail.
+        /// It is tried after that as well
+        #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86400))]
+        reconnect: u64,
+    },
+    /// The disk of a qcow2 image, and of the images that it builds upon
+    ///
+    /// Versions 2 and 3. What it builds upon, raw or qcow2, is only read. If the server is killed or the power fails,
+    /// nothing that was flushed is lost, and the image is good; but some room in it is, which
+    /// `qemu-img check -r leaks` gives back.
+    Qcow2 {
+        /// Its path
+        path: PathBuf,
         /// Nothing can be written to the device
         #[arg(long)]
         read_only: bool,
@@ -109,7 +138,8 @@ impl Spec {
             Spec::Null { size } => user.target(Null::open(size.0)?),
             Spec::File { path, how } => user.target(FileTarget::open(path, access(how))?),
             Spec::Stripe { paths, chunk, how } => {
-                let chunk = u32::try_from(chunk.0).unwrap_or(u32::MAX);
+                let chunk = u32::try_from(chunk.0)
+                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a chunk is below 4G"))?;
                 user.target(Stripe::open(paths, chunk, access(how))?)
             }
             Spec::Mirror { paths, read_only } => {
@@ -123,14 +153,30 @@ impl Spec {
                 });
                 user.target(Mirror::open(paths, access, on_drop)?)
             }
+            Spec::Nbd { uri, read_only, reconnect } => {
+                user.target(Nbd::open(uri, *read_only, Duration::from_secs(*reconnect))?)
+            }
+            Spec::Qcow2 { path, read_only } => {
+                user.target(Qcow2::open(path, Access { read_only: *read_only, direct: false, look })?)
+            }
         })
     }
 
     fn files(&mut self) -> &mut [PathBuf] {
         match self {
-            Spec::Null { .. } => &mut [],
-            Spec::File { path, .. } => std::slice::from_mut(path),
+            Spec::Null { .. } | Spec::Nbd { .. } => &mut [],
+            Spec::File { path, .. } | Spec::Qcow2 { path, .. } => std::slice::from_mut(path),
             Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
+        }
+    }
+
+    /// Is it the same, or a mirror that has lost some of its files since?
+    pub(crate) fn is_part_of(&self, spec: &Spec) -> bool {
+        match (self, spec) {
+            (Spec::Mirror { paths, read_only }, Spec::Mirror { paths: all, read_only: same }) => {
+                read_only == same && paths.iter().all(|path| all.contains(path))
+            }
+            _ => self == spec,
         }
     }
 
@@ -148,6 +194,9 @@ impl Spec {
 
     /// The next server may be started elsewhere.
     pub(crate) fn make_absolute(&mut self) -> Result<(), Failure> {
+        if let Spec::Nbd { uri, .. } = self {
+            uri.make_absolute()?;
+        }
         for path in self.files() {
             *path = std::path::absolute(&path)?;
             if path.to_str().is_none() {
@@ -161,6 +210,12 @@ impl Spec {
     pub(crate) fn args(&self) -> Vec<String> {
         let (mut args, paths, how): (Vec<String>, _, How) = match self {
             Spec::Null { size } => return vec!["null".into(), format!("--size={size}")],
+            Spec::Nbd { uri, read_only, reconnect } => {
+                let mut args = vec!["nbd".into(), format!("--reconnect={reconnect}")];
+                args.extend(read_only.then(|| "--read-only".into()));
+                args.extend(["--".into(), uri.to_string()]);
+                return args;
+            }
             Spec::File { path, how } => (vec!["file".into()], std::slice::from_ref(path), *how),
             Spec::Stripe { paths, chunk, how } => {
                 (vec!["stripe".into(), format!("--chunk={chunk}")], paths.as_slice(), *how)
@@ -169,11 +224,30 @@ impl Spec {
                 let how = How { read_only: *read_only, direct: false };
                 (vec!["mirror".into()], paths.as_slice(), how)
             }
+            Spec::Qcow2 { path, read_only } => {
+                let how = How { read_only: *read_only, direct: false };
+                (vec!["qcow2".into()], std::slice::from_ref(path), how)
+            }
         };
         args.extend(how.args());
         args.push("--".into());
         args.extend(paths.iter().map(|path| path.to_string_lossy().into_owned()));
         args
+    }
+
+    /// What somebody wrote. An error is one line.
+    pub(crate) fn parse(args: &[String]) -> Result<Spec, String> {
+        let wrong = |e: clap::Error| {
+            let text = e.to_string();
+            let mut lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage"));
+            let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let more: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("tip")).collect();
+            if more.is_empty() { first } else { format!("{first} {}", more.join(" ")) }
+        };
+        if args.is_empty() {
+            return Err("it is empty".into());
+        }
+        Kept::try_parse_from(args).map(|kept| kept.spec).map_err(wrong)
     }
 
     /// The reverse of [`args()`](Self::args).
@@ -196,12 +270,19 @@ mod tests {
             Spec::File { path: "-x".into(), how: How { read_only: false, direct: false } },
             Spec::Stripe { paths: vec!["/a".into(), "/b".into()], chunk: Size(4096), how },
             Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: true },
+            Spec::Nbd { uri: "nbd://[::1]:7/a%20b".parse().unwrap(), read_only: true, reconnect: 7 },
+            Spec::Nbd { uri: "nbd+unix:///?socket=/x".parse().unwrap(), read_only: false, reconnect: 0 },
+            Spec::Qcow2 { path: "/a".into(), read_only: true },
+            Spec::Qcow2 { path: "/a".into(), read_only: false },
         ] {
             assert_eq!(Spec::from_args(&spec.args()).unwrap(), spec);
         }
         assert!(Spec::from_args(&["tape".into()]).is_err());
         let mut mirror = Spec::Mirror { paths: vec!["/a".into(), "/b".into()], read_only: false };
+        let whole = Spec::from_args(&mirror.args()).unwrap();
         mirror.drop_file(Path::new("/a"));
+        assert!(mirror.is_part_of(&whole) && !whole.is_part_of(&mirror));
+        assert!(!mirror.is_part_of(&Spec::Null { size: Size(4096) }));
         assert_eq!(mirror.args().last().map(String::as_str), Some("/b"));
         assert_eq!(mirror.args().len(), 3);
     }

@@ -5,7 +5,7 @@
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::{fs::File, io, os::fd::AsRawFd};
 use ublk_sys::{
-    Errno,
+    Errno, try_again,
     uapi::{CTRL_CMD_LEN, ControlOp},
 };
 
@@ -20,6 +20,9 @@ pub struct ControlCmd {
     pub queue: u16,
     /// Depends on the command.
     pub data: u64,
+    /// So many bytes at the start of the memory are the path of the device's node, by
+    /// which the driver sees who may do that.
+    pub path_len: u16,
 }
 
 /// The control device, and a ring to talk to it.
@@ -39,7 +42,7 @@ impl Control {
     /// it: that depends on the command.
     pub fn execute(&mut self, cmd: &ControlCmd, memory: &mut [u8]) -> Result<u32, Errno> {
         let len = u16::try_from(memory.len()).map_err(|_| Errno::EINVAL)?;
-        let addr = if memory.is_empty() { 0 } else { memory.as_mut_ptr().addr() as u64 };
+        let addr = if memory.is_empty() { 0 } else { memory.as_mut_ptr().expose_provenance() as u64 };
         // `struct ublksrv_ctrl_cmd`
         let mut bytes = [0u8; 80];
         const _: () = assert!(CTRL_CMD_LEN == 32);
@@ -48,6 +51,7 @@ impl Control {
         bytes[6..8].copy_from_slice(&len.to_ne_bytes());
         bytes[8..16].copy_from_slice(&addr.to_ne_bytes());
         bytes[16..24].copy_from_slice(&cmd.data.to_ne_bytes());
+        bytes[24..26].copy_from_slice(&cmd.path_len.to_ne_bytes());
         let fd = types::Fd(self.device.as_raw_fd());
         let entry = opcode::UringCmd80::new(fd, cmd.op as u32).cmd(bytes).build();
         // SAFETY: the memory is borrowed until the command has completed, for which
@@ -63,11 +67,7 @@ impl Control {
             }
             match self.uring.submit_and_wait(1) {
                 Ok(_) => {}
-                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                // Memory is short.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
-                    std::thread::yield_now();
-                }
+                Err(e) if try_again(&e) => std::thread::yield_now(),
                 // The kernel may still write the memory: not even a panic may leave.
                 Err(e) => {
                     eprintln!("io_uring_enter: {e}");

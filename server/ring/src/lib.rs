@@ -7,14 +7,15 @@
 //! table that is fixed with the ring, memory is owned by the request until it has
 //! completed, and no request takes an address of the caller.
 
+mod batch;
 mod control;
 mod ops;
 mod ring;
 mod sqe;
 
 pub use control::{Control, ControlCmd};
-pub use ring::{Done, Op, Ring, Task};
-pub use sqe::{Direction, FileIndex, IoCmd, Secondary};
+pub use ring::{Done, Op, Ring, Task, has_fused_commands};
+pub use sqe::{Direction, FileIndex, IoCmd, Kind, Secondary};
 
 /// How many secondaries a fused command has at most.
 pub const MAX_SECONDARY: u16 = 64;

@@ -4,10 +4,11 @@
 
 use crate::{
     MAX_SECONDARY,
+    batch::{Batch, COMMIT, FETCH},
     ops::{Ops, TaskId},
-    sqe::{Direction, FileIndex, IoCmd, Secondary, Sqe},
+    sqe::{Direction, FileIndex, IoCmd, OP_FUSED_CMD, Secondary, Sqe},
 };
-use io_uring::{IoUring, squeue::Entry};
+use io_uring::{IoUring, Probe, squeue::Entry};
 use std::{
     cell::{Cell, RefCell},
     future::Future,
@@ -15,9 +16,10 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Wake, Waker},
 };
-use ublk_sys::{Buffer, Errno, FUSED_CMD_FEATURE, io_uring_features};
+use ublk_sys::{Buffer, Errno, FUSED_CMD_FEATURE, io_uring_features, try_again};
 
 /// A future that a ring runs.
 pub type Task<'r> = Pin<Box<dyn Future<Output = ()> + 'r>>;
@@ -28,14 +30,38 @@ pub struct Ring {
     ops: RefCell<Ops>,
     /// Who is being polled.
     current: Cell<TaskId>,
+    /// Numbers of tasks are those of one run.
+    running: Cell<bool>,
+    /// Why there is no sense in going on.
+    failed: Cell<Option<io::Error>>,
     fused: bool,
+    /// With `UBLK_F_BATCH_IO`.
+    batch: RefCell<Option<Batch>>,
+}
+
+/// Does this kernel have fused commands? The bit of a feature alone may come to mean
+/// another one, and what follows a command would then be taken for requests with
+/// addresses of ours.
+fn has_groups(features: u32, probe: &Probe) -> bool {
+    features & FUSED_CMD_FEATURE != 0 && probe.is_supported(OP_FUSED_CMD)
+}
+
+/// Can this kernel carry out fused commands?
+pub fn has_fused_commands() -> bool {
+    let probe = || -> io::Result<bool> {
+        let mut probe = Probe::new();
+        IoUring::new(1)?.submitter().register_probe(&mut probe)?;
+        Ok(has_groups(io_uring_features()?, &probe))
+    };
+    probe().unwrap_or(false)
 }
 
 impl Ring {
     /// A ring with room for this many requests per submission, and with these
-    /// files, which are 0, 1, … of it. The first `buffers` entries of its buffer
-    /// table are for drivers to put the data of requests in.
-    pub fn new(entries: u32, files: &[BorrowedFd<'_>], buffers: u16) -> io::Result<Ring> {
+    /// files, which are 0, 1, … of it, and room for `more` to be [put](Self::put)
+    /// behind them. The first `buffers` entries of its buffer table are for drivers to
+    /// put the data of requests in.
+    pub fn new(entries: u32, files: &[BorrowedFd<'_>], more: usize, buffers: u16) -> io::Result<Ring> {
         let uring = IoUring::builder()
             .setup_clamp()
             .setup_submit_all()
@@ -43,7 +69,10 @@ impl Ring {
             .setup_defer_taskrun()
             .setup_coop_taskrun()
             .build(entries.max(2 * (1 + u32::from(MAX_SECONDARY))))?;
-        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut probe = Probe::new();
+        uring.submitter().register_probe(&mut probe)?;
+        let empty = std::iter::repeat_n(-1, more);
+        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).chain(empty).collect();
         uring.submitter().register_files(&raw)?;
         if buffers > 0 {
             uring.submitter().register_buffers_sparse(buffers.into())?;
@@ -52,43 +81,123 @@ impl Ring {
             uring: RefCell::new(uring),
             ops: RefCell::default(),
             current: Cell::new(0),
-            fused: io_uring_features()? & FUSED_CMD_FEATURE != 0,
+            running: Cell::new(false),
+            failed: Cell::new(None),
+            fused: has_groups(io_uring_features()?, &probe),
+            batch: RefCell::new(None),
         })
     }
 
-    /// Run tasks to their end. They may wait for requests of this ring only: there
-    /// is no waker.
+    /// This ring serves a queue with `UBLK_F_BATCH_IO`. With `auto`, the data of a
+    /// request are the entry of the buffer table with its tag.
+    pub fn serve_batches(&self, device: FileIndex, q_id: u16, depth: u16, auto: bool) -> io::Result<()> {
+        let batch = Batch::new(&self.uring.borrow(), device, q_id, depth, auto)?;
+        *self.batch.borrow_mut() = Some(batch);
+        Ok(())
+    }
+
+    /// Wait for a request of a tag: 0, or why there is none any more.
+    ///
+    /// # Panics
+    ///
+    /// This and [`commit_later()`](Self::commit_later): if the ring serves no batches.
+    pub async fn next_request(&self, tag: u16) -> i32 {
+        std::future::poll_fn(|_| {
+            let mut batch = self.batch.borrow_mut();
+            let batch = batch.as_mut().expect("it serves batches");
+            batch.next(tag, self.current.get()).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// The request of a tag has ended with this. The kernel is told soon.
+    pub fn commit_later(&self, tag: u16, result: i32) {
+        self.batch.borrow_mut().as_mut().expect("it serves batches").commit(tag, result);
+    }
+
+    /// What a batch has for the kernel. Is there nothing to wait for?
+    fn flush_batch(&self) -> io::Result<bool> {
+        let mut batch = self.batch.borrow_mut();
+        let Some(batch) = batch.as_mut() else { return Ok(true) };
+        while let Some(entry) = batch.next_entry() {
+            self.push(&[entry])?;
+        }
+        batch.broken().map_or(Ok(batch.is_idle()), |errno| Err(errno.into()))
+    }
+
+    /// The tasks end where they are, and [`run()`](Self::run) with this error.
+    pub fn fail(&self, error: io::Error) {
+        self.failed.set(Some(error));
+    }
+
+    /// From now on this is another file. Requests that were submitted keep the one that
+    /// they have; those that were not are submitted before.
+    pub fn put(&self, file: FileIndex, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let uring = self.uring.borrow();
+        submit(&uring)?;
+        uring.submitter().register_files_update(file.0, &[fd.as_raw_fd()])?;
+        Ok(())
+    }
+
+    /// Run tasks to their end. They may wait for requests of this ring, and for each
+    /// other: a waker of another thread is not seen before a request completes.
+    ///
+    /// # Panics
+    ///
+    /// If it runs tasks already.
     pub fn run(&self, tasks: Vec<Task<'_>>) -> io::Result<()> {
+        assert!(!self.running.replace(true), "a task runs tasks");
+        let result = self.run_all(tasks);
+        self.running.set(false);
+        result
+    }
+
+    fn run_all(&self, tasks: Vec<Task<'_>>) -> io::Result<()> {
         let mut left = tasks.len();
         let mut ready: Vec<TaskId> = (0..).take(left).collect();
-        let mut tasks: Vec<_> = tasks.into_iter().map(Some).collect();
-        let mut context = Context::from_waker(Waker::noop());
+        let woken = Arc::<Mutex<Vec<TaskId>>>::default();
+        let waker = |id| Waker::from(Arc::new(Woken { id, woken: woken.clone() }));
+        let mut tasks: Vec<_> = (0..).zip(tasks).map(|(id, task)| Some((task, waker(id)))).collect();
         loop {
             for id in ready.drain(..) {
                 let task = &mut tasks[id as usize];
                 self.current.set(id);
-                if let Some(future) = task
-                    && future.as_mut().poll(&mut context).is_ready()
+                if let Some((future, waker)) = task
+                    && future.as_mut().poll(&mut Context::from_waker(waker)).is_ready()
                 {
                     *task = None;
                     left -= 1;
                 }
             }
-            if left == 0 {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            if self.flush_batch()? && left == 0 {
                 return Ok(());
+            }
+            std::mem::swap(&mut ready, &mut *woken.lock().unwrap_or_else(PoisonError::into_inner));
+            if !ready.is_empty() {
+                continue;
             }
             self.wait()?;
             let mut uring = self.uring.borrow_mut();
             let mut ops = self.ops.borrow_mut();
-            ready.extend(uring.completion().filter_map(|cqe| ops.complete(cqe.user_data(), cqe.result())));
+            let mut batch = self.batch.borrow_mut();
+            for cqe in uring.completion() {
+                match (&mut *batch, cqe.user_data()) {
+                    (Some(batch), data) if data & (FETCH | COMMIT) != 0 => {
+                        batch.complete(data, cqe.result(), cqe.flags(), &mut ready);
+                    }
+                    (_, data) => ready.extend(ops.complete(data, cqe.result())),
+                }
+            }
         }
     }
 
     fn wait(&self) -> io::Result<()> {
         match self.uring.borrow().submit_and_wait(1) {
             Ok(_) => Ok(()),
-            // There are completions to look at, or there is a signal.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(e) if try_again(&e) => Ok(()),
             Err(e) => Err(e),
         }
     }
@@ -103,13 +212,7 @@ impl Ring {
             if entries.len() > uring.submission().capacity() {
                 return Err(Errno::EINVAL.into());
             }
-            match uring.submit() {
-                // Memory is short, or there was a signal. Nobody else tries again.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
-                    std::thread::yield_now();
-                }
-                result => drop(result?),
-            }
+            submit(&uring)?;
         }
         Ok(())
     }
@@ -189,8 +292,8 @@ impl Ring {
                     let Some(part) = at.checked_add(len).and_then(|end| memory.get(at..end)) else {
                         return Err(io::Error::from_raw_os_error(libc::EFAULT));
                     };
-                    let addr = part.as_ptr().addr() as u64;
-                    let sqe = Sqe::transfer(direction, piece.file, piece.offset, addr, piece.len, piece.sync);
+                    let addr = part.as_ptr().expose_provenance() as u64;
+                    let sqe = Sqe::transfer(direction, piece, addr);
                     push(&[sqe.entry(key)])
                 })
             })
@@ -215,9 +318,35 @@ impl Ring {
     }
 }
 
+/// What was pushed goes to the kernel.
+fn submit(uring: &IoUring) -> io::Result<()> {
+    loop {
+        match uring.submit() {
+            // Memory is short, or there was a signal. Nobody else tries again.
+            Err(e) if try_again(&e) && e.raw_os_error() != Some(libc::EBUSY) => std::thread::yield_now(),
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Wakes a task for the others of its ring.
+struct Woken {
+    id: TaskId,
+    woken: Arc<Mutex<Vec<TaskId>>>,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+    }
+}
+
 impl Drop for Ring {
     fn drop(&mut self) {
         self.ops.borrow_mut().leak();
+        if let Some(batch) = self.batch.get_mut() {
+            batch.leak();
+        }
     }
 }
 
@@ -275,7 +404,12 @@ impl Drop for Op<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs::File, io::Write, os::fd::AsFd, sync::Mutex};
+    use crate::sqe::Kind;
+    use std::{
+        fs::File,
+        io::{Read, Write},
+        os::{fd::AsFd, unix::net::UnixStream},
+    };
 
     /// A file with these bytes, and a ring that has it as file 0. `None` if this
     /// process may not have a ring.
@@ -290,7 +424,7 @@ mod tests {
         let mut file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         file.write_all(bytes).unwrap();
-        match Ring::new(8, &[file.as_fd()], 0) {
+        match Ring::new(8, &[file.as_fd()], 1, 0) {
             Ok(ring) => Some((file, ring)),
             Err(e) => {
                 eprintln!("skipped: no io_uring here: {e}");
@@ -300,7 +434,7 @@ mod tests {
     }
 
     fn piece(offset: u64, at: u32, len: u32) -> Secondary {
-        Secondary { file: FileIndex(0), offset, at, len, sync: true }
+        Secondary { file: FileIndex(0), offset, at, len, sync: true, kind: Kind::File }
     }
 
     #[test]
@@ -360,6 +494,56 @@ mod tests {
     }
 
     #[test]
+    fn tasks_wake_each_other() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let (told, waiting) = (&Cell::new(false), &RefCell::new(None::<Waker>));
+        let waits = std::future::poll_fn(move |context| {
+            waiting.replace(Some(context.waker().clone()));
+            if told.get() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let tells = async {
+            assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
+            told.set(true);
+            waiting.take().expect("it was first").wake();
+        };
+        ring.run(vec![Box::pin(waits), Box::pin(tells)]).unwrap();
+    }
+
+    #[test]
+    fn sockets_come_later_and_all_is_received() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let check = async {
+            let piece = |at, len| Secondary {
+                file: FileIndex(1),
+                kind: Kind::Socket { more: false },
+                ..piece(0, at, len)
+            };
+            let memory = Buffer::new(4096).unwrap();
+            let (results, mut memory) = ring.transfer(Direction::Fill, memory, &[piece(0, 1)]).await;
+            assert_eq!(results, [-libc::EBADF]);
+            let (ours, mut other) = UnixStream::pair().unwrap();
+            ring.put(FileIndex(1), ours.as_fd()).unwrap();
+            memory[..5].copy_from_slice(b"hello");
+            let (results, memory) = ring.transfer(Direction::Drain, memory, &[piece(0, 5)]).await;
+            let mut got = [0; 5];
+            other.read_exact(&mut got).unwrap();
+            assert_eq!((results.as_slice(), &got), ([5].as_slice(), b"hello"));
+            other.write_all(b"abc").unwrap();
+            let slow = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                other.write_all(b"def").unwrap();
+            });
+            let (results, memory) = ring.transfer(Direction::Fill, memory, &[piece(8, 6)]).await;
+            assert_eq!((results.as_slice(), &memory[8..14]), ([6].as_slice(), b"abcdef".as_slice()));
+            slow.join().unwrap();
+            // The other end is gone.
+            let (results, _) = ring.transfer(Direction::Fill, memory, &[piece(0, 6)]).await;
+            assert_eq!(results, [0]);
+        };
+        ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
     fn no_group_where_there_is_no_fused_command() {
         let Some((_file, mut ring)) = ring(&[7; 4096]) else { return };
         ring.fused = false;
@@ -371,5 +555,32 @@ mod tests {
             assert_eq!(op.await.ok(), Err(Errno::EOPNOTSUPP));
         };
         ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn a_bit_alone_is_no_fused_command() {
+        // Nobody was asked about the operation.
+        assert!(!has_groups(u32::MAX, &Probe::new()));
+    }
+
+    #[test]
+    #[should_panic(expected = "a task runs tasks")]
+    fn a_task_can_not_run_tasks() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { panic!("a task runs tasks: not tried") };
+        let ring = &ring;
+        let inner = async move {
+            let _ = ring.run(Vec::new());
+        };
+        let _ = ring.run(vec![Box::pin(inner)]);
+    }
+
+    #[test]
+    fn one_task_fails_for_all() {
+        let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+        let ring = &ring;
+        let fails = async move { ring.fail(io::Error::other("lost")) };
+        let waits = async { std::future::pending().await };
+        let result = ring.run(vec![Box::pin(fails), Box::pin(waits)]);
+        assert_eq!(result.unwrap_err().to_string(), "lost");
     }
 }

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 fn check(result: i32) -> io::Result<i32> {
@@ -29,13 +29,109 @@ pub fn io_uring_features() -> io::Result<u32> {
     Ok(params[5])
 }
 
-/// Memory that is never written to swap, and is there when it is needed: the
-/// server may be what swap, or a file system that memory is written back to, waits
-/// for.
-pub fn lock_memory() -> io::Result<()> {
-    // SAFETY: it only makes pages stay.
-    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) })?;
+/// May a call that fails so be made again? Memory is short, or there was a signal,
+/// or completions have to be looked at first.
+pub fn try_again(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+/// Is this process root's?
+pub fn is_root() -> bool {
+    // SAFETY: it only tells.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Ask a process to end, by SIGTERM.
+pub fn terminate(pid: u32) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    if pid <= 1 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::kill(pid, libc::SIGTERM) })?;
     Ok(())
+}
+
+/// How much memory this process may lock, in bytes; `None`: all of it.
+fn lock_limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: it fills this in.
+    let unknown = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } != 0;
+    (!unknown && !is_root() && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Memory, what is there and what will be, is read in now and never given away: the
+/// server may be what swap, its own program file or a file system that memory is
+/// written back to waits for.
+pub fn lock_memory() -> io::Result<()> {
+    // It would be for later memory, of a thread for instance, to fail.
+    if let Some(limit) = lock_limit() {
+        return Err(io::Error::other(format!("only {limit} bytes may be (ulimit -l)")));
+    }
+    // SAFETY: it only makes pages stay.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) })?;
+    Ok(())
+}
+
+/// The size of a page.
+pub(crate) fn page_size() -> usize {
+    // SAFETY: it only tells.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// What direct I/O with a file has to be a multiple of, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirectAlign {
+    /// Addresses of memory.
+    pub memory: u32,
+    /// Offsets and lengths. 0: there is no direct I/O.
+    pub offset: u32,
+}
+
+/// What the file system says of direct I/O with this file; `None` if it does not.
+pub fn direct_align(file: &File) -> io::Result<Option<DirectAlign>> {
+    let mut buf = MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: the path is a string, and the structure is the kernel's to write.
+    check(unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_DIOALIGN, buf.as_mut_ptr())
+    })?;
+    // SAFETY: integers only, which were zero before.
+    let buf = unsafe { buf.assume_init() };
+    Ok((buf.stx_mask & libc::STATX_DIOALIGN != 0)
+        .then_some(DirectAlign { memory: buf.stx_dio_mem_align, offset: buf.stx_dio_offset_align }))
+}
+
+/// How a file was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenFlags {
+    /// To be read.
+    pub read: bool,
+    /// To be written.
+    pub write: bool,
+    /// The other `O_*`, as far as they can be seen.
+    pub others: i32,
+}
+
+/// How this file was opened.
+pub fn open_flags(file: BorrowedFd<'_>) -> io::Result<OpenFlags> {
+    // SAFETY: no memory is involved.
+    let flags = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
+    let access = flags & libc::O_ACCMODE;
+    Ok(OpenFlags {
+        read: access != libc::O_WRONLY,
+        write: access != libc::O_RDONLY,
+        others: flags & !libc::O_ACCMODE,
+    })
+}
+
+/// The logical block of a block device, in bytes.
+pub fn logical_block(device: &File) -> io::Result<u32> {
+    const BLKSSZGET: libc::c_ulong = 0x1268;
+    let mut size: libc::c_int = 0;
+    // SAFETY: that request writes an int.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKSSZGET, &mut size) })?;
+    u32::try_from(size).map_err(io::Error::other)
 }
 
 /// This process serves block I/O: allocations on its behalf must not wait for
@@ -63,6 +159,17 @@ pub fn pin_thread(cpus: &CpuSet) -> io::Result<()> {
     // SAFETY: the kernel reads as many bytes as it is told.
     check(unsafe { libc::sched_setaffinity(0, cpus.len(), cpus.as_ptr().cast()) })?;
     Ok(())
+}
+
+/// A file of so many zeroes, which is memory as far as something is written to it.
+/// Nobody else can open it.
+pub fn memory_file(len: u64) -> io::Result<File> {
+    // SAFETY: the name is a string.
+    let fd = check(unsafe { libc::memfd_create(c"fublk".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: this descriptor is new, and nobody else has it.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_len(len)?;
+    Ok(file)
 }
 
 /// `fallocate()`, for those who have no ring.

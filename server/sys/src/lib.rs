@@ -5,13 +5,16 @@
 
 mod call;
 mod memory;
+mod socket;
 pub mod uapi;
 
 pub use call::{
-    CpuSet, FUSED_CMD_FEATURE, Signals, allocate, io_uring_features, lock_memory, new_session, on_io_path,
-    pin_thread,
+    CpuSet, DirectAlign, FUSED_CMD_FEATURE, OpenFlags, Signals, allocate, direct_align, io_uring_features,
+    is_root, lock_memory, logical_block, memory_file, new_session, on_io_path, open_flags, pin_thread,
+    terminate, try_again,
 };
-pub use memory::{Buffer, Descriptors};
+pub use memory::{Buffer, Descriptors, Shared};
+pub use socket::{connect_unix, notice_silence};
 
 use std::{fmt, io};
 
@@ -30,7 +33,7 @@ macro_rules! errnos {
     };
 }
 
-errnos!(EPERM ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME);
+errnos!(EPERM EACCES ENOENT EINTR EIO EAGAIN ENOMEM EBUSY EEXIST ENODEV EINVAL ENOSPC EROFS EOPNOTSUPP ECANCELED ETIME EFAULT ENOBUFS ECONNRESET);
 
 impl Errno {
     /// What a negative result of the kernel says; `None` if it is no error.

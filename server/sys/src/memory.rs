@@ -2,13 +2,17 @@
 
 //! Memory that is mapped, not allocated.
 
-use crate::uapi::{IoDesc, descriptor_offset};
+use crate::{
+    call::page_size,
+    uapi::{IoDesc, descriptor_offset},
+};
 use std::{
     fs::File,
     io,
     ops::{Deref, DerefMut},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::FileTypeExt},
     ptr::NonNull,
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> io::Result<NonNull<u8>> {
@@ -70,6 +74,84 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Memory that the kernel reads or writes at any time, as it was told.
+///
+/// # Invariants
+///
+/// `at` is a private mapping of `len` bytes that this value owns. There is never a
+/// reference to it.
+pub struct Shared {
+    at: NonNull<u8>,
+    len: usize,
+}
+
+impl Shared {
+    /// At least so many bytes, above 0: whole pages, zeroes.
+    pub fn new(len: usize) -> io::Result<Shared> {
+        let len = len.next_multiple_of(page_size());
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        let at = map(len, prot, flags, -1, 0)?;
+        // INVARIANT: just mapped.
+        Ok(Shared { at, len })
+    }
+
+    /// How many bytes.
+    #[allow(clippy::len_without_is_empty, reason = "none is empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Its address, for the kernel.
+    pub fn addr(&self) -> u64 {
+        self.at.as_ptr().expose_provenance() as u64
+    }
+
+    fn part(&self, at: usize, len: usize) -> *mut u8 {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: it is inside of the mapping.
+        unsafe { self.at.as_ptr().add(at) }
+    }
+
+    /// A byte.
+    ///
+    /// # Panics
+    ///
+    /// This and the others: if it is not inside.
+    pub fn get(&self, at: usize) -> u8 {
+        // SAFETY: mapped, and any byte is a value.
+        unsafe { self.part(at, 1).read_volatile() }
+    }
+
+    /// Two bytes.
+    pub fn get_u16(&self, at: usize) -> u16 {
+        u16::from_ne_bytes([self.get(at), self.get(at + 1)])
+    }
+
+    /// Write bytes.
+    pub fn put(&self, at: usize, bytes: &[u8]) {
+        let to = self.part(at, bytes.len());
+        // SAFETY: it is mapped, and nobody has a reference to it.
+        unsafe { to.copy_from(bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// Write two bytes, at an even offset. Who sees them sees all that was put before.
+    pub fn publish(&self, at: usize, value: u16) {
+        assert!(at.is_multiple_of(2));
+        let to = self.part(at, 2).cast::<u16>();
+        // SAFETY: mapped and aligned, and only accessed like this as long as it is used.
+        let to = unsafe { AtomicU16::from_ptr(to) };
+        // Release: as the kernel's tail of a ring of buffers wants it.
+        to.store(value, Ordering::Release);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        unmap(self.at, self.len);
+    }
+}
+
 /// The descriptors of a queue, which the driver writes.
 ///
 /// # Invariants
@@ -85,8 +167,11 @@ pub struct Descriptors {
 impl Descriptors {
     /// Those of queue `q_id`, which has this depth.
     pub fn map(device: &File, q_id: u16, depth: u16) -> io::Result<Descriptors> {
+        if !device.metadata()?.file_type().is_char_device() {
+            return Err(io::Error::other("no device of characters"));
+        }
         // The driver wants whole pages.
-        let len = (usize::from(depth) * size_of::<IoDesc>()).next_multiple_of(4096);
+        let len = (usize::from(depth) * size_of::<IoDesc>()).next_multiple_of(page_size());
         let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
         let offset = i64::try_from(descriptor_offset(q_id)).map_err(io::Error::other)?;
         let at = map(len, libc::PROT_READ, flags, device.as_raw_fd(), offset)?;
@@ -114,5 +199,18 @@ impl Descriptors {
 impl Drop for Descriptors {
     fn drop(&mut self) {
         unmap(self.at, self.len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_device_has_descriptors() {
+        // What ends too early would be a SIGBUS later.
+        let file = File::open(std::env::current_exe().unwrap()).unwrap();
+        let refused = Descriptors::map(&file, 0, 1).err().map(|e| e.to_string());
+        assert_eq!(refused.as_deref(), Some("no device of characters"));
     }
 }

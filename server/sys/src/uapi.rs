@@ -19,6 +19,17 @@ pub const CTRL_CMD_LEN: u32 = 32;
 /// The length of `struct ublksrv_io_cmd`.
 pub const IO_CMD_LEN: u32 = 16;
 
+/// The length of `struct ublk_batch_io`.
+pub const BATCH_CMD_LEN: u32 = 16;
+/// The length of `struct ublk_elem_header`.
+pub const ELEM_LEN: usize = 8;
+
+/// `struct ublk_elem_header`: a slot to prepare, or a request that ends with `result`.
+pub fn elem(tag: u16, buffer: u16, result: i32) -> [u8; ELEM_LEN] {
+    let ([a, b], [c, d], [e, f, g, h]) = (tag.to_ne_bytes(), buffer.to_ne_bytes(), result.to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
+}
+
 /// What is asked of `/dev/ublk-control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -33,6 +44,7 @@ pub enum ControlOp {
     GetParams = ioc(2, 0x09, CTRL_CMD_LEN),
     StartRecovery = iowr(0x10, CTRL_CMD_LEN),
     EndRecovery = iowr(0x11, CTRL_CMD_LEN),
+    GetDevInfo2 = ioc(2, 0x12, CTRL_CMD_LEN),
     GetFeatures = ioc(2, 0x13, CTRL_CMD_LEN),
     UpdateSize = iowr(0x15, CTRL_CMD_LEN),
     TryStopDev = iowr(0x17, CTRL_CMD_LEN),
@@ -44,6 +56,9 @@ pub enum ControlOp {
 pub enum IoOp {
     Fetch = iowr(0x20, IO_CMD_LEN),
     CommitAndFetch = iowr(0x21, IO_CMD_LEN),
+    PrepareBatch = iowr(0x25, BATCH_CMD_LEN),
+    CommitBatch = iowr(0x26, BATCH_CMD_LEN),
+    FetchBatch = iowr(0x27, BATCH_CMD_LEN),
     FusedSubmit = iowr(0x28, IO_CMD_LEN),
 }
 
@@ -54,11 +69,13 @@ pub struct Features(pub u64);
 impl Features {
     pub const USER_RECOVERY: Features = Features(1 << 3);
     pub const USER_RECOVERY_REISSUE: Features = Features(1 << 4);
+    pub const UNPRIVILEGED_DEV: Features = Features(1 << 5);
     pub const CMD_IOCTL_ENCODE: Features = Features(1 << 6);
     pub const USER_COPY: Features = Features(1 << 7);
     pub const USER_RECOVERY_FAIL_IO: Features = Features(1 << 9);
     pub const UPDATE_SIZE: Features = Features(1 << 10);
     pub const AUTO_BUF_REG: Features = Features(1 << 11);
+    pub const BATCH_IO: Features = Features(1 << 15);
     pub const SAFE_STOP: Features = Features(1 << 17);
     pub const FUSED_CMD: Features = Features(1 << 21);
 

@@ -17,14 +17,16 @@ pub struct FileTarget {
 impl FileTarget {
     /// Open a file, and keep others from writing to it.
     pub fn open(path: &Path, access: Access) -> io::Result<FileTarget> {
-        let Backing { file, size, block } = open(path, access)?;
+        let Backing { file, size, block, align } = open(path, access)?;
         let mut files = Files::default();
         let file = files.add(file);
         let geometry = Geometry {
             size,
             block,
+            align,
             read_only: access.read_only,
             cached: true,
+            moves_once: true,
             discard: if access.read_only { 0 } else { 4096 },
             write_zeroes: !access.read_only,
             ..Geometry::default()
@@ -98,6 +100,23 @@ mod tests {
         assert_eq!(sim.write_zeroes(0, 512, false), Err(Errno::ENOSPC));
         sim.break_file(None, Errno::EIO);
         assert!(sim.read(0, 512).is_ok());
+        // What was lost is lost, although the kernel tells it once only.
+        assert_eq!(sim.flush(), Err(Errno::ENOSPC));
+    }
+
+    #[test]
+    fn what_fua_hears_is_kept_for_the_flush() {
+        let scratch = Scratch::new("file-fua");
+        let path = scratch.file("data", &[0; 8192]);
+        let sim = Sim::new(FileTarget::open(&path, Access::default()).unwrap()).unwrap();
+        sim.break_file(Some(sim.target().file), Errno::EIO);
+        assert_eq!(sim.write(0, &[0; 512], false), Err(Errno::EIO));
+        sim.break_file(None, Errno::EIO);
+        assert_eq!(sim.flush(), Ok(()), "it was told who wrote it");
+        sim.break_file(Some(sim.target().file), Errno::EIO);
+        assert_eq!(sim.write(0, &[0; 512], true), Err(Errno::EIO));
+        sim.break_file(None, Errno::EIO);
+        assert_eq!(sim.flush(), Err(Errno::EIO));
     }
 
     #[test]

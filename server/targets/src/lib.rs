@@ -9,12 +9,16 @@ mod mirror;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod model;
+mod nbd;
 mod null;
 mod open;
+mod qcow2;
 mod stripe;
 
 pub use file::FileTarget;
 pub use mirror::{Mirror, OnDrop};
+pub use nbd::{Nbd, Uri};
 pub use null::Null;
 pub use open::Access;
+pub use qcow2::Qcow2;
 pub use stripe::Stripe;

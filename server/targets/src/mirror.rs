@@ -5,7 +5,7 @@
 //!
 //! When the server is killed, legs may differ where writes were under way.
 
-use crate::open::{Access, can_zero, open};
+use crate::open::{Access, all_differ, can_zero, open};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -44,6 +44,11 @@ fn is_of_leg(errno: Errno) -> bool {
     ![Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR, Errno::ECANCELED].contains(&errno)
 }
 
+/// Can a leg that says so have done a part? The others are told before it begins.
+fn may_have_begun(errno: Errno) -> bool {
+    is_of_leg(errno) && ![Errno::EINVAL, Errno::EFAULT, Errno::ENODEV, Errno::EOPNOTSUPP].contains(&errno)
+}
+
 impl Mirror {
     /// Open 1 to 16 files, which have the same data. The device is as large as the
     /// smallest. A leg that was dropped is not the same any more, and must not be among
@@ -55,13 +60,15 @@ impl Mirror {
         if paths.is_empty() || paths.len() > 16 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a mirror has 1 to 16 files"));
         }
+        all_differ(paths)?;
         let (mut files, mut legs) = (Files::default(), Vec::new());
-        let (mut size, mut block) = (u64::MAX, 512);
+        let (mut size, mut block, mut align) = (u64::MAX, 512, 512);
         let mut zeroes = !access.read_only;
         for path in paths {
             let backing = open(path.as_ref(), access)?;
             size = size.min(backing.size);
             block = block.max(backing.block);
+            align = align.max(backing.align);
             // All or none: a leg that can not zero what others do has other data.
             zeroes &= access.look || can_zero(&backing);
             legs.push((files.add(backing.file), path.as_ref().to_owned()));
@@ -69,6 +76,7 @@ impl Mirror {
         let geometry = Geometry {
             size: size / u64::from(block) * u64::from(block),
             block,
+            align,
             read_only: access.read_only,
             cached: true,
             discard: if zeroes { 4096 } else { 0 },
@@ -122,11 +130,16 @@ impl Mirror {
     }
 
     /// What came of something that was done with several legs. As long as one has
-    /// done it, those that have failed are dropped.
+    /// done it, those that have failed are dropped. Where all have failed, each may have
+    /// done another part of it: that of one stays, or what was read could change back.
     fn judge(&self, legs: &[usize], results: &[Result<(), Errno>]) -> Result<(), Errno> {
         let first = results.iter().find_map(|result| result.err());
         let Some(first) = first else { return self.record() };
         if results.iter().all(|result| result.is_err()) {
+            if results.iter().any(|result| result.is_err_and(may_have_begun)) {
+                let mut others = legs.iter().zip(results).skip(1);
+                others.try_for_each(|(leg, result)| self.drop_leg(*leg, result.err().unwrap_or(first)))?;
+            }
             return Err(first);
         }
         for (leg, result) in legs.iter().zip(results) {
@@ -325,6 +338,31 @@ mod tests {
         assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
         assert_eq!(sim.target().whole(), [1, 2]);
         assert_eq!(dropped.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_all_legs_fail_to_do_is_that_of_one() {
+        let scratch = Scratch::new("mirror-all");
+        let (sim, paths, dropped) = mirror(&scratch, 2, &[7; 8192]);
+        let mirror = sim.target();
+        // Refused before it began: nobody differs.
+        let refused = [Err(Errno::ENOMEM), Err(Errno::EINVAL)];
+        assert_eq!(mirror.judge(&[0, 1], &refused), Err(Errno::ENOMEM));
+        assert_eq!(mirror.whole(), [0, 1]);
+        let failed = [Err(Errno::ENOMEM), Err(Errno::EIO)];
+        assert_eq!(mirror.judge(&[0, 1], &failed), Err(Errno::ENOMEM));
+        assert_eq!(mirror.whole(), [0]);
+        assert_eq!(*dropped.lock().unwrap(), paths[1..]);
+    }
+
+    #[test]
+    fn not_the_same_file_twice() {
+        let scratch = Scratch::new("mirror-twice");
+        let path = scratch.file("a", &[0; 8192]);
+        let link = scratch.path("b");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let twice = Mirror::open(&[path, link], Access::default(), Box::new(|_| Ok(()))).unwrap_err();
+        assert!(twice.to_string().ends_with("b is there twice"), "{twice}");
     }
 
     #[test]

@@ -37,6 +37,12 @@ impl Scratch {
         Scratch(path)
     }
 
+    /// One in memory if possible, for those who sync a lot.
+    pub(crate) fn in_memory(name: &str) -> Scratch {
+        let path = PathBuf::from(format!("/dev/shm/fublk-{name}-{}", std::process::id()));
+        if std::fs::create_dir_all(&path).is_ok() { Scratch(path) } else { Scratch::new(name) }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

@@ -2,8 +2,8 @@
 
 //! A device that is all zeroes and forgets what is written to it.
 
-use std::{fs::File, io};
-use ublk_server::{Answer, FileId, Files, Geometry, Io, Request, Target};
+use std::io;
+use ublk_server::{Answer, FileId, Files, Geometry, Io, Request, Target, memory_file};
 
 /// Zeroes.
 #[derive(Debug)]
@@ -17,14 +17,21 @@ impl Null {
     /// So many bytes, a multiple of 512.
     pub fn open(size: u64) -> io::Result<Null> {
         let mut files = Files::default();
-        let zeroes = files.add(File::open("/dev/zero")?);
+        // As much as a request has at most. It has an end, unlike /dev/zero.
+        let zeroes = files.add(memory_file(16 << 20)?);
         Ok(Null { files, zeroes, size })
     }
 }
 
 impl Target for Null {
     fn geometry(&self) -> Geometry {
-        Geometry { size: self.size, discard: 512, write_zeroes: true, ..Geometry::default() }
+        Geometry {
+            size: self.size,
+            discard: 512,
+            write_zeroes: true,
+            moves_once: true,
+            ..Geometry::default()
+        }
     }
 
     fn files(&self) -> &Files {

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
-use ublk_server::{Buffer, allocate};
+use ublk_server::{Buffer, DirectAlign, allocate, direct_align, logical_block};
 
 /// `O_DIRECT` and `O_EXCL`, of which the latter keeps others off a block device.
 const O_DIRECT: i32 = 0o40000;
@@ -32,6 +32,8 @@ pub(crate) struct Backing {
     pub(crate) size: u64,
     /// The smallest unit of I/O.
     pub(crate) block: u32,
+    /// How its memory has to be aligned.
+    pub(crate) align: u32,
 }
 
 /// What an error is about, for somebody who reads it.
@@ -45,12 +47,40 @@ fn in_use(path: &Path, why: &str) -> io::Error {
 
 /// Open a file to serve it. An error says which file it is about.
 pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
+    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let (file, size) = open_any_size(path, access)?;
+    let is_device = file.metadata().map_err(say)?.file_type().is_block_device();
+    let mut block = if is_device { logical_block(&file).map_err(say)? } else { 512 };
+    let mut align = 512;
+    if access.direct {
+        let direct = direct_block(&file).map_err(say)?;
+        if direct.offset == 0 {
+            return Err(about(path, "can not be used for direct I/O"));
+        }
+        block = block.max(direct.offset);
+        align = align.max(direct.memory);
+    }
+    if size == 0 {
+        return Err(about(path, "is empty"));
+    }
+    if !size.is_multiple_of(block.into()) {
+        return Err(about(
+            path,
+            format_args!("its size, {size} bytes, is no multiple of the block, {block} bytes"),
+        ));
+    }
+    Ok(Backing { file, size, block, align })
+}
+
+/// The same, but of a file whose size is not that of a disk.
+pub(crate) fn open_any_size(path: &Path, access: Access) -> io::Result<(File, u64)> {
     let Access { read_only, direct, look } = access;
     let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let neither = || about(path, "is neither a regular file nor a block device");
     let kind = std::fs::metadata(path).map_err(say)?.file_type();
     let is_device = kind.is_block_device();
     if !is_device && !kind.is_file() {
-        return Err(about(path, "is neither a regular file nor a block device"));
+        return Err(neither());
     }
     let flags = if direct { O_DIRECT } else { 0 } | if is_device && !look { O_EXCL } else { 0 };
     let mut file =
@@ -61,31 +91,67 @@ pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
                 _ => say(e),
             },
         )?;
-    let locked = match access {
+    // It may have been another one before.
+    let kind = file.metadata().map_err(say)?.file_type();
+    if is_device != kind.is_block_device() || !is_device && !kind.is_file() {
+        return Err(neither());
+    }
+    let lock = || match access {
         Access { look: true, .. } => Ok(()),
         Access { read_only: true, .. } => file.try_lock_shared(),
         _ => file.try_lock(),
     };
+    let locked = if cfg!(test) { patiently(lock) } else { lock() };
     locked.map_err(|e| match e {
         TryLockError::WouldBlock => in_use(path, "another process has it locked"),
         TryLockError::Error(e) => say(e),
     })?;
     let size = file.seek(SeekFrom::End(0)).map_err(say)?;
-    let block = if direct { direct_block(&file).map_err(say)? } else { 512 };
-    if size == 0 {
-        return Err(about(path, "is empty"));
+    Ok((file, size))
+}
+
+/// Tests of other targets start processes: until these execute their program, they have all
+/// files that are open here, with their locks.
+fn patiently(mut lock: impl FnMut() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
+    for _ in 0..300 {
+        match lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            result => return result,
+        }
     }
-    if !size.is_multiple_of(block.into()) {
-        return Err(about(
-            path,
-            format_args!("its size, {size} bytes, is no multiple of the block, {block} bytes"),
-        ));
+    lock()
+}
+
+/// The same file twice is no redundancy, and no two parts: say which.
+pub(crate) fn all_differ<P: AsRef<Path>>(paths: &[P]) -> io::Result<()> {
+    let mut seen = Vec::new();
+    for path in paths {
+        // That it can not be looked at is told when it is opened.
+        let Ok(data) = std::fs::metadata(path) else { continue };
+        let is_device = data.file_type().is_block_device();
+        let this = if is_device { (u64::MAX, data.rdev()) } else { (data.dev(), data.ino()) };
+        if seen.contains(&this) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{} is there twice", path.as_ref().display()),
+            ));
+        }
+        seen.push(this);
     }
-    Ok(Backing { file, size, block })
+    Ok(())
 }
 
 /// The smallest unit in which a file takes direct I/O.
-fn direct_block(file: &File) -> io::Result<u32> {
+fn direct_block(file: &File) -> io::Result<DirectAlign> {
+    // What can be read now is no measure: a hole is on no disk.
+    match direct_align(file)? {
+        Some(align) => Ok(align),
+        None => Ok(DirectAlign { memory: 512, offset: probe_block(file)? }),
+    }
+}
+
+/// The same by trying, where the file system does not say.
+fn probe_block(file: &File) -> io::Result<u32> {
     let mut buffer = Buffer::new(4096)?;
     for block in [512, 1024, 2048] {
         // At an offset that is no multiple of a larger one.

@@ -2,7 +2,7 @@
 
 //! A device in stripes: chunk after chunk goes to one file after the other.
 
-use crate::open::{Access, open};
+use crate::open::{Access, all_differ, can_zero, open};
 use std::{io, path::Path};
 use ublk_server::{Allocate, Answer, Errno, FileId, Files, Geometry, Io, Piece, Request, Target};
 
@@ -31,11 +31,15 @@ impl Stripe {
             return Err(invalid("a chunk is a power of 2, from 4 KiB on"));
         }
         let (mut files, mut parts) = (Files::default(), Vec::new());
-        let (mut rows, mut block) = (u64::MAX, 512);
+        all_differ(paths)?;
+        let (mut rows, mut block, mut align) = (u64::MAX, 512, 512);
+        let mut zeroes = !access.read_only;
         for path in paths {
             let backing = open(path.as_ref(), access)?;
             rows = rows.min(backing.size / u64::from(chunk));
             block = block.max(backing.block);
+            align = align.max(backing.align);
+            zeroes &= access.look || can_zero(&backing);
             parts.push(files.add(backing.file));
         }
         if rows == 0 {
@@ -45,10 +49,12 @@ impl Stripe {
         let geometry = Geometry {
             size: rows.checked_mul(row).ok_or_else(|| invalid("too large"))?,
             block,
+            align,
             read_only: access.read_only,
             cached: true,
-            discard: if access.read_only { 0 } else { 4096 },
-            write_zeroes: !access.read_only,
+            moves_once: true,
+            discard: if zeroes { 4096 } else { 0 },
+            write_zeroes: zeroes,
             ..Geometry::default()
         };
         Ok(Stripe { files, parts, chunk, geometry })
@@ -74,11 +80,15 @@ impl Stripe {
 
     /// A range of the device is one range at most of each file.
     async fn allocate(&self, io: &Io, how: Allocate, offset: u64, len: u32) -> Result<(), Errno> {
+        let mut begun = false;
         for (part, file) in self.parts.iter().enumerate() {
             let start = self.before(offset, part);
             let end = self.before(offset + u64::from(len), part);
             if end > start {
-                io.allocate(*file, how, start, end - start).await?;
+                let result = io.allocate(*file, how, start, end - start).await;
+                // "It can not" says that nothing has been done.
+                result.map_err(|e| if begun && e == Errno::EOPNOTSUPP { Errno::EIO } else { e })?;
+                begun = true;
             }
         }
         Ok(())
@@ -162,6 +172,24 @@ mod tests {
         assert_eq!(sim.write(0, &[1; 8192], false), Err(Errno::EIO));
         assert_eq!(sim.read(4096, 4096), Err(Errno::EIO));
         assert_eq!(sim.flush(), Err(Errno::EIO));
+    }
+
+    #[test]
+    fn half_a_range_of_zeroes_is_not_nothing() {
+        let scratch = Scratch::new("stripe-zero");
+        let sim = Sim::new(stripe(&scratch, &[8192, 8192], 4096).unwrap()).unwrap();
+        sim.break_file(Some(sim.target().parts[0]), Errno::EOPNOTSUPP);
+        assert_eq!(sim.discard(0, 8192), Err(Errno::EOPNOTSUPP));
+        sim.break_file(Some(sim.target().parts[1]), Errno::EOPNOTSUPP);
+        assert_eq!(sim.discard(0, 8192), Err(Errno::EIO));
+    }
+
+    #[test]
+    fn not_the_same_file_twice() {
+        let scratch = Scratch::new("stripe-twice");
+        let path = scratch.file("a", &[0; 8192]);
+        let twice = Stripe::open(&[&path, &path], 4096, Access::default()).unwrap_err();
+        assert!(twice.to_string().ends_with("is there twice"), "{twice}");
     }
 
     #[test]

@@ -6,13 +6,14 @@ use crate::{Errno, Geometry, Mode, Target, queue};
 use std::{
     fs::File,
     io,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
-use ublk_ring::{Control, ControlCmd};
+use ublk_ring::{Control, ControlCmd, has_fused_commands};
 use ublk_sys::{
-    CpuSet, FUSED_CMD_FEATURE, io_uring_features, pin_thread,
+    CpuSet, is_root, pin_thread,
     uapi::{self, ControlOp, DevInfo, Features, MAX_QUEUE_DEPTH, Params, Plain},
 };
 
@@ -52,15 +53,28 @@ pub struct Options {
     pub depth: u16,
     /// How to move data; `None`: the best that there is.
     pub mode: Option<Mode>,
+    /// Whether commands are about many requests; `None`: as is best with that mode.
+    pub batch: Option<bool>,
     /// What becomes of it when the server dies.
     pub recovery: Recovery,
     /// The most data of a request, in bytes.
     pub max_io: u32,
+    /// By an ordinary user: for who made it, and those that may use its node.
+    pub unprivileged: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { id: None, queues: 1, depth: 128, mode: None, recovery: Recovery::None, max_io: 1 << 20 }
+        Options {
+            id: None,
+            queues: 1,
+            depth: 128,
+            mode: None,
+            batch: None,
+            recovery: Recovery::None,
+            max_io: 1 << 20,
+            unprivileged: !is_root(),
+        }
     }
 }
 
@@ -70,9 +84,43 @@ pub mod control {
 
     const NONE: u32 = u32::MAX;
 
-    pub(super) fn execute(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
-        let cmd = ControlCmd { op, id, queue: u16::MAX, data };
+    fn plain(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
+        let cmd = ControlCmd { op, id, queue: u16::MAX, data, path_len: 0 };
         Ok(Control::open()?.execute(&cmd, memory)?)
+    }
+
+    /// The path of a device's node tells the driver who may.
+    fn with_path(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
+        let path = format!("/dev/ublkc{id}");
+        let path_len = u16::try_from(path.len()).map_err(io::Error::other)?;
+        let mut all = [path.as_bytes(), memory].concat();
+        let cmd = ControlCmd { op, id, queue: u16::MAX, data, path_len };
+        let result = Control::open()?.execute(&cmd, &mut all)?;
+        memory.copy_from_slice(&all[path.len()..]);
+        Ok(result)
+    }
+
+    /// Was it made by an ordinary user?
+    pub fn is_unprivileged(id: u32) -> bool {
+        let mut info = DevInfo::default();
+        with_path(ControlOp::GetDevInfo2, id, 0, info.bytes_mut()).is_ok()
+            && Features(info.flags).has(Features::UNPRIVILEGED_DEV)
+    }
+
+    pub(super) fn execute(op: ControlOp, id: u32, data: u64, memory: &mut [u8]) -> io::Result<u32> {
+        if matches!(op, ControlOp::AddDev | ControlOp::GetFeatures) {
+            return plain(op, id, data, memory);
+        }
+        if !is_root() {
+            return with_path(op, id, data, memory);
+        }
+        match plain(op, id, data, memory) {
+            // That is what a device of somebody else says, and some others.
+            Err(e) if e.raw_os_error() == Some(Errno::EINVAL.get()) && is_unprivileged(id) => {
+                with_path(op, id, data, memory)
+            }
+            result => result,
+        }
     }
 
     /// What the driver can do.
@@ -137,8 +185,7 @@ fn invalid(why: impl Into<String>) -> io::Error {
 }
 
 fn choose(wanted: Option<Mode>, offered: Features) -> io::Result<Mode> {
-    let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
-    let can = |mode: Mode| offered.has(feature(mode)) && (mode != Mode::Fused || groups);
+    let can = |mode: Mode| offered.has(feature(mode)) && (mode != Mode::Fused || has_fused_commands());
     match wanted {
         Some(mode) if can(mode) => Ok(mode),
         Some(mode) => Err(io::Error::other(format!("the kernel has no mode {mode}"))),
@@ -147,6 +194,33 @@ fn choose(wanted: Option<Mode>, offered: Features) -> io::Result<Mode> {
             .find(|mode| can(*mode))
             .ok_or_else(|| io::Error::other("the ublk driver is too old")),
     }
+}
+
+fn choose_batch(options: &Options, mode: Mode, offered: Features) -> io::Result<bool> {
+    let can = offered.has(Features::BATCH_IO) && !options.unprivileged;
+    match options.batch {
+        Some(true) if !can => Err(io::Error::other("the driver has no batches here")),
+        Some(batch) => Ok(batch),
+        None => Ok(can && mode.is_best_in_batches()),
+    }
+}
+
+/// A server that nobody trusts does not see data: the driver lets it move them by the
+/// command that answers the request, and in no other way.
+fn choose_unprivileged(wanted: Option<Mode>, offered: Features, geometry: &Geometry) -> io::Result<Mode> {
+    let denied = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, why);
+    if !offered.has(Features::UNPRIVILEGED_DEV | Features::FUSED_CMD) || !has_fused_commands() {
+        return Err(denied(
+            "this kernel has no fused commands, and nothing else is for ordinary users: be root",
+        ));
+    }
+    if !matches!(wanted, None | Some(Mode::Fused)) {
+        return Err(denied("only mode fused is for ordinary users: be root"));
+    }
+    if !geometry.moves_once {
+        return Err(denied("such a target is not for ordinary users, who must not see data: be root"));
+    }
+    Ok(Mode::Fused)
 }
 
 fn feature(mode: Mode) -> Features {
@@ -188,13 +262,26 @@ fn params(geometry: &Geometry, max_io: u32) -> io::Result<Params> {
         max_sectors: max_io / 512,
         chunk_sectors: geometry.chunk / 512,
         dev_sectors: geometry.size / 512,
-        discard_granularity: geometry.discard,
+        // The driver wants one for zeroes as well.
+        discard_granularity: if geometry.discard == 0 && discards {
+            geometry.block
+        } else {
+            geometry.discard
+        },
         max_discard_sectors: sectors(geometry.discard > 0),
         max_write_zeroes_sectors: sectors(geometry.write_zeroes),
         max_discard_segments: u16::from(discards),
         dma_alignment: geometry.align.max(4) - 1,
         ..Params::default()
     })
+}
+
+fn few_enough(queues: u16, geometry: &Geometry) -> io::Result<()> {
+    match geometry.queues {
+        most if queues <= most => Ok(()),
+        1 => Err(invalid("it can have one queue only")),
+        most => Err(invalid(format!("it can have {most} queues at most"))),
+    }
 }
 
 impl Device {
@@ -205,13 +292,32 @@ impl Device {
                 "a device has at least one queue, of 1 to {MAX_QUEUE_DEPTH} requests"
             )));
         }
-        let mode = choose(options.mode, control::features()?)?;
-        let mut params = params(geometry, options.max_io)?;
-        let flags = Features::CMD_IOCTL_ENCODE | feature(mode) | options.recovery.features();
+        few_enough(options.queues, geometry)?;
+        let offered = control::features()?;
+        let mode = if options.unprivileged {
+            choose_unprivileged(options.mode, offered, geometry)?
+        } else {
+            choose(options.mode, offered)?
+        };
+        let max_io = if options.unprivileged {
+            // All of a request has to be in one command.
+            max_io(Mode::Copy, options.max_io)
+        } else {
+            max_io(mode, options.max_io)
+        };
+        let max_io = max_io.min(geometry.max_io);
+        let mut params = params(geometry, max_io)?;
+        let mut flags = Features::CMD_IOCTL_ENCODE | feature(mode) | options.recovery.features();
+        if options.unprivileged {
+            flags |= Features::UNPRIVILEGED_DEV;
+        }
+        if choose_batch(options, mode, offered)? {
+            flags |= Features::BATCH_IO;
+        }
         let mut info = DevInfo {
             nr_hw_queues: options.queues,
             queue_depth: options.depth,
-            max_io_buf_bytes: options.max_io,
+            max_io_buf_bytes: max_io,
             dev_id: options.id.unwrap_or(u32::MAX),
             ublksrv_pid: std::process::id().cast_signed(),
             flags: flags.0,
@@ -219,6 +325,9 @@ impl Device {
         };
         control::execute(ControlOp::AddDev, info.dev_id, 0, info.bytes_mut())?;
         let device = Device { info, mode, recovers: false };
+        if options.unprivileged {
+            wait_for_node(info.dev_id)?;
+        }
         let set = if Features(info.flags).has(flags) {
             control::execute(ControlOp::SetParams, info.dev_id, 0, params.bytes_mut()).map(drop)
         } else {
@@ -232,14 +341,20 @@ impl Device {
         Ok(device)
     }
 
-    /// Take over a device whose server is gone. Fails with `EBUSY` if it is still
-    /// there after `patience`.
-    pub fn recover(id: u32, patience: Duration) -> io::Result<Device> {
+    /// Take over a device whose server is gone: the process `last`. Fails with `EBUSY`
+    /// if it is still there after `patience`, or if there is another one.
+    pub fn recover(id: u32, last: i32, patience: Duration) -> io::Result<Device> {
         let end = Instant::now() + patience;
+        let is_served = || control::info(id).is_ok_and(|info| info.is_live() && info.ublksrv_pid != last);
         loop {
             match control::execute(ControlOp::StartRecovery, id, 0, &mut []) {
                 Ok(_) => break,
-                Err(e) if e.raw_os_error() == Some(Errno::EBUSY.get()) && Instant::now() < end => {
+                Err(e)
+                    if e.raw_os_error() == Some(Errno::EBUSY.get())
+                        && Instant::now() < end
+                        // Somebody else was quicker.
+                        && !is_served() =>
+                {
                     thread::sleep(Duration::from_millis(50));
                 }
                 Err(e) => return Err(e),
@@ -262,6 +377,11 @@ impl Device {
         self.mode
     }
 
+    /// Is a command about many requests?
+    pub fn is_batched(&self) -> bool {
+        Features(self.info.flags).has(Features::BATCH_IO)
+    }
+
     /// Was it made to be there for another server when this one is gone?
     pub fn survives(&self) -> bool {
         Features(self.info.flags).has(Features::USER_RECOVERY)
@@ -274,6 +394,15 @@ impl Device {
 
     /// Serve it until it is stopped. `ready` is called when the disk is there.
     pub fn serve<T: Target>(&self, target: Arc<T>, ready: impl FnOnce(&Device)) -> io::Result<()> {
+        // What it was made of may be less now.
+        let geometry = target.geometry();
+        few_enough(self.info.nr_hw_queues, &geometry)?;
+        if self.info.max_io_buf_bytes > geometry.max_io {
+            return Err(invalid(format!(
+                "requests can not have more than {} bytes any more",
+                geometry.max_io
+            )));
+        }
         let path = format!("/dev/ublkc{}", self.id());
         let char_device = Arc::new(open_when_there(&path)?);
         let (tell, events) = mpsc::channel();
@@ -285,12 +414,15 @@ impl Device {
                 depth: self.info.queue_depth,
                 mode: self.mode,
                 max_io: self.info.max_io_buf_bytes,
+                batch: self.is_batched(),
             };
             let (tell, target, id) = (tell.clone(), target.clone(), self.id());
             let thread = thread::Builder::new().name(format!("queue {q_id}"));
             threads.push(thread.spawn(move || {
                 pin_to_queue(id, q_id);
-                let result = queue::run(plan, &*target, || drop(tell.send(Event::Ready)));
+                let result = told(|| queue::run(plan, &*target, || drop(tell.send(Event::Ready))));
+                // The last one may have something to put in order, for which the process has to wait.
+                drop(target);
                 let _ = tell.send(Event::Ended(q_id, result));
             })?);
         }
@@ -318,8 +450,7 @@ impl Device {
                 Event::Ended(q_id, Err(e)) => {
                     failed = Some(io::Error::new(e.kind(), format!("queue {q_id}: {e}")));
                     left -= 1;
-                    // With the end of this process, its requests wait for the next one.
-                    if self.survives() && (self.recovers || ready.is_none()) {
+                    if self.waits_for_next(ready.is_none()) {
                         break;
                     }
                     let _ = control::stop(self.id());
@@ -336,6 +467,13 @@ impl Device {
         }
     }
 
+    /// Something has failed in this server: do requests wait for the next one, which
+    /// they do with the end of this process? Somebody may use the device, or wait for
+    /// it, who was promised that.
+    fn waits_for_next(&self, was_there: bool) -> bool {
+        self.survives() && (self.recovers || was_there)
+    }
+
     /// The driver waits until all requests are fetched, which may be never.
     fn start(&self, tell: mpsc::Sender<Event>) -> io::Result<()> {
         let op = if self.recovers { ControlOp::EndRecovery } else { ControlOp::StartDev };
@@ -345,6 +483,43 @@ impl Device {
             let _ = tell.send(Event::Started(control::execute(op, id, pid, &mut []).map(drop)));
         })?;
         Ok(())
+    }
+}
+
+/// Whatever becomes of a queue, its end is told.
+fn told(queue: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    panic::catch_unwind(AssertUnwindSafe(queue)).unwrap_or_else(|_| Err(io::Error::other("a panic")))
+}
+
+/// How much data a request has at most: less where each has memory of its own, that
+/// has to be there all the time.
+fn max_io(mode: Mode, wanted: u32) -> u32 {
+    if mode == Mode::Copy { wanted.min(128 << 10) } else { wanted }
+}
+
+/// The node of a device that an ordinary user has made is theirs when udev has seen it.
+fn wait_for_node(id: u32) -> io::Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        match control::info(id) {
+            Err(e)
+                if [Errno::ENOENT, Errno::EACCES, Errno::EPERM].contains(&Errno::from(&e))
+                    && Instant::now() < end =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            // Not even deleting it is possible then.
+            Err(e) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!(
+                        "/dev/ublkc{id} does not become yours, which udev rules have to do ({e}): \
+                         only root can delete device {id}"
+                    ),
+                ));
+            }
+            Ok(_) => return Ok(()),
+        }
     }
 }
 
@@ -384,6 +559,9 @@ mod tests {
         let set = params(&discards, 1 << 20).unwrap();
         assert_eq!((set.discard_granularity, set.max_discard_segments), (4096, 1));
         assert_eq!(set.max_write_zeroes_sectors, 0);
+        let zeroes = Geometry { write_zeroes: true, ..good };
+        let zeroes = params(&zeroes, 1 << 20).unwrap();
+        assert_eq!((zeroes.discard_granularity, zeroes.max_discard_sectors), (4096, 0));
         // Lengths in bytes are 32 bits wide.
         assert!(set.max_discard_sectors.checked_mul(512).is_some());
         assert_eq!(set.attrs, uapi::ATTR_VOLATILE_CACHE | uapi::ATTR_FUA);
@@ -398,6 +576,50 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_the_next_server() {
+        let device = |recovery: Recovery, recovers| Device {
+            info: DevInfo { flags: recovery.features().0, ..DevInfo::default() },
+            mode: Mode::Copy,
+            recovers,
+        };
+        for recovery in [Recovery::Wait, Recovery::Reissue, Recovery::Fail] {
+            // Not before anybody knows of it.
+            assert!(!device(recovery, false).waits_for_next(false));
+            assert!(device(recovery, false).waits_for_next(true));
+            assert!(device(recovery, true).waits_for_next(false));
+        }
+        assert!(!device(Recovery::None, false).waits_for_next(true));
+    }
+
+    #[test]
+    fn a_panic_is_told() {
+        assert_eq!(told(|| panic!("on purpose")).unwrap_err().to_string(), "a panic");
+        assert!(told(|| Ok(())).is_ok());
+    }
+
+    #[test]
+    fn copies_have_little_memory() {
+        assert_eq!(max_io(Mode::Copy, 1 << 20), 128 << 10);
+        assert_eq!(max_io(Mode::Fused, 1 << 20), 1 << 20);
+    }
+
+    #[test]
+    fn ordinary_users() {
+        let once = Geometry { moves_once: true, ..Geometry::default() };
+        let all = Features(u64::MAX);
+        let say = |wanted, offered, geometry: &Geometry| {
+            choose_unprivileged(wanted, offered, geometry).map_err(|e| e.to_string())
+        };
+        let no_kernel = Features(!Features::FUSED_CMD.0);
+        assert!(say(None, no_kernel, &once).unwrap_err().contains("no fused commands"));
+        if has_fused_commands() {
+            assert_eq!(say(None, all, &once), Ok(Mode::Fused));
+            assert!(say(Some(Mode::Copy), all, &once).unwrap_err().contains("only mode fused"));
+            assert!(say(None, all, &Geometry::default()).unwrap_err().contains("not for ordinary users"));
+        }
+    }
+
+    #[test]
     fn modes() {
         let offered = Features::USER_COPY | Features::AUTO_BUF_REG;
         let names = |mode, offered| choose(mode, offered).map_err(|e| e.to_string());
@@ -406,9 +628,8 @@ mod tests {
         assert_eq!(names(Some(Mode::Fused), offered), Err("the kernel has no mode fused".into()));
         assert_eq!(names(None, Features::default()), Err("the ublk driver is too old".into()));
         // The driver alone is not enough.
-        let groups = io_uring_features().is_ok_and(|features| features & FUSED_CMD_FEATURE != 0);
         let all = offered | Features::FUSED_CMD;
-        assert_eq!(names(None, all), Ok(if groups { Mode::Fused } else { Mode::Auto }));
+        assert_eq!(names(None, all), Ok(if has_fused_commands() { Mode::Fused } else { Mode::Auto }));
         for mode in Mode::ALL {
             assert_eq!(mode.to_string().parse(), Ok(mode));
         }

@@ -3,12 +3,12 @@
 //! What a target can do with its files, and how data are moved.
 
 use crate::{
-    Errno, FileId,
+    Errno, FileId, Socket, SocketId,
     queue::Queue,
     request::{Placed, Slot},
     sim::SimFiles,
 };
-use std::{fmt, str::FromStr};
+use std::{fmt, io, os::fd::BorrowedFd, str::FromStr};
 use ublk_ring::Direction;
 
 /// How the data of requests get to files and back.
@@ -25,6 +25,12 @@ pub enum Mode {
 impl Mode {
     /// All of them, the best first.
     pub const ALL: [Mode; 3] = [Mode::Fused, Mode::Auto, Mode::Copy];
+
+    /// Is it quicker with commands about many requests? A fused command that answers its
+    /// request is one command less, which is more than batches save.
+    pub(crate) fn is_best_in_batches(self) -> bool {
+        self != Mode::Fused
+    }
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -104,6 +110,60 @@ impl Io {
         }
     }
 
+    /// The number of its queue.
+    pub fn queue(&self) -> u16 {
+        match &self.0 {
+            Inner::Queue(queue) => queue.number(),
+            Inner::Sim(_) => 0,
+        }
+    }
+
+    /// From now on this socket is this one, a stream. `EBUSY` is the error while something
+    /// that was begun with another one, which it was before, is under way: shut that down.
+    pub fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.attach(id, fd),
+            Inner::Sim(sim) => sim.sockets.attach(id, fd),
+        }
+    }
+
+    /// Send all of this, at most [`Self::MOST_SENT`] bytes.
+    pub async fn send(&self, socket: Socket, bytes: &[u8]) -> Result<(), Errno> {
+        self.send_some(socket, bytes, false).await
+    }
+
+    /// Receive so many bytes, at most [`Self::MOST_SENT`]. `ECONNRESET` is the result if
+    /// the other end has closed it before.
+    pub async fn receive(&self, socket: Socket, bytes: &mut [u8]) -> Result<(), Errno> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.receive(socket, bytes).await,
+            Inner::Sim(sim) => sim.sockets.receive(socket, bytes).await,
+        }
+    }
+
+    /// Of what is no data of a request.
+    pub const MOST_SENT: usize = 4096;
+
+    pub(crate) async fn send_some(&self, socket: Socket, bytes: &[u8], more: bool) -> Result<(), Errno> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.send(socket, bytes, more).await,
+            Inner::Sim(sim) => sim.sockets.send(socket, bytes).await,
+        }
+    }
+
+    /// Move all of the data of a request from or to a socket.
+    pub(crate) async fn stream(
+        &self,
+        slot: &Slot<'_>,
+        direction: Direction,
+        socket: Socket,
+    ) -> Result<(), Errno> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.stream(slot.tag, direction, socket, slot.len).await,
+            Inner::Sim(sim) => sim.stream(slot.tag, direction, socket).await,
+        }
+    }
+
     /// Move pieces of the data of a request, which stays. What became of each?
     pub(crate) async fn lend(
         &self,
@@ -113,7 +173,7 @@ impl Io {
     ) -> Vec<Result<(), Errno>> {
         match &self.0 {
             Inner::Queue(queue) => queue.lend(slot.tag, slot.fua, direction, pieces).await,
-            Inner::Sim(files) => files.lend(slot.fua, direction, pieces),
+            Inner::Sim(files) => files.lend(slot.tag, slot.fua, direction, pieces),
         }
     }
 }

@@ -48,6 +48,22 @@
 //!       read.done()
 //!   }
 //!   ```
+//! - What is received from a socket comes from one that was attached, whose end is
+//!   noticed. It is no file:
+//!   ```compile_fail,E0308
+//!   use ublk_server::{Answer, Read, SocketId};
+//!   fn serve<'r>(read: Read<'r>, socket: SocketId) -> Answer<'r> {
+//!       read.from_file(socket, 0)
+//!   }
+//!   ```
+//! - What is received is no good data unless all has come, and a read whose data did
+//!   not come is still to be answered:
+//!   ```compile_fail,E0308
+//!   use ublk_server::{Answer, Read, Socket};
+//!   async fn serve<'r>(read: Read<'r>, socket: Socket) -> Answer<'r> {
+//!       read.receive(socket).await
+//!   }
+//!   ```
 //! - A queue stays in its thread:
 //!   ```compile_fail,E0277
 //!   use ublk_server::Io;
@@ -73,19 +89,21 @@
 
 mod device;
 mod io;
+mod logging;
 mod queue;
 mod request;
 pub mod sim;
+mod socket;
+mod syncs;
 mod target;
 
 pub use device::{Device, Options, Recovery, control};
 pub use io::{Allocate, Io, Mode};
+pub use logging::{Level, flush_log, is_logged, log, log_at, log_in_background, set_log_level};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
-pub use target::{FileId, Files, Geometry, Target};
-pub use ublk_sys::{Buffer, Errno, allocate};
-
-/// A line for whoever reads the server's log, its standard error. Nobody may.
-pub fn log(what: impl std::fmt::Display) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{what}");
-}
+pub use socket::Socket;
+pub use target::{FileId, Files, Geometry, SocketId, Target};
+pub use ublk_sys::{
+    Buffer, DirectAlign, Errno, allocate, connect_unix, direct_align, logical_block, memory_file,
+    notice_silence,
+};

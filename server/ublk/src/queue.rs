@@ -5,8 +5,10 @@
 use crate::{
     Answer, Errno, FileId, Flush, Io, Mode, Range, Read, Request, Target, Write,
     io::{Allocate, Inner},
-    log,
+    logging::{flush_log, log, log_io_error},
     request::{Placed, Slot, What},
+    socket::Sockets,
+    syncs::{SyncErrors, reopen},
 };
 use std::{
     cell::RefCell,
@@ -19,7 +21,7 @@ use std::{
     },
     sync::Arc,
 };
-use ublk_ring::{Direction, FileIndex, IoCmd, Op, Ring, Secondary, Task};
+use ublk_ring::{Direction, FileIndex, IoCmd, Kind, Ring, Secondary, Task};
 use ublk_sys::{
     Buffer, Descriptors,
     uapi::{self, IoDesc, IoOp},
@@ -34,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     /// The most data of a request, in bytes.
     pub(crate) max_io: u32,
+    /// Many requests with a command.
+    pub(crate) batch: bool,
 }
 
 /// A queue, in its thread.
@@ -43,8 +47,11 @@ pub(crate) struct Queue {
     descriptors: Descriptors,
     /// All files are such that the kernel knows where they end.
     ends: bool,
-    /// Of each tag, when its data have to be copied.
+    /// Of each tag, when data have to be copied: memory is not asked for when it is
+    /// short.
     buffers: RefCell<Vec<Option<Buffer>>>,
+    sync_errors: SyncErrors,
+    pub(crate) sockets: Sockets,
 }
 
 /// `/dev/ublkcN` comes first in a ring's table, then the files of the target.
@@ -59,21 +66,39 @@ fn index(file: FileId) -> FileIndex {
 
 impl Queue {
     fn new(plan: Plan, target: &impl Target) -> io::Result<Queue> {
-        let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(target.files().fds()).collect();
+        let own = target.files().fds().map(reopen).collect::<io::Result<Vec<_>>>()?;
+        let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).collect();
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
-        let ring = Ring::new(2 * u32::from(plan.depth), &files, buffers)?;
+        let sockets = Sockets::new(files.len(), target.files().sockets());
+        let ring = Ring::new(2 * u32::from(plan.depth), &files, sockets.count(), buffers)?;
+        if plan.batch {
+            ring.serve_batches(DEVICE, plan.q_id, plan.depth, plan.mode == Mode::Auto)?;
+        }
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
-        let buffers = RefCell::new((0..plan.depth).map(|_| None).collect());
+        let copied = if plan.mode == Mode::Copy { plan.depth } else { 0 };
+        let buffers: io::Result<_> =
+            (0..copied).map(|_| Buffer::new(plan.max_io as usize).map(Some)).collect();
+        let buffers = RefCell::new(buffers?);
         let ends = target.files().fds().all(has_end);
-        Ok(Queue { plan, ring, descriptors, ends, buffers })
+        Ok(Queue { plan, ring, descriptors, ends, buffers, sync_errors: SyncErrors::default(), sockets })
     }
 
     pub(crate) fn mode(&self) -> Mode {
         self.plan.mode
     }
 
+    pub(crate) fn number(&self) -> u16 {
+        self.plan.q_id
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
     pub(crate) async fn sync(&self, file: FileId) -> Result<(), Errno> {
-        self.ring.fsync(index(file)).await.ok().map(drop)
+        self.sync_errors.check(file)?;
+        let result = self.ring.fsync(index(file)).await.ok().map(drop);
+        self.sync_errors.note(file, result)
     }
 
     pub(crate) async fn allocate(
@@ -91,12 +116,17 @@ impl Queue {
         IoCmd { op, q_id: self.plan.q_id, tag, result, auto_index }
     }
 
-    fn commit(&self, tag: u16, result: Result<u32, Errno>) -> Op<'_> {
+    /// Answer a request, and wait for the next one of its tag.
+    async fn commit(&self, tag: u16, result: Result<u32, Errno>) -> i32 {
         let result = match result {
             Ok(len) => i32::try_from(len).unwrap_or(i32::MAX),
             Err(errno) => -errno.get(),
         };
-        self.ring.command(DEVICE, &self.command(IoOp::CommitAndFetch, tag, result))
+        if self.plan.batch {
+            self.ring.commit_later(tag, result);
+            return self.ring.next_request(tag).await;
+        }
+        self.ring.command(DEVICE, &self.command(IoOp::CommitAndFetch, tag, result)).await.result
     }
 
     /// Move pieces of the data of a request, which stays. What became of each?
@@ -121,10 +151,17 @@ impl Queue {
             piece.len -= got;
             results[i] = self.lend_once(tag, direction, &all[i..=i]).await[0];
         }
-        results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect()
+        let results: Vec<_> =
+            results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect();
+        if fua && direction == Direction::Drain {
+            for (result, placed) in results.iter().zip(pieces) {
+                let _ = self.sync_errors.note(placed.piece.file, *result);
+            }
+        }
+        results
     }
 
-    async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
+    pub(crate) async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
         match self.plan.mode {
             Mode::Fused => self.lend_fused(tag, direction, all).await,
             Mode::Auto => {
@@ -165,16 +202,20 @@ impl Queue {
         let end = pieces.iter().map(|piece| piece.at + piece.len).max().unwrap_or(0) as usize;
         let position = uapi::data_offset(self.plan.q_id, tag);
         let all = |errno: Errno| vec![-errno.get(); pieces.len()];
+        if end > self.plan.max_io as usize {
+            return all(Errno::EINVAL);
+        }
+        // Only what goes away in the middle does not bring it back.
         let buffer = self.buffers.borrow_mut()[usize::from(tag)].take();
         let mut buffer = match buffer.map_or_else(|| Buffer::new(self.plan.max_io as usize), Ok) {
-            Ok(buffer) if buffer.len() >= end => buffer,
-            Ok(_) => return all(Errno::EINVAL),
+            Ok(buffer) => buffer,
             Err(e) => return all(e.into()),
         };
         // It is copied at once, which is not worth a request of the ring.
         if direction == Direction::Drain
             && let Err(e) = self.plan.device.read_exact_at(&mut buffer[..end], position)
         {
+            self.buffers.borrow_mut()[usize::from(tag)] = Some(buffer);
             return all(e.into());
         }
         let (mut results, buffer) = self.ring.transfer(direction, buffer, pieces).await;
@@ -191,11 +232,16 @@ impl Queue {
     /// Answer a request. Returns what its command says when there is the next one.
     async fn finish(&self, tag: u16, fua: bool, answer: Answer<'_>) -> i32 {
         let (direction, pieces) = match answer.what {
-            What::Result(result) => return self.commit(tag, result).await.result,
+            What::Result(result) => {
+                if let Err(errno) = result {
+                    self.failed(tag, errno);
+                }
+                return self.commit(tag, result).await;
+            }
             What::Move(direction, pieces) => (direction, pieces),
         };
         let placed = pieces.as_slice();
-        let commits = direction == Direction::Drain || self.ends;
+        let commits = (direction == Direction::Drain || self.ends) && !self.plan.batch;
         if self.plan.mode == Mode::Fused && placed.len() <= MOST && commits {
             let cmd = self.command(IoOp::CommitAndFetch, tag, 0);
             let done = match placed {
@@ -205,21 +251,55 @@ impl Queue {
                     self.ring.fused(DEVICE, &cmd, direction, &many).await
                 }
             };
+            for (i, result) in done.failed {
+                // A read that comes short is one that ends with the file.
+                if direction == Direction::Fill && result >= 0 {
+                    continue;
+                }
+                if let Err(errno) = whole(result, placed[i].piece.len) {
+                    log_io_error(format_args!("queue {}: {direction:?} fails: {errno}", self.plan.q_id));
+                    if fua {
+                        let _ = self.sync_errors.note(placed[i].piece.file, Err(errno));
+                    }
+                }
+            }
             match Errno::of(done.result) {
                 None | Some(Errno::ENODEV) => return done.result,
                 // It has not moved the data: the request is still ours.
-                Some(errno) => return self.commit(tag, Err(errno)).await.result,
+                Some(errno) => {
+                    self.failed(tag, errno);
+                    return self.commit(tag, Err(errno)).await;
+                }
             }
         }
         let results = self.lend(tag, fua, direction, placed).await;
         let total = placed.iter().map(|placed| placed.piece.len).sum();
         let result = results.into_iter().collect::<Result<Vec<()>, _>>().map(|_| total);
-        self.commit(tag, result).await.result
+        if let Err(errno) = result {
+            self.failed(tag, errno);
+        }
+        self.commit(tag, result).await
+    }
+
+    /// A request of this tag ends with an error; that something can not be done is none.
+    fn failed(&self, tag: u16, errno: Errno) {
+        if errno != Errno::EOPNOTSUPP {
+            let desc = self.descriptors.get(tag);
+            let (op, sector, nr) = (desc.op(), desc.start_sector, desc.nr_sectors);
+            let q_id = self.plan.q_id;
+            log_io_error(format_args!(
+                "queue {q_id}: operation {op} of {nr} sectors at {sector} fails: {errno}"
+            ));
+        }
     }
 
     /// Serve a tag until the device is stopped.
     async fn serve(&self, io: &Io, tag: u16, target: &impl Target) {
-        let mut told = self.ring.command(DEVICE, &self.command(IoOp::Fetch, tag, 0)).await.result;
+        let mut told = if self.plan.batch {
+            self.ring.next_request(tag).await
+        } else {
+            self.ring.command(DEVICE, &self.command(IoOp::Fetch, tag, 0)).await.result
+        };
         let mut held = false;
         while told == 0 {
             held = true;
@@ -237,15 +317,19 @@ impl Queue {
             // Its request would wait for ever, and nobody be told. When the process is gone,
             // the driver ends it, or keeps it for the next server.
             if held {
+                flush_log();
                 std::process::abort();
             }
+            // The driver would wait for it before there is a disk.
+            self.ring.fail(io::Error::other(format!("the driver refuses tag {tag}: {what}")));
         }
     }
 }
 
 fn secondary(placed: &Placed, fua: bool) -> Secondary {
     let piece = &placed.piece;
-    Secondary { file: index(piece.file), offset: piece.offset, at: placed.at, len: piece.len, sync: fua }
+    let (file, offset, len) = (index(piece.file), piece.offset, piece.len);
+    Secondary { file, offset, at: placed.at, len, sync: fua, kind: Kind::File }
 }
 
 /// Is a read of it short only at its end? That is for the kernel to know of files and
@@ -295,7 +379,17 @@ pub(crate) fn run<T: Target>(plan: Plan, target: &T, ready: impl FnOnce()) -> io
     let Io(Inner::Queue(queue)) = &io else { unreachable!("just made") };
     ready();
     let tasks = (0..depth).map(|tag| Box::pin(queue.serve(&io, tag, target)) as Task<'_>).collect();
-    queue.ring.run(tasks)
+    let result = queue.ring.run(tasks);
+    if let Err(e) = &result
+        && queue.plan.batch
+        && e.raw_os_error().is_some()
+    {
+        // Requests that were to be answered would wait for ever.
+        log(format_args!("queue {}: {e}", queue.plan.q_id));
+        flush_log();
+        std::process::abort();
+    }
+    result
 }
 
 #[cfg(test)]

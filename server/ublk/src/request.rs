@@ -2,7 +2,7 @@
 
 //! Requests, which are answered exactly once.
 
-use crate::{Errno, FileId, Io};
+use crate::{Errno, FileId, Io, Socket};
 use std::{cell::Cell, marker::PhantomData};
 use ublk_ring::Direction;
 
@@ -139,6 +139,12 @@ macro_rules! request {
             pub fn fail(self, errno: Errno) -> Answer<'r> {
                 self.0.result(Err(errno))
             }
+
+            /// Which of its queue's requests it is: a number that no other one has before
+            /// this is answered.
+            pub fn tag(&self) -> u16 {
+                self.0.tag
+            }
         }
     };
 }
@@ -188,6 +194,29 @@ impl<'r> Read<'r> {
             Err(errno) => Err((self, errno)),
         }
     }
+
+    /// Like [`from_files()`](Self::from_files), but this waits for the data: what they
+    /// come from is not used any more then.
+    pub async fn wait_for_files(self, map: impl FnMut(u64, u32) -> Piece) -> Answer<'r> {
+        let pieces = match self.0.pieces(map) {
+            Ok(pieces) => pieces,
+            Err(errno) => return self.fail(errno),
+        };
+        let results = self.0.io.lend(&self.0, Direction::Fill, pieces.as_slice()).await;
+        self.0.result(results.into_iter().collect())
+    }
+}
+
+impl<'r> Read<'r> {
+    /// All of the data are what comes next from a socket. If they do not come, the request
+    /// is still there, to be served otherwise; a part of them may have been received. This
+    /// waits for the data.
+    pub async fn receive(self, socket: Socket) -> Result<Answer<'r>, (Read<'r>, Errno)> {
+        match self.0.io.stream(&self.0, Direction::Fill, socket).await {
+            Ok(()) => Ok(self.0.result(Ok(()))),
+            Err(errno) => Err((self, errno)),
+        }
+    }
 }
 
 request!(
@@ -214,6 +243,19 @@ impl<'r> Write<'r> {
     pub async fn copy_to(&self, places: &[(FileId, u64)]) -> Vec<Result<(), Errno>> {
         let pieces: Vec<_> = places.iter().map(|(file, offset)| self.0.whole(*file, *offset)).collect();
         self.0.io.lend(&self.0, Direction::Drain, &pieces).await
+    }
+
+    /// Do its data have to be on the medium when it is done? Those that [go to a
+    /// file](Self::to_file) are, without further ado.
+    pub fn fua(&self) -> bool {
+        self.0.fua
+    }
+
+    /// Send these bytes, at most [`Io::MOST_SENT`], and all of the data behind them. When
+    /// this fails, a part may have been sent. The request is still there.
+    pub async fn send(&self, socket: Socket, head: &[u8]) -> Result<(), Errno> {
+        self.0.io.send_some(socket, head, true).await?;
+        self.0.io.stream(&self.0, Direction::Drain, socket).await
     }
 
     /// Its data are where they belong.

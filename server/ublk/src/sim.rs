@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Targets without a kernel that has ublk: requests are made up, and answers are
-//! carried out with ordinary reads and writes of the target's files.
+//! carried out with ordinary reads and writes of the target's files and sockets.
+
+mod socket;
 
 use crate::{
-    Errno, FileId, Flush, Io, Range, Read, Request, Target, Write,
+    Answer, Errno, FileId, Flush, Io, Range, Read, Request, Socket, Target, Write,
     io::{Allocate, Inner},
     request::{Placed, Slot, What},
+    syncs::SyncErrors,
 };
+use socket::SimSockets;
 use std::{
     cell::{Cell, RefCell},
     fs::File,
@@ -15,8 +19,14 @@ use std::{
     io,
     marker::PhantomData,
     os::unix::fs::FileExt,
-    pin::pin,
-    task::{Context, Poll, Waker},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::{Duration, Instant},
 };
 use ublk_ring::Direction;
 
@@ -26,13 +36,41 @@ pub struct Sim<T> {
     io: Io,
 }
 
-/// The files, and the data of the request that is being served.
+/// A request that is made up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// Read so many bytes at this offset.
+    Read(u64, u32),
+    /// Write these bytes at this offset; if `true`, to the medium.
+    Write(u64, Vec<u8>, bool),
+    /// Flush.
+    Flush,
+    /// Discard so many bytes at this offset.
+    Discard(u64, u32),
+    /// Zero so many bytes at this offset; their room stays if `true`.
+    WriteZeroes(u64, u32, bool),
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// What is waited for is there after so long, or never.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The files, and the data of the requests that are being served, by their tags.
 pub(crate) struct SimFiles {
     files: Vec<File>,
-    data: RefCell<Vec<u8>>,
+    pub(crate) sockets: SimSockets,
+    data: RefCell<Vec<Vec<u8>>>,
     /// Which file fails, and with what.
     broken: Cell<Option<(FileId, Errno)>>,
     syncs: Cell<u64>,
+    sync_errors: SyncErrors,
 }
 
 impl<T: Target> Sim<T> {
@@ -45,9 +83,11 @@ impl<T: Target> Sim<T> {
         }
         let io = Io(Inner::Sim(SimFiles {
             files,
+            sockets: SimSockets::new(target.files().sockets()),
             data: RefCell::default(),
             broken: Cell::new(None),
             syncs: Cell::new(0),
+            sync_errors: SyncErrors::default(),
         }));
         Ok(Sim { target, io })
     }
@@ -69,23 +109,46 @@ impl<T: Target> Sim<T> {
         self.files().broken.set(file.map(|file| (file, errno)));
     }
 
+    /// When so many bytes more have gone through sockets, whatever moves them fails once.
+    /// The other end does not notice.
+    pub fn fail_sockets_after(&self, bytes: usize, errno: Errno) {
+        self.files().sockets.fail_after(bytes, errno);
+    }
+
     /// How often something was made to be on the medium.
     pub fn syncs(&self) -> u64 {
         self.files().syncs.get()
     }
 
-    fn slot(&self, offset: u64, len: u32, fua: bool) -> Slot<'_> {
-        Slot { io: &self.io, tag: 0, offset, len, fua, of: PhantomData }
+    fn request(&self, tag: usize, ask: &Ask) -> Request<'_> {
+        let data = match ask {
+            // What nobody fills is seen.
+            Ask::Read(_, len) => vec![0xa5; *len as usize],
+            Ask::Write(_, data, _) => data.clone(),
+            _ => Vec::new(),
+        };
+        let (offset, len, fua) = match ask {
+            Ask::Read(offset, len) | Ask::Discard(offset, len) | Ask::WriteZeroes(offset, len, _) => {
+                (*offset, *len, false)
+            }
+            Ask::Write(offset, data, fua) => (*offset, u32::try_from(data.len()).expect("32 bits"), *fua),
+            Ask::Flush => (0, 0, false),
+        };
+        self.files().data.borrow_mut()[tag] = data;
+        let tag = u16::try_from(tag).expect("so many requests a queue does not have");
+        let slot = Slot { io: &self.io, tag, offset, len, fua, of: PhantomData };
+        match ask {
+            Ask::Read(..) => Request::Read(Read(slot)),
+            Ask::Write(..) => Request::Write(Write(slot)),
+            Ask::Flush => Request::Flush(Flush(slot)),
+            Ask::Discard(..) => Request::Discard(Range(slot)),
+            Ask::WriteZeroes(_, _, keep) => Request::WriteZeroes(Range(slot), *keep),
+        }
     }
 
-    fn serve<'r>(&'r self, request: Request<'r>, fua: bool) -> Result<(), Errno> {
-        let mut future = pin!(self.target.serve(&self.io, request));
-        // All that it can wait for is done at once.
-        let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-            panic!("it waits for something that is not of its queue");
-        };
+    fn finish(&self, tag: usize, ask: &Ask, answer: Answer<'_>) -> Result<Vec<u8>, Errno> {
         match answer.what {
-            What::Result(result) => result.map(drop),
+            What::Result(result) => drop(result?),
             What::Move(direction, pieces) => {
                 let placed = pieces.as_slice();
                 // The documented rules, looked at from the other side.
@@ -94,40 +157,88 @@ impl<T: Target> Sim<T> {
                     assert_eq!(piece.at, end, "a gap, or twice the same");
                     end += piece.piece.len;
                 }
-                assert_eq!(end as usize, self.files().data.borrow().len(), "not all of it");
-                self.files().lend(fua, direction, placed).into_iter().collect()
+                assert_eq!(end as usize, self.files().data.borrow()[tag].len(), "not all of it");
+                let fua = matches!(ask, Ask::Write(_, _, true));
+                let tag = u16::try_from(tag).expect("as before");
+                self.files().lend(tag, fua, direction, placed).into_iter().collect::<Result<(), _>>()?;
             }
         }
+        Ok(match ask {
+            Ask::Read(..) => std::mem::take(&mut self.files().data.borrow_mut()[tag]),
+            _ => Vec::new(),
+        })
+    }
+
+    /// Serve these requests at the same time. What has become of each? Reads bring
+    /// data.
+    ///
+    /// # Panics
+    ///
+    /// If they wait for something for ever.
+    pub fn ask(&self, asks: &[Ask]) -> Vec<Result<Vec<u8>, Errno>> {
+        self.files().data.replace(vec![Vec::new(); asks.len()]);
+        type Task<'r> = Pin<Box<dyn Future<Output = Answer<'r>> + 'r>>;
+        let mut tasks: Vec<Option<(Task<'_>, Arc<Woken>)>> = Vec::new();
+        for (tag, ask) in asks.iter().enumerate() {
+            let woken = Arc::new(Woken(true.into()));
+            tasks.push(Some((Box::pin(self.target.serve(&self.io, self.request(tag, ask))), woken)));
+        }
+        let mut results: Vec<_> = asks.iter().map(|_| Err(Errno::EIO)).collect();
+        let end = Instant::now() + PATIENCE;
+        let mut left = tasks.len();
+        let mut idle = 0;
+        while left > 0 {
+            let before = left;
+            for (tag, task) in tasks.iter_mut().enumerate() {
+                // Who is not woken is not asked, as with a ring.
+                let Some((future, woken)) = task else { continue };
+                if !woken.0.swap(false, Ordering::SeqCst) {
+                    continue;
+                }
+                let waker = Waker::from(woken.clone());
+                if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    results[tag] = self.finish(tag, &asks[tag], answer);
+                    *task = None;
+                    left -= 1;
+                }
+            }
+            idle = if left == before { idle + 1 } else { 0 };
+            // What is waited for may be in another thread.
+            if idle > 100 {
+                assert!(Instant::now() < end, "{left} requests wait for ever");
+                thread::sleep(Duration::from_micros(50));
+            }
+        }
+        results
+    }
+
+    fn one(&self, ask: Ask) -> Result<Vec<u8>, Errno> {
+        self.ask(&[ask]).remove(0)
     }
 
     /// Read from the device.
     pub fn read(&self, offset: u64, len: u32) -> Result<Vec<u8>, Errno> {
-        // What nobody fills is seen.
-        self.files().data.replace(vec![0xa5; len as usize]);
-        self.serve(Request::Read(Read(self.slot(offset, len, false))), false)?;
-        Ok(self.files().data.take())
+        self.one(Ask::Read(offset, len))
     }
 
     /// Write to the device; with `fua`, to the medium.
     pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
-        let len = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
-        self.files().data.replace(data.to_vec());
-        self.serve(Request::Write(Write(self.slot(offset, len, fua))), fua)
+        self.one(Ask::Write(offset, data.to_vec(), fua)).map(drop)
     }
 
     /// Flush the device.
     pub fn flush(&self) -> Result<(), Errno> {
-        self.serve(Request::Flush(Flush(self.slot(0, 0, false))), false)
+        self.one(Ask::Flush).map(drop)
     }
 
     /// Discard a part of the device.
     pub fn discard(&self, offset: u64, len: u32) -> Result<(), Errno> {
-        self.serve(Request::Discard(Range(self.slot(offset, len, false))), false)
+        self.one(Ask::Discard(offset, len)).map(drop)
     }
 
     /// Zero a part of the device; its room stays if `keep`.
     pub fn write_zeroes(&self, offset: u64, len: u32, keep: bool) -> Result<(), Errno> {
-        self.serve(Request::WriteZeroes(Range(self.slot(offset, len, false)), keep), false)
+        self.one(Ask::WriteZeroes(offset, len, keep)).map(drop)
     }
 }
 
@@ -146,7 +257,8 @@ impl SimFiles {
     }
 
     pub(crate) fn sync(&self, file: FileId) -> Result<(), Errno> {
-        self.synced(file)
+        self.sync_errors.check(file)?;
+        self.sync_errors.note(file, self.synced(file))
     }
 
     pub(crate) fn allocate(&self, file: FileId, how: Allocate, offset: u64, len: u64) -> Result<(), Errno> {
@@ -154,16 +266,17 @@ impl SimFiles {
         Ok(ublk_sys::allocate(self.file(file)?, mode, offset, len)?)
     }
 
-    fn one(&self, fua: bool, direction: Direction, placed: &Placed) -> Result<(), Errno> {
+    fn one(&self, tag: u16, fua: bool, direction: Direction, placed: &Placed) -> Result<(), Errno> {
         let piece = &placed.piece;
         let (at, len) = (placed.at as usize, piece.len as usize);
         let file = self.file(piece.file)?;
         match direction {
             Direction::Fill => {
-                file.read_exact_at(&mut self.data.borrow_mut()[at..at + len], piece.offset)?;
+                let mut data = self.data.borrow_mut();
+                file.read_exact_at(&mut data[usize::from(tag)][at..at + len], piece.offset)?;
             }
             Direction::Drain => {
-                file.write_all_at(&self.data.borrow()[at..at + len], piece.offset)?;
+                file.write_all_at(&self.data.borrow()[usize::from(tag)][at..at + len], piece.offset)?;
                 if fua {
                     self.synced(piece.file)?;
                 }
@@ -173,10 +286,33 @@ impl SimFiles {
     }
 
     /// In no particular order, as io_uring does: backwards is one.
-    pub(crate) fn lend(&self, fua: bool, direction: Direction, pieces: &[Placed]) -> Vec<Result<(), Errno>> {
+    pub(crate) fn lend(
+        &self,
+        tag: u16,
+        fua: bool,
+        direction: Direction,
+        pieces: &[Placed],
+    ) -> Vec<Result<(), Errno>> {
         let mut results: Vec<_> =
-            pieces.iter().rev().map(|placed| self.one(fua, direction, placed)).collect();
+            pieces.iter().rev().map(|placed| self.one(tag, fua, direction, placed)).collect();
         results.reverse();
+        if fua && direction == Direction::Drain {
+            for (result, placed) in results.iter().zip(pieces) {
+                let _ = self.sync_errors.note(placed.piece.file, *result);
+            }
+        }
         results
+    }
+
+    /// All of the data of a request, which come and go as the socket has them.
+    pub(crate) async fn stream(&self, tag: u16, direction: Direction, socket: Socket) -> Result<(), Errno> {
+        let tag = usize::from(tag);
+        let mut data = std::mem::take(&mut self.data.borrow_mut()[tag]);
+        let result = match direction {
+            Direction::Fill => self.sockets.receive(socket, &mut data).await,
+            Direction::Drain => self.sockets.send(socket, &data).await,
+        };
+        self.data.borrow_mut()[tag] = data;
+        result
     }
 }

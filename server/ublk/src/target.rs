@@ -15,7 +15,8 @@ pub trait Target: Send + Sync + 'static {
     fn files(&self) -> &Files;
 
     /// Answer a request. Many are under way at a time in a thread. What this waits
-    /// for has to be an operation of `io`, or of the request: nothing else wakes it.
+    /// for has to be an operation of `io`, or of the request, or another request of the
+    /// same queue, that wakes it: nothing else is heard.
     fn serve<'r>(&'r self, io: &'r Io, request: Request<'r>) -> impl Future<Output = Answer<'r>>;
 }
 
@@ -40,6 +41,15 @@ pub struct Geometry {
     pub write_zeroes: bool,
     /// No request is across a multiple of this, if it is not 0.
     pub chunk: u32,
+    /// All data are moved by answers of requests, from and to files that have an end,
+    /// and by nothing else: [`Read::from_file()`](crate::Read::from_file) and the like,
+    /// in at most 64 pieces of 4 KiB or more. Only such a target can be served by an
+    /// ordinary user.
+    pub moves_once: bool,
+    /// The most data of a request.
+    pub max_io: u32,
+    /// The most queues.
+    pub queues: u16,
 }
 
 impl Default for Geometry {
@@ -54,6 +64,9 @@ impl Default for Geometry {
             discard: 0,
             write_zeroes: false,
             chunk: 0,
+            moves_once: false,
+            max_io: u32::MAX,
+            queues: u16::MAX,
         }
     }
 }
@@ -62,22 +75,40 @@ impl Default for Geometry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileId(pub(crate) u32);
 
+/// A socket of a target. Each queue has one of its own, that comes and goes: see
+/// [`Io::attach()`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketId(pub(crate) u32);
+
 /// The files of a target.
 #[derive(Default, Debug)]
-pub struct Files(Vec<File>);
+pub struct Files {
+    files: Vec<File>,
+    sockets: u32,
+}
 
 impl Files {
     /// One more.
     pub fn add(&mut self, file: File) -> FileId {
-        self.0.push(file);
-        FileId(u32::try_from(self.0.len() - 1).expect("so many files can not be open"))
+        self.files.push(file);
+        FileId(u32::try_from(self.files.len() - 1).expect("so many files can not be open"))
+    }
+
+    /// One more socket, for each queue.
+    pub fn add_socket(&mut self) -> SocketId {
+        self.sockets += 1;
+        SocketId(self.sockets - 1)
+    }
+
+    pub(crate) fn sockets(&self) -> u32 {
+        self.sockets
     }
 
     pub(crate) fn get(&self, id: FileId) -> Option<&File> {
-        self.0.get(id.0 as usize)
+        self.files.get(id.0 as usize)
     }
 
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(File::as_fd)
+        self.files.iter().map(File::as_fd)
     }
 }

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The program, as far as it does something without a driver.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+fn fublk(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fublk"));
+    command.args(args).env_remove("FUBLK_LOG").env_remove("JOURNAL_STREAM");
+    command
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("fublk-cli-{}-{name}", std::process::id()));
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn check(path: &Path) -> Output {
+    fublk(&["run", "--check", path.to_str().unwrap()]).output().unwrap()
+}
+
+#[test]
+fn nobody_reads_to_the_end() {
+    let mut child =
+        fublk(&["completion", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_file_is_looked_at() {
+    let dir = scratch("config");
+    let path = dir.join("devices.toml");
+    let tell = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let output = check(&path);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, _) =
+        tell("[[device]]\nid = 3\ntarget = ['null']\n[[device]]\nid = 5\ntarget = ['null']\n");
+    assert_eq!((code, out.as_str()), (Some(0), "/dev/ublkb3\n/dev/ublkb5\n"));
+    let (code, _, err) = tell("[[device]]\nid = 3\ntarget = ['null']\ncolour = 'red'\n");
+    assert_eq!(code, Some(1));
+    assert!(err.starts_with(&format!("fublk: {}:4: unknown field `colour`", path.display())), "{err}");
+    assert_eq!(err.lines().count(), 1);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn manual_and_units_say_what_there_is() {
+    let dir = scratch("man");
+    assert!(fublk(&["man", dir.to_str().unwrap()]).status().unwrap().success());
+    let page = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+    for words in ["Exit status:", "6  there is no such device", "FUBLK_LOG", "\\-\\-quiet"] {
+        assert!(page("fublk.1").contains(words), "fublk.1 lacks {words}");
+    }
+    assert!(page("fublk-run.1").contains("[[device]]"));
+    // The lines that others execute have to be ours.
+    let system = Path::new(env!("CARGO_MANIFEST_DIR")).join("../system");
+    let mut seen = 0;
+    for file in ["fublk@.service", "60-fublk.rules"] {
+        let text = fs::read_to_string(system.join(file)).unwrap();
+        for line in text.lines() {
+            let Some((_, rest)) = line.split_once("/usr/bin/fublk ") else { continue };
+            let words = rest.split('"').next().unwrap_or(rest).split(' ');
+            let args: Vec<_> = words.map(|word| word.replace("%i", "x").replace("%k", "ublkc0")).collect();
+            let args: Vec<_> = args.iter().map(String::as_str).collect();
+            // It is understood, if not done.
+            let output = fublk(&args).output().unwrap();
+            assert_ne!(output.status.code(), Some(2), "{file}: {line}: {output:?}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 2);
+    fs::remove_dir_all(dir).unwrap();
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The way of a queue to its server: one connection after the other.
+
+use super::{
+    conn::Conn,
+    connector::{Connector, Post},
+};
+use std::{
+    future::poll_fn,
+    io,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+use ublk_server::{Errno, Io, Socket, SocketId};
+
+/// Which sockets of a queue are for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sockets {
+    pub(crate) server: SocketId,
+    pub(crate) bell: SocketId,
+}
+
+pub(crate) struct Link {
+    sockets: Sockets,
+    connector: Connector,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    conn: Option<Arc<Conn>>,
+    bell: Option<Socket>,
+    /// Somebody waits for the bell, and tells these.
+    listening: bool,
+    /// There is a connection, but the last one is still used.
+    in_use: bool,
+    wakers: Vec<Waker>,
+}
+
+enum Look {
+    Found(Arc<Conn>),
+    Wait,
+    /// It was waited for too long.
+    Late,
+}
+
+impl State {
+    fn wake_all(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Link {
+    pub(crate) fn new(sockets: Sockets, connector: Connector) -> Link {
+        Link { sockets, connector, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that there is, or will be. `EIO` if it does not come in time.
+    pub(crate) async fn conn(&self, io: &Io) -> Result<Arc<Conn>, Errno> {
+        loop {
+            match self.look(io) {
+                Look::Found(conn) => return Ok(conn),
+                Look::Late => return Err(Errno::EIO),
+                Look::Wait => {}
+            }
+            let bell = {
+                let mut state = self.state();
+                // Who listens, or who still uses the last connection, tells.
+                if state.listening || state.in_use {
+                    None
+                } else {
+                    let bell = self.bell(io, &mut state)?;
+                    state.listening = true;
+                    Some(bell)
+                }
+            };
+            let Some(bell) = bell else {
+                self.told().await;
+                continue;
+            };
+            let rung = io.receive(bell, &mut [0]).await;
+            let mut state = self.state();
+            state.listening = false;
+            state.wake_all();
+            rung.map_err(|_| Errno::EIO)?;
+        }
+    }
+
+    /// A request has come to an end with a connection, or has lost it.
+    pub(crate) fn done(&self) {
+        let mut state = self.state();
+        if std::mem::take(&mut state.in_use) {
+            state.wake_all();
+        }
+    }
+
+    fn look(&self, io: &Io) -> Look {
+        let mut state = self.state();
+        if let Some(conn) = &state.conn {
+            if !conn.is_over() {
+                return Look::Found(conn.clone());
+            }
+            state.conn = None;
+            self.connector.order();
+        }
+        let stream = match self.connector.take() {
+            Post::Trying => return Look::Wait,
+            Post::Late => return Look::Late,
+            Post::Connected(stream) => stream,
+        };
+        match io.attach(self.sockets.server, stream.as_fd()) {
+            Ok(socket) => {
+                let conn = Arc::new(Conn::new(socket, stream));
+                state.conn = Some(conn.clone());
+                Look::Found(conn)
+            }
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                // Others are not done with the last one, which is over.
+                self.connector.give_back(stream);
+                state.in_use = true;
+                Look::Wait
+            }
+            Err(_) => {
+                self.connector.order();
+                Look::Wait
+            }
+        }
+    }
+
+    fn bell(&self, io: &Io, state: &mut State) -> Result<Socket, Errno> {
+        match state.bell {
+            Some(bell) => Ok(bell),
+            None => {
+                let bell = io.attach(self.sockets.bell, self.connector.bell()).map_err(|_| Errno::EIO)?;
+                state.bell = Some(bell);
+                Ok(bell)
+            }
+        }
+    }
+
+    /// Wait until who listens has heard something.
+    async fn told(&self) {
+        let mut first = true;
+        poll_fn(|context| {
+            let mut state = self.state();
+            if !first || !(state.listening || state.in_use) {
+                return Poll::Ready(());
+            }
+            first = false;
+            state.wakers.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// How long a request may go on without a connection that lasts.
+pub(crate) struct Patience {
+    limit: Duration,
+    first: Option<Instant>,
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Duration) -> Patience {
+        Patience { limit, first: None }
+    }
+
+    /// It was lost with its connection. `EIO` if that goes on for too long.
+    pub(crate) fn lost(&mut self) -> Result<(), Errno> {
+        let first = *self.first.get_or_insert_with(Instant::now);
+        if first.elapsed() >= self.limit { Err(Errno::EIO) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends() {
+        let mut patience = Patience::new(Duration::from_millis(50));
+        assert_eq!(patience.lost(), Ok(()));
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(patience.lost(), Err(Errno::EIO));
+        assert_eq!(Patience::new(Duration::ZERO).lost(), Err(Errno::EIO));
+    }
+}

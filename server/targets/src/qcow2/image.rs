@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An image: where in its file a part of the disk is.
+
+use super::{
+    cache::{Cache, set_word, word},
+    disk::Disk,
+    entry::{self, Cluster, Compressed, Entry},
+    header::Header,
+    inflate::inflate,
+    refcount::Refcounts,
+};
+use std::{cell::Cell, io, ops::Range, path::PathBuf};
+use ublk_server::{Errno, FileId, log};
+
+/// The part that only an image which is written has.
+pub(super) struct Writer {
+    refcounts: Refcounts,
+    /// The changes of tables are counted.
+    change: u64,
+    /// Up to which they are on the medium.
+    on_medium: u64,
+}
+
+/// An open image.
+pub(super) struct Image {
+    pub(super) path: PathBuf,
+    pub(super) id: FileId,
+    pub(super) header: Header,
+    pub(super) disk: Disk,
+    l1: Vec<u64>,
+    l2: Cache,
+    pub(super) writer: Option<Writer>,
+    /// The cluster that was decompressed last.
+    unpacked: Option<(Compressed, Vec<u8>)>,
+    told: Cell<bool>,
+}
+
+fn index(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+impl Image {
+    pub(super) fn open(
+        path: PathBuf,
+        id: FileId,
+        header: Header,
+        disk: Disk,
+        write: bool,
+    ) -> io::Result<Image> {
+        let say = |what: &str, e: Errno| io::Error::other(format!("{}: {what}: {e}", path.display()));
+        let at = header.l1.clone();
+        if at.end > disk.end() {
+            return Err(say("the L1 table is beyond the end", Errno::EIO));
+        }
+        let mut bytes = vec![0; index(at.end - at.start)];
+        disk.read(at.start, &mut bytes).map_err(|e| say("the L1 table can not be read", e))?;
+        let mut l1 = Vec::with_capacity(bytes.len() / 8);
+        l1.extend((0..bytes.len() / 8).map(|i| word(&bytes, i)));
+        let mut disk = disk;
+        let writer = if write {
+            let refcounts = Refcounts::read(&header, &disk);
+            let refcounts = refcounts.map_err(|e| say("the refcount table can not be read", e))?;
+            if header.autoclear != 0 {
+                // What these say would not be true any more.
+                let at = super::header::AUTOCLEAR_OFFSET;
+                disk.write(at, &[0; 8]).map_err(|e| say("the header can not be written", e))?;
+            }
+            Some(Writer { refcounts, change: 0, on_medium: 0 })
+        } else {
+            None
+        };
+        let l2 = Cache::new(index(header.cluster()));
+        Ok(Image { path, id, header, disk, l1, l2, writer, unpacked: None, told: Cell::new(false) })
+    }
+
+    pub(super) fn cluster(&self) -> u64 {
+        self.header.cluster()
+    }
+
+    /// The image is damaged; somebody should know, once.
+    fn bad(&self, what: &str, at: u64) -> Errno {
+        if !self.told.replace(true) {
+            log(format_args!("qcow2: {}: {what} ({at:#x}); qemu-img check tells more", self.path.display()));
+        }
+        Errno::EIO
+    }
+
+    /// Which entries of which tables a cluster of the disk has.
+    fn position(&self, n: u64) -> (usize, usize) {
+        let bits = self.header.cluster_bits - 3;
+        (index(n >> bits), index(n & ((1 << bits) - 1)))
+    }
+
+    /// Is this in one of the tables that are kept in memory, which nobody else may write?
+    fn is_table(&self, at: u64) -> bool {
+        let overlaps = |table: Range<u64>| at < table.end && table.start < at + self.cluster();
+        let refcounts = self.writer.as_ref().map(|writer| writer.refcounts.table_at());
+        overlaps(self.header.l1.clone()) || overlaps(refcounts.unwrap_or(self.header.refcount_table.clone()))
+    }
+
+    fn l2_table(&mut self, at: u64) -> Result<&mut [u8], Errno> {
+        if self.l2.get(at).is_none() {
+            if at >= self.disk.end() || self.is_table(at) {
+                return Err(self.bad("an L2 table is where it can not be", at));
+            }
+            let mut bytes = vec![0; index(self.cluster())];
+            // The end of the last one may never have been written.
+            self.disk.read_padded(at, &mut bytes)?;
+            self.l2.put(at, bytes.into());
+        }
+        self.l2.get(at).ok_or(Errno::EIO)
+    }
+
+    /// What is known of cluster `n` of the disk.
+    pub(super) fn entry(&mut self, n: u64) -> Result<Entry, Errno> {
+        let (i, k) = self.position(n);
+        let (bits, version) = (self.header.cluster_bits, self.header.version);
+        let raw = self.l1.get(i).copied().unwrap_or(0);
+        let table = entry::l1(raw, bits).map_err(|()| self.bad("an L1 entry can not be", raw))?;
+        let Some(table) = table else { return Ok(Entry::Missing) };
+        let raw = word(self.l2_table(table.at)?, k);
+        Entry::decode(raw, bits, version).map_err(|()| self.bad("an L2 entry can not be", raw))
+    }
+
+    /// Decompress a cluster, from `within` of it on.
+    pub(super) fn unpack(&mut self, what: Compressed, within: u64, to: &mut [u8]) -> Result<(), Errno> {
+        if self.unpacked.as_ref().is_none_or(|(kept, _)| *kept != what) {
+            let mut packed = vec![0; index(what.len)];
+            // The last sector may end with the file.
+            self.disk.read_padded(what.offset, &mut packed)?;
+            let mut data = self.unpacked.take().map_or_else(Vec::new, |(_, data)| data);
+            data.resize(index(self.cluster()), 0);
+            inflate(self.header.compression, &packed, &mut data)
+                .map_err(|_| self.bad("a compressed cluster is damaged", what.offset))?;
+            self.unpacked = Some((what, data));
+        }
+        let from = index(within);
+        let data = self.unpacked.as_ref().and_then(|(_, data)| data.get(from..from.checked_add(to.len())?));
+        to.copy_from_slice(data.ok_or(Errno::EIO)?);
+        Ok(())
+    }
+
+    /// A cluster may be written by requests.
+    pub(super) fn check_writable(&mut self, cluster: Cluster) -> Result<(), Errno> {
+        if self.is_table(cluster.at) {
+            return Err(self.bad("a cluster of data is a table", cluster.at));
+        }
+        self.disk.reach(cluster.at + self.cluster())
+    }
+
+    /// A new cluster, see [`Refcounts::take()`].
+    pub(super) fn take(&mut self) -> Result<u64, Errno> {
+        let Image { writer: Some(writer), disk, header, l1, .. } = self else { return Err(Errno::EROFS) };
+        let tables = [0..header.cluster(), header.l1.clone()];
+        let l2 = l1.iter().filter_map(|raw| Some(entry::l1(*raw, header.cluster_bits).ok()??.at));
+        writer.refcounts.take(disk, &tables, l2)
+    }
+
+    /// The L2 table `i`, ours to change.
+    fn own_l2(&mut self, i: usize) -> Result<u64, Errno> {
+        let raw = *self.l1.get(i).ok_or(Errno::EIO)?;
+        let table = entry::l1(raw, self.header.cluster_bits);
+        let old = match table.map_err(|()| self.bad("an L1 entry can not be", raw))? {
+            Some(table) if table.own => return Ok(table.at),
+            old => old,
+        };
+        let at = self.take()?;
+        if let Some(old) = old {
+            let copy = self.l2_table(old.at)?.to_vec();
+            self.disk.write(at, &copy)?;
+            self.disk.sync()?;
+            self.l2.put(at, copy.into());
+        } else {
+            self.l2.put(at, vec![0; index(self.cluster())].into());
+        }
+        let raw = entry::own(at);
+        self.disk.write(self.header.l1.start + i as u64 * 8, &raw.to_be_bytes())?;
+        self.l1[i] = raw;
+        let change = self.changed();
+        if let (Some(old), Some(writer)) = (old, &mut self.writer) {
+            writer.refcounts.free(change, old.at, 1);
+        }
+        Ok(at)
+    }
+
+    fn changed(&mut self) -> u64 {
+        self.writer.as_mut().map_or(0, |writer| {
+            writer.change += 1;
+            writer.change
+        })
+    }
+
+    /// These clusters of the disk, in order, have other entries from now on. What they had
+    /// before is free. What they name is on the medium.
+    pub(super) fn publish(&mut self, new: &[(u64, u64)]) -> Result<(), Errno> {
+        let mut left = new;
+        while let Some((first, _)) = left.first() {
+            let i = self.position(*first).0;
+            let same = left.iter().take_while(|(n, _)| self.position(*n).0 == i).count();
+            let (now, later) = left.split_at(same);
+            self.publish_in(i, now)?;
+            left = later;
+        }
+        Ok(())
+    }
+
+    fn publish_in(&mut self, i: usize, new: &[(u64, u64)]) -> Result<(), Errno> {
+        let at = self.own_l2(i)?;
+        let (bits, version) = (self.header.cluster_bits, self.header.version);
+        let places: Vec<_> = new.iter().map(|(n, raw)| (self.position(*n).1, *raw)).collect();
+        let (Some((first, _)), Some((last, _))) = (places.first(), places.last()) else { return Ok(()) };
+        let changed = first * 8..(last + 1) * 8;
+        let table = self.l2_table(at)?;
+        let mut old = Vec::new();
+        for (k, raw) in &places {
+            old.push((word(table, *k), *raw));
+            set_word(table, *k, *raw);
+        }
+        let bytes = table[changed.clone()].to_vec();
+        if let Err(errno) = self.disk.write(at + changed.start as u64, &bytes) {
+            // Nobody knows how much of it was written.
+            self.l2.forget(at);
+            return Err(errno);
+        }
+        let (change, cluster) = (self.changed(), self.cluster());
+        let Some(writer) = &mut self.writer else { return Err(Errno::EROFS) };
+        for (was, raw) in old {
+            match Entry::decode(was, bits, version) {
+                Ok(Entry::Data(old) | Entry::Zero(Some(old))) if raw != entry::own(old.at) => {
+                    writer.refcounts.free(change, old.at, cluster);
+                }
+                Ok(Entry::Compressed(old)) => writer.refcounts.free(change, old.offset, old.len),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Which changes of tables are not on the medium yet, if any: up to this one.
+    pub(super) fn pending(&self) -> Option<u64> {
+        let writer = self.writer.as_ref()?;
+        (writer.change > writer.on_medium).then_some(writer.change)
+    }
+
+    /// All changes up to this one are on the medium.
+    pub(super) fn are_on_medium(&mut self, change: u64) {
+        if let Some(writer) = &mut self.writer {
+            writer.on_medium = writer.on_medium.max(change);
+            writer.refcounts.are_on_medium(&mut self.disk, change);
+        }
+    }
+
+    /// How much waits to be free.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.writer.as_ref().map_or(0, |writer| writer.refcounts.waiting())
+    }
+
+    /// In the end: what was reserved is not used.
+    pub(super) fn close(&mut self) -> Result<(), Errno> {
+        if self.writer.is_none() {
+            return Ok(());
+        }
+        self.disk.sync()?;
+        if let Some(change) = self.pending() {
+            self.are_on_medium(change);
+        }
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        writer.refcounts.release(&mut self.disk)?;
+        self.disk.sync()
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Lines for whoever reads the server's log: its standard error, or the journal.
+//!
+//! Who reads it may be slow, or wait for our own device. So a server has a thread for
+//! that, and what it can not take is counted, not waited for.
+
+use std::{
+    fmt::{self, Display},
+    io::{self, IsTerminal, Write},
+    str::FromStr,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        mpsc::{self, SyncSender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How much a line matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Level {
+    /// Something does not work.
+    Error,
+    /// Something may not work, now or later.
+    Warning,
+    /// What happens to a device.
+    Info,
+    /// For who looks for a fault.
+    Debug,
+}
+
+impl Level {
+    const ALL: [(Level, &str); 4] =
+        [(Level::Error, "error"), (Level::Warning, "warn"), (Level::Info, "info"), (Level::Debug, "debug")];
+
+    /// More lines, or fewer.
+    pub fn shifted(self, by: i32) -> Level {
+        let most = i32::from(Level::Debug as u8);
+        let at = (i32::from(self as u8).saturating_add(by)).clamp(0, most);
+        usize::try_from(at).ok().and_then(|at| Level::ALL.get(at)).map_or(self, |(level, _)| *level)
+    }
+
+    /// As syslog numbers them.
+    fn priority(self) -> u8 {
+        match self {
+            Level::Error => 3,
+            Level::Warning => 4,
+            Level::Info => 6,
+            Level::Debug => 7,
+        }
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Level, String> {
+        let found = Level::ALL.into_iter().find(|(_, known)| *known == name);
+        found.map(|(level, _)| level).ok_or_else(|| "one of error, warn, info, debug".to_owned())
+    }
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Warning as u8);
+static JOURNAL: AtomicBool = AtomicBool::new(false);
+static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
+static LOST: AtomicU32 = AtomicU32::new(0);
+
+enum Message {
+    Line(String),
+    /// All that came before is written.
+    Flush(SyncSender<()>),
+}
+
+/// Nothing below this is written. Is standard error the journal?
+pub fn set_log_level(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
+    JOURNAL.store(journal, Ordering::Relaxed);
+}
+
+/// Are lines of this level written?
+pub fn is_logged(level: Level) -> bool {
+    // Relaxed: it is set once, at the start.
+    level as u8 <= LEVEL.load(Ordering::Relaxed)
+}
+
+/// A warning.
+pub fn log(what: impl Display) {
+    log_at(Level::Warning, what);
+}
+
+/// A line of this level.
+pub fn log_at(level: Level, what: impl Display) {
+    if !is_logged(level) {
+        return;
+    }
+    let line = line(JOURNAL.load(Ordering::Relaxed).then_some(level), what);
+    match QUEUE.get() {
+        None => write(&line),
+        Some(queue) => {
+            if queue.try_send(Message::Line(line)).is_err() {
+                LOST.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn line(priority: Option<Level>, what: impl Display) -> String {
+    match priority {
+        Some(level) => format!("<{}>{what}\n", level.priority()),
+        None => format!("{what}\n"),
+    }
+}
+
+/// Nobody may read it.
+fn write(line: &str) {
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// From now on, nobody waits for who reads the log.
+pub fn log_in_background() -> io::Result<()> {
+    if QUEUE.get().is_some() {
+        return Ok(());
+    }
+    let (queue, messages) = mpsc::sync_channel(256);
+    thread::Builder::new().name("log".into()).spawn(move || {
+        for message in messages {
+            let lost = LOST.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                write(&format!("{lost} lines are missing here\n"));
+            }
+            match message {
+                Message::Line(line) => write(&line),
+                Message::Flush(done) => drop(done.try_send(())),
+            }
+        }
+    })?;
+    let _ = QUEUE.set(queue);
+    Ok(())
+}
+
+/// This process ends: wait a moment for the lines that are under way.
+pub fn flush_log() {
+    let Some(queue) = QUEUE.get() else { return };
+    let (tell, done) = mpsc::sync_channel(1);
+    if queue.try_send(Message::Flush(tell)).is_ok() {
+        let _ = done.recv_timeout(Duration::from_secs(1));
+    }
+}
+
+/// Lines that there may be many of: so many in a second, the others are counted.
+struct Limit {
+    since: Instant,
+    lines: u32,
+}
+
+impl Limit {
+    const LINES: u32 = 10;
+
+    /// May there be one more? With how many there were too many before.
+    fn take(&mut self, now: Instant) -> Option<u32> {
+        let mut over = 0;
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            over = self.lines.saturating_sub(Self::LINES);
+            (self.since, self.lines) = (now, 0);
+        }
+        self.lines = self.lines.saturating_add(1);
+        (self.lines <= Self::LINES).then_some(over)
+    }
+}
+
+/// A request has failed.
+pub(crate) fn log_io_error(what: fmt::Arguments<'_>) {
+    static LIMIT: Mutex<Option<Limit>> = Mutex::new(None);
+    let now = Instant::now();
+    let over = {
+        let mut limit = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.get_or_insert(Limit { since: now, lines: 0 }).take(now)
+    };
+    match over {
+        Some(0) => log(what),
+        Some(more) => log(format_args!("{what} (and {more} others before)")),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels() {
+        assert_eq!("info".parse(), Ok(Level::Info));
+        assert!("loud".parse::<Level>().is_err());
+        assert_eq!(Level::Warning.shifted(1), Level::Info);
+        assert_eq!(Level::Warning.shifted(9), Level::Debug);
+        assert_eq!(Level::Warning.shifted(-9), Level::Error);
+        // As for a terminal, and as for the journal.
+        assert_eq!(line(None, "x"), "x\n");
+        assert_eq!(line(Some(Level::Warning), "x"), "<4>x\n");
+    }
+
+    #[test]
+    fn not_too_many() {
+        let start = Instant::now();
+        let mut limit = Limit { since: start, lines: 0 };
+        for _ in 0..Limit::LINES {
+            assert_eq!(limit.take(start), Some(0));
+        }
+        assert_eq!((limit.take(start), limit.take(start)), (None, None));
+        assert_eq!(limit.take(start + Duration::from_secs(2)), Some(2));
+        assert_eq!(limit.take(start + Duration::from_secs(2)), Some(0));
+    }
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sockets of a queue, which come and go while the device is there.
+
+use crate::{Errno, Io, SocketId, queue::Queue};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    os::fd::BorrowedFd,
+};
+use ublk_ring::{Direction, FileIndex, Kind, Secondary};
+use ublk_sys::Buffer;
+
+/// A socket that was attached. It is good until another one takes its place: from then
+/// on, what is done with it is `ECONNRESET`. So nothing of one conversation gets into the
+/// next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Socket {
+    pub(crate) id: SocketId,
+    pub(crate) generation: u64,
+}
+
+/// What is known of a socket: how often it was attached, and how many operations are under
+/// way.
+#[derive(Default)]
+pub(crate) struct Usage {
+    generation: Cell<u64>,
+    users: Cell<u32>,
+}
+
+/// An operation that is under way.
+pub(crate) struct User<'s>(&'s Usage);
+
+impl Usage {
+    /// `EBUSY` while the last one is used: the kernel looks a file up when a request begins,
+    /// which may be after it was submitted.
+    pub(crate) fn attach(&self, id: SocketId) -> Result<Socket, Errno> {
+        if self.users.get() > 0 {
+            return Err(Errno::EBUSY);
+        }
+        self.generation.set(self.generation.get() + 1);
+        Ok(Socket { id, generation: self.generation.get() })
+    }
+
+    /// Begin something, if it is still this one.
+    pub(crate) fn begin(&self, socket: Socket) -> Result<User<'_>, Errno> {
+        if self.generation.get() != socket.generation {
+            return Err(Errno::ECONNRESET);
+        }
+        self.users.set(self.users.get() + 1);
+        Ok(User(self))
+    }
+}
+
+impl Drop for User<'_> {
+    fn drop(&mut self) {
+        self.0.users.set(self.0.users.get() - 1);
+    }
+}
+
+/// Which sockets are attached.
+pub(crate) struct Sockets {
+    /// Where they begin in the ring's table.
+    first: u32,
+    usage: Vec<Usage>,
+    /// Memory for what is no data of a request.
+    spare: RefCell<Vec<Buffer>>,
+}
+
+impl Sockets {
+    pub(crate) fn new(files: usize, sockets: u32) -> Sockets {
+        let first = u32::try_from(files).expect("so many files can not be open");
+        let usage = (0..sockets).map(|_| Usage::default()).collect();
+        Sockets { first, usage, spare: RefCell::default() }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.usage.len()
+    }
+
+    fn usage(&self, id: SocketId) -> &Usage {
+        &self.usage[id.0 as usize]
+    }
+
+    /// Its place in the table.
+    fn index(&self, id: SocketId) -> FileIndex {
+        FileIndex(self.first + id.0)
+    }
+}
+
+impl Queue {
+    pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
+        // Also if this fails, the last one is over.
+        let socket = self.sockets.usage(id).attach(id)?;
+        self.ring().put(self.sockets.index(id), fd)?;
+        Ok(socket)
+    }
+
+    fn piece(&self, id: SocketId, at: u32, len: u32, more: bool) -> Secondary {
+        let file = self.sockets.index(id);
+        Secondary { file, offset: 0, at, len, sync: false, kind: Kind::Socket { more } }
+    }
+
+    /// All of the data of a request.
+    pub(crate) async fn stream(
+        &self,
+        tag: u16,
+        direction: Direction,
+        socket: Socket,
+        len: u32,
+    ) -> Result<(), Errno> {
+        let _user = self.sockets.usage(socket.id).begin(socket)?;
+        let mut at = 0;
+        while at < len {
+            let piece = self.piece(socket.id, at, len - at, false);
+            at += some(self.lend_once(tag, direction, &[piece]).await[0], len - at)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn send(&self, socket: Socket, bytes: &[u8], more: bool) -> Result<(), Errno> {
+        let mut memory = self.memory(bytes.len())?;
+        memory[..bytes.len()].copy_from_slice(bytes);
+        let (result, memory) = self.all(Direction::Drain, memory, socket, bytes.len(), more).await;
+        self.sockets.spare.borrow_mut().push(memory);
+        result
+    }
+
+    pub(crate) async fn receive(&self, socket: Socket, bytes: &mut [u8]) -> Result<(), Errno> {
+        let memory = self.memory(bytes.len())?;
+        let (result, memory) = self.all(Direction::Fill, memory, socket, bytes.len(), false).await;
+        bytes.copy_from_slice(&memory[..bytes.len()]);
+        self.sockets.spare.borrow_mut().push(memory);
+        result
+    }
+
+    fn memory(&self, len: usize) -> Result<Buffer, Errno> {
+        if len > Io::MOST_SENT {
+            return Err(Errno::EINVAL);
+        }
+        let spare = self.sockets.spare.borrow_mut().pop();
+        Ok(spare.map_or_else(|| Buffer::new(Io::MOST_SENT), Ok)?)
+    }
+
+    async fn all(
+        &self,
+        direction: Direction,
+        mut memory: Buffer,
+        socket: Socket,
+        len: usize,
+        more: bool,
+    ) -> (Result<(), Errno>, Buffer) {
+        let len = u32::try_from(len).expect("at most MOST_SENT");
+        let _user = match self.sockets.usage(socket.id).begin(socket) {
+            Ok(user) => user,
+            Err(errno) => return (Err(errno), memory),
+        };
+        let mut at = 0;
+        while at < len {
+            let piece = self.piece(socket.id, at, len - at, more);
+            let results;
+            (results, memory) = self.ring().transfer(direction, memory, &[piece]).await;
+            match some(results[0], len - at) {
+                Ok(moved) => at += moved,
+                Err(errno) => return (Err(errno), memory),
+            }
+        }
+        (Ok(()), memory)
+    }
+}
+
+/// How much was moved, which is something, and not more than was asked for.
+fn some(result: i32, len: u32) -> Result<u32, Errno> {
+    match (Errno::of(result), result.cast_unsigned()) {
+        (Some(errno), _) => Err(errno),
+        (None, 0) => Err(Errno::ECONNRESET),
+        (None, moved) if moved <= len => Ok(moved),
+        (None, _) => Err(Errno::EIO),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_an_error() {
+        assert_eq!(
+            [0, -5, 5, 8, 9].map(|result| some(result, 8)),
+            [Err(Errno::ECONNRESET), Err(Errno::EIO), Ok(5), Ok(8), Err(Errno::EIO)]
+        );
+    }
+
+    #[test]
+    fn an_old_one_is_over_and_one_in_use_stays() {
+        let usage = Usage::default();
+        let first = usage.attach(SocketId(1)).unwrap();
+        let user = usage.begin(first).unwrap();
+        assert_eq!(usage.attach(SocketId(1)), Err(Errno::EBUSY));
+        assert!(usage.begin(first).is_ok(), "nothing has changed");
+        drop(user);
+        let second = usage.attach(SocketId(1)).unwrap();
+        assert_eq!(usage.begin(first).map(drop), Err(Errno::ECONNRESET));
+        assert!(usage.begin(second).is_ok());
+    }
+}
