@@ -844,6 +844,9 @@ begin 400M
 echo "$("$fublk" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 
 mode=${modes[0]}
+# While nothing else has taken memory: where the processor is emulated, there is
+# little to see of an end if less is left than this leaves.
+[ "${1:-}" != all ] || run pressure "$mode" '' ''
 run messages
 run foreground
 run udev
@@ -851,10 +854,10 @@ run ordinary
 run stale
 run devices_of_a_file
 run take_over
-run recover_twice
-run stop_mounted reissue
 run locked
 if [ "${1:-}" = all ]; then
+	run recover_twice
+	run stop_mounted reissue
 	run early_signal
 	run stop_mounted fail
 	run large_blocks
@@ -864,12 +867,12 @@ fi
 # Which of these is tried in which mode: each once.
 deaths=(wait reissue fail) ends=(del stop term)
 for mode in "${modes[@]}"; do
-	run null "$mode" --queues 2 --depth 32
 	run file "$mode" '' --queues 2
-	run batches "$mode"
 	death=${deaths[0]} end=${ends[0]}
 	deaths=("${deaths[@]:1}" "$death") ends=("${ends[@]:1}" "$end")
 	if [ "${1:-}" = all ]; then
+		run null "$mode" --queues 2 --depth 32
+		run batches "$mode"
 		run file "$mode" --direct --depth 16
 		run block "$mode"
 		run stripe "$mode" 4K 3
@@ -877,8 +880,6 @@ for mode in "${modes[@]}"; do
 		run resize "$mode"
 		run several "$mode"
 		run xfs "$mode" ''
-		run pressure "$mode" '' '' 3
-		run pressure "$mode" '--queues 2' --direct 3
 		run recover "$mode" "${deaths[0]}"
 		run recover "$mode" "${deaths[1]}"
 		run removed "$mode" "${ends[0]}"
@@ -900,18 +901,22 @@ for mode in "${modes[@]}"; do
 		run dies "$mode"
 	fi
 done
-run file "${modes[0]}" --direct --depth 16
-run stripe "${modes[0]}" 64K 2
-run mirror "${modes[0]}"
-run resize "${modes[0]}"
-run read_only "${modes[0]}"
-run recover "${modes[0]}" reissue --batch on
-run xfs "${modes[0]}" --direct
-run pressure "${modes[0]}" '' ''
+mode=${modes[0]}
+if [ "${1:-}" = all ]; then
+	run file "$mode" --direct --depth 16
+	run xfs "$mode" --direct
+	run qcow2 "$mode" cluster_size=64k --batch on
+else
+	run null "$mode" --queues 2 --depth 32
+	run batches "$mode"
+	run resize "$mode"
+	run read_only "$mode"
+fi
+run stripe "$mode" 64K 2
+run mirror "$mode"
 nbd_cases "${1:-}"
-run qcow2 "${modes[0]}" cluster_size=64k --queues 2
-[ "${1:-}" != all ] || run qcow2 "${modes[0]}" cluster_size=64k --batch on
-run qcow2_killed "${modes[0]}" reissue
-run qcow2_refused "${modes[0]}"
+run qcow2 "$mode" cluster_size=64k --queues 2
+run qcow2_killed "$mode" reissue
+run qcow2_refused "$mode"
 run nothing_left
 end no_driver
