@@ -59,7 +59,7 @@ impl Conn {
 
     /// It is over: who waits for anything of it is told.
     pub(crate) fn end(&self) {
-        self.stream.shutdown();
+        self.stream.abort();
         self.demux().end();
     }
 
@@ -133,7 +133,9 @@ impl Drop for Conn {
         if !self.is_over() {
             let bye = Head { command: Command::Disconnect, flags: 0, offset: 0, len: 0 };
             let end = Instant::now() + Duration::from_millis(200);
-            let _ = self.stream.until(end, |peer| peer.write_all(&bye.encode(0)));
+            if self.stream.until(end, |peer| peer.write_all(&bye.encode(0))).is_ok() {
+                self.stream.part();
+            }
         }
     }
 }
