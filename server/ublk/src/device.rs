@@ -403,6 +403,7 @@ impl Device {
                 geometry.max_io
             )));
         }
+        target.prepare(self.info.nr_hw_queues)?;
         let path = format!("/dev/ublkc{}", self.id());
         let char_device = Arc::new(open_when_there(&path)?);
         let (tell, events) = mpsc::channel();

@@ -98,7 +98,7 @@ mod syncs;
 mod target;
 
 pub use device::{Device, Options, Recovery, control};
-pub use io::{Allocate, Io, Mode};
+pub use io::{Allocate, Attach, Io, Mode};
 pub use logging::{Level, flush_log, is_logged, log, log_at, log_in_background, set_log_level};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use socket::Socket;

@@ -85,6 +85,14 @@ impl Stream {
         Ok(Stream::Tcp(stream))
     }
 
+    /// The same one, once more.
+    pub(crate) fn try_clone(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+        })
+    }
+
     /// Nothing is sent or received any more, not even what has waited to be sent. Who waits for
     /// it is told.
     pub(crate) fn abort(&self) {
