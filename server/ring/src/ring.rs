@@ -408,6 +408,7 @@ mod tests {
     use std::{
         fs::File,
         io::{Read, Write},
+        net::{TcpListener, TcpStream},
         os::{fd::AsFd, unix::net::UnixStream},
     };
 
@@ -551,6 +552,41 @@ mod tests {
             assert_eq!(other.read(&mut [0]).unwrap(), 0);
         };
         ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_a_connection_that_is_aborted_is_told() {
+        for direction in [Direction::Fill, Direction::Drain] {
+            let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (other, _) = listener.accept().unwrap();
+            let check = async {
+                ring.put(FileIndex(1), Some(ours.as_fd())).unwrap();
+                let theirs = ours.try_clone().unwrap();
+                let aborts = std::thread::spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_millis(300));
+                    ublk_sys::abort(&theirs).unwrap();
+                });
+                let mut memory = Buffer::new(1 << 20).unwrap();
+                let whole = Secondary {
+                    file: FileIndex(1),
+                    kind: Kind::Socket { more: false },
+                    ..piece(0, 0, 1 << 20)
+                };
+                // Until it waits.
+                loop {
+                    let results;
+                    (results, memory) = ring.transfer(direction, memory, &[whole]).await;
+                    if results[0] <= 0 {
+                        break;
+                    }
+                }
+                aborts.join().unwrap();
+            };
+            ring.run(vec![Box::pin(check)]).unwrap();
+            drop(other);
+        }
     }
 
     #[test]

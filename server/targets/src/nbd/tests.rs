@@ -6,9 +6,11 @@
 use super::{
     Nbd,
     peer::{Evil, Peer, Script},
+    uri::Uri,
 };
-use crate::model::Random;
+use crate::model::{Random, Scratch};
 use std::{
+    process::{Child, Command},
     sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
@@ -468,4 +470,41 @@ fn what_the_export_is() {
     let sim = open(&peer, LIMIT);
     assert_eq!(sim.write(0, &[1; 512], false), Err(Errno::EROFS));
     assert_eq!(peer.data(), [7; 8192]);
+}
+
+/// It ends with its test, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server that is real, and takes two clients: the third one would wait for ever.
+#[test]
+fn more_queues_than_qemu_takes() {
+    let scratch = Scratch::new("nbd-qemu");
+    let (image, socket) = (scratch.path("image"), scratch.path("s"));
+    std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+    let qemu = Command::new("qemu-nbd")
+        .args(["-t", "-f", "raw", "-e", "2", "-k"])
+        .args([&socket, &image])
+        .spawn()
+        .expect("make setup installs it");
+    let _qemu = Killed(qemu);
+    let end = Instant::now() + LIMIT;
+    while !socket.exists() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let uri: Uri = format!("nbd+unix:///?socket={}", socket.display()).parse().unwrap();
+    let nbd = Nbd::open(&uri, false, LIMIT).unwrap();
+    nbd.prepare(2).unwrap();
+    let said = nbd.prepare(4).unwrap_err().to_string();
+    assert!(said.contains("connection 3 of 4") && said.contains("in time"), "{said}");
+    let sim = Sim::new(nbd).unwrap();
+    sim.write(0, &[1; 4096], true).unwrap();
+    sim.flush().unwrap();
+    assert_eq!(sim.read(0, 8192).unwrap()[4095..4097], [1, 7]);
 }
