@@ -59,6 +59,8 @@ pub(crate) struct Seen {
     pub(crate) connections: AtomicU64,
     pub(crate) flushes: AtomicU64,
     pub(crate) fua: AtomicU64,
+    /// Connections that were closed after a goodbye.
+    pub(crate) closed: AtomicU64,
     /// That were carried out.
     pub(crate) writes: AtomicU64,
     /// The bytes of the last connection.
@@ -327,7 +329,14 @@ impl Shared {
                     wire.read_exact(&mut data)?;
                     kept.push((be(&head[16..24]) as usize, data, reply));
                 }
-                2 => return Ok(()),
+                2 => {
+                    // Who says goodbye also closes it, before there is another connection.
+                    wire.stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                    if wire.read(&mut [0])? == 0 {
+                        self.seen.closed.fetch_add(1, Ordering::SeqCst);
+                    }
+                    return Ok(());
+                }
                 _ => {
                     reply[7] = 108;
                     wire.write_all(&reply)?;

@@ -402,6 +402,21 @@ fn who_goes_away_may_answer_what_it_has() {
     }
 }
 
+/// It may have room for one client only.
+#[test]
+fn who_goes_away_is_left_before_there_is_another_one() {
+    let close_at = [vec![None], vec![Some(0); 1000]].concat();
+    let script = Script { leaves: true, close_at, ..Script::default() };
+    let peer = Peer::start("left", vec![7; 8192], script);
+    let sim = open(&peer, Duration::from_millis(200));
+    assert_eq!(sim.read(0, 512), Err(Errno::EIO));
+    let end = Instant::now() + Duration::from_secs(5);
+    while peer.seen().closed.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < end, "it is still open");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn the_size_that_was_used_has_to_stay() {
     let peer = Peer::start("grown", vec![7; 8192], Script::default());
