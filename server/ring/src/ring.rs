@@ -130,12 +130,12 @@ impl Ring {
         self.failed.set(Some(error));
     }
 
-    /// From now on this is another file. Requests that were submitted keep the one that
+    /// From now on this is another file, or none. Requests that were submitted keep the one that
     /// they have; those that were not are submitted before.
-    pub fn put(&self, file: FileIndex, fd: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn put(&self, file: FileIndex, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let uring = self.uring.borrow();
         submit(&uring)?;
-        uring.submitter().register_files_update(file.0, &[fd.as_raw_fd()])?;
+        uring.submitter().register_files_update(file.0, &[fd.map_or(-1, |fd| fd.as_raw_fd())])?;
         Ok(())
     }
 
@@ -408,6 +408,7 @@ mod tests {
     use std::{
         fs::File,
         io::{Read, Write},
+        net::{TcpListener, TcpStream},
         os::{fd::AsFd, unix::net::UnixStream},
     };
 
@@ -522,7 +523,7 @@ mod tests {
             let (results, mut memory) = ring.transfer(Direction::Fill, memory, &[piece(0, 1)]).await;
             assert_eq!(results, [-libc::EBADF]);
             let (ours, mut other) = UnixStream::pair().unwrap();
-            ring.put(FileIndex(1), ours.as_fd()).unwrap();
+            ring.put(FileIndex(1), Some(ours.as_fd())).unwrap();
             memory[..5].copy_from_slice(b"hello");
             let (results, memory) = ring.transfer(Direction::Drain, memory, &[piece(0, 5)]).await;
             let mut got = [0; 5];
@@ -539,8 +540,53 @@ mod tests {
             // The other end is gone.
             let (results, _) = ring.transfer(Direction::Fill, memory, &[piece(0, 6)]).await;
             assert_eq!(results, [0]);
+            // One that is not put any more is closed.
+            let (ours, mut other) = UnixStream::pair().unwrap();
+            ring.put(FileIndex(1), Some(ours.as_fd())).unwrap();
+            drop(ours);
+            other.set_nonblocking(true).unwrap();
+            assert_eq!(other.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            ring.put(FileIndex(1), None).unwrap();
+            other.set_nonblocking(false).unwrap();
+            other.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+            assert_eq!(other.read(&mut [0]).unwrap(), 0);
         };
         ring.run(vec![Box::pin(check)]).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_a_connection_that_is_aborted_is_told() {
+        for direction in [Direction::Fill, Direction::Drain] {
+            let Some((_file, ring)) = ring(&[7; 4096]) else { return };
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (other, _) = listener.accept().unwrap();
+            let check = async {
+                ring.put(FileIndex(1), Some(ours.as_fd())).unwrap();
+                let theirs = ours.try_clone().unwrap();
+                let aborts = std::thread::spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_millis(300));
+                    ublk_sys::abort(&theirs).unwrap();
+                });
+                let mut memory = Buffer::new(1 << 20).unwrap();
+                let whole = Secondary {
+                    file: FileIndex(1),
+                    kind: Kind::Socket { more: false },
+                    ..piece(0, 0, 1 << 20)
+                };
+                // Until it waits.
+                loop {
+                    let results;
+                    (results, memory) = ring.transfer(direction, memory, &[whole]).await;
+                    if results[0] <= 0 {
+                        break;
+                    }
+                }
+                aborts.join().unwrap();
+            };
+            ring.run(vec![Box::pin(check)]).unwrap();
+            drop(other);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use call::{
     terminate, try_again,
 };
 pub use memory::{Buffer, Descriptors, Shared};
-pub use socket::{connect_unix, notice_silence};
+pub use socket::{abort, connect_unix, drop_unsent, notice_silence};
 
 use std::{fmt, io};
 

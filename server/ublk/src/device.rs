@@ -276,6 +276,28 @@ fn params(geometry: &Geometry, max_io: u32) -> io::Result<Params> {
     })
 }
 
+/// Is what was promised of a device that is there already still kept? Else requests would fail,
+/// or be lost: the kernel does not look again.
+fn keeps(geometry: &Geometry, promised: &Params) -> io::Result<()> {
+    let has = |attr| promised.attrs & attr != 0;
+    let written = !has(uapi::ATTR_READ_ONLY);
+    let block = 1u64.checked_shl(promised.logical_bs_shift.into()).unwrap_or(0);
+    let why = if written && geometry.read_only {
+        "can be written, but what it was made of is read-only now".into()
+    } else if written && geometry.cached && !has(uapi::ATTR_VOLATILE_CACHE) {
+        "is never flushed, but what it was made of has to be flushed now".into()
+    } else if u64::from(geometry.block) > block {
+        format!("has blocks of {block} bytes, but what it was made of has {} now", geometry.block)
+    } else if promised.max_discard_sectors > 0 && geometry.discard == 0 {
+        "has discard, but what it was made of has not any more".into()
+    } else if promised.max_write_zeroes_sectors > 0 && !geometry.write_zeroes {
+        "has write zeroes, but what it was made of has not any more".into()
+    } else {
+        return Ok(());
+    };
+    Err(invalid(format!("the device {why}")))
+}
+
 fn few_enough(queues: u16, geometry: &Geometry) -> io::Result<()> {
     match geometry.queues {
         most if queues <= most => Ok(()),
@@ -403,6 +425,10 @@ impl Device {
                 geometry.max_io
             )));
         }
+        if self.recovers {
+            keeps(&geometry, &control::params(self.id())?)?;
+        }
+        target.prepare(self.info.nr_hw_queues)?;
         let path = format!("/dev/ublkc{}", self.id());
         let char_device = Arc::new(open_when_there(&path)?);
         let (tell, events) = mpsc::channel();
@@ -572,6 +598,31 @@ mod tests {
             Geometry { block: 1536, size: 1536, ..good },
         ] {
             assert_eq!(params(&wrong, 1 << 20).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_promised_is_kept() {
+        let was =
+            Geometry { size: 8192, cached: true, discard: 4096, write_zeroes: true, ..Geometry::default() };
+        let keeps = |now: Geometry, was: Geometry| {
+            keeps(&now, &params(&was, 1 << 20).unwrap()).map_err(|e| e.to_string())
+        };
+        assert_eq!(keeps(was, was), Ok(()));
+        // More is no harm, and what is never cached need not be flushed.
+        assert_eq!(keeps(was, Geometry { discard: 0, write_zeroes: false, block: 4096, ..was }), Ok(()));
+        assert_eq!(keeps(Geometry { cached: false, ..was }, was), Ok(()));
+        let kept = Geometry { read_only: true, cached: false, discard: 0, write_zeroes: false, ..was };
+        assert_eq!((keeps(kept, kept), keeps(was, kept)), (Ok(()), Ok(())));
+        for (now, was, why) in [
+            (Geometry { read_only: true, ..was }, was, "read-only now"),
+            (was, Geometry { cached: false, ..was }, "has to be flushed now"),
+            (Geometry { block: 4096, ..was }, was, "blocks of 512 bytes, but what it was made of has 4096"),
+            (Geometry { discard: 0, ..was }, was, "has discard"),
+            (Geometry { write_zeroes: false, ..was }, was, "has write zeroes"),
+        ] {
+            let said = keeps(now, was).unwrap_err();
+            assert!(said.contains(why), "{said}");
         }
     }
 

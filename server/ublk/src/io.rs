@@ -77,6 +77,15 @@ impl Allocate {
     }
 }
 
+/// Why a socket can not be attached.
+#[derive(Debug)]
+pub enum Attach {
+    /// Something that was begun with the one that it was before is under way: shut that down.
+    InUse,
+    /// The kernel does not take it.
+    Failed(io::Error),
+}
+
 /// What a target can do with its files. Belongs to one thread.
 pub struct Io(pub(crate) Inner);
 
@@ -118,12 +127,20 @@ impl Io {
         }
     }
 
-    /// From now on this socket is this one, a stream. `EBUSY` is the error while something
-    /// that was begun with another one, which it was before, is under way: shut that down.
-    pub fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
+    /// From now on this socket is this one, a stream.
+    pub fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> Result<Socket, Attach> {
         match &self.0 {
             Inner::Queue(queue) => queue.attach(id, fd),
             Inner::Sim(sim) => sim.sockets.attach(id, fd),
+        }
+    }
+
+    /// From now on this socket is none, if it is still this one: what was attached can be
+    /// closed. `EBUSY` while something that was begun with it is under way.
+    pub fn detach(&self, socket: Socket) -> Result<(), Errno> {
+        match &self.0 {
+            Inner::Queue(queue) => queue.detach(socket),
+            Inner::Sim(sim) => sim.sockets.detach(socket),
         }
     }
 

@@ -98,12 +98,12 @@ mod syncs;
 mod target;
 
 pub use device::{Device, Options, Recovery, control};
-pub use io::{Allocate, Io, Mode};
+pub use io::{Allocate, Attach, Io, Mode};
 pub use logging::{Level, flush_log, is_logged, log, log_at, log_in_background, set_log_level};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use socket::Socket;
 pub use target::{FileId, Files, Geometry, SocketId, Target};
 pub use ublk_sys::{
-    Buffer, DirectAlign, Errno, allocate, connect_unix, direct_align, logical_block, memory_file,
-    notice_silence,
+    Buffer, DirectAlign, Errno, abort, allocate, connect_unix, direct_align, drop_unsent, logical_block,
+    memory_file, notice_silence,
 };

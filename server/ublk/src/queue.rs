@@ -69,7 +69,7 @@ impl Queue {
         let own = target.files().fds().map(reopen).collect::<io::Result<Vec<_>>>()?;
         let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).collect();
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
-        let sockets = Sockets::new(files.len(), target.files().sockets());
+        let sockets = Sockets::new(files.len(), target.files().sockets())?;
         let ring = Ring::new(2 * u32::from(plan.depth), &files, sockets.count(), buffers)?;
         if plan.batch {
             ring.serve_batches(DEVICE, plan.q_id, plan.depth, plan.mode == Mode::Auto)?;

@@ -115,6 +115,11 @@ impl<T: Target> Sim<T> {
         self.files().sockets.fail_after(bytes, errno);
     }
 
+    /// Does the first socket of the target fail to be attached from now on?
+    pub fn refuse_socket(&self, refuses: bool) {
+        self.files().sockets.refuse(refuses);
+    }
+
     /// How often something was made to be on the medium.
     pub fn syncs(&self) -> u64 {
         self.files().syncs.get()

@@ -2,7 +2,7 @@
 
 //! Sockets of a queue, which come and go while the device is there.
 
-use crate::{Errno, Io, SocketId, queue::Queue};
+use crate::{Attach, Errno, Io, SocketId, queue::Queue};
 use std::{
     cell::{Cell, RefCell},
     io,
@@ -32,14 +32,26 @@ pub(crate) struct Usage {
 pub(crate) struct User<'s>(&'s Usage);
 
 impl Usage {
-    /// `EBUSY` while the last one is used: the kernel looks a file up when a request begins,
+    /// Not while the last one is used: the kernel looks a file up when a request begins,
     /// which may be after it was submitted.
-    pub(crate) fn attach(&self, id: SocketId) -> Result<Socket, Errno> {
+    pub(crate) fn attach(&self, id: SocketId) -> Result<Socket, Attach> {
+        if self.users.get() > 0 {
+            return Err(Attach::InUse);
+        }
+        self.generation.set(self.generation.get() + 1);
+        Ok(Socket { id, generation: self.generation.get() })
+    }
+
+    /// It is over. Was it there? `EBUSY` while it is used.
+    pub(crate) fn detach(&self, socket: Socket) -> Result<bool, Errno> {
+        if self.generation.get() != socket.generation {
+            return Ok(false);
+        }
         if self.users.get() > 0 {
             return Err(Errno::EBUSY);
         }
         self.generation.set(self.generation.get() + 1);
-        Ok(Socket { id, generation: self.generation.get() })
+        Ok(true)
     }
 
     /// Begin something, if it is still this one.
@@ -68,10 +80,13 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn new(files: usize, sockets: u32) -> Sockets {
+    /// With memory for one that sends and one that receives on each: it is not asked for when
+    /// it is short, in the middle of a conversation.
+    pub(crate) fn new(files: usize, sockets: u32) -> io::Result<Sockets> {
         let first = u32::try_from(files).expect("so many files can not be open");
         let usage = (0..sockets).map(|_| Usage::default()).collect();
-        Sockets { first, usage, spare: RefCell::default() }
+        let spare: io::Result<_> = (0..2 * sockets).map(|_| Buffer::new(Io::MOST_SENT)).collect();
+        Ok(Sockets { first, usage, spare: RefCell::new(spare?) })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -89,11 +104,18 @@ impl Sockets {
 }
 
 impl Queue {
-    pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
+    pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> Result<Socket, Attach> {
         // Also if this fails, the last one is over.
         let socket = self.sockets.usage(id).attach(id)?;
-        self.ring().put(self.sockets.index(id), fd)?;
+        self.ring().put(self.sockets.index(id), Some(fd)).map_err(Attach::Failed)?;
         Ok(socket)
+    }
+
+    pub(crate) fn detach(&self, socket: Socket) -> Result<(), Errno> {
+        if self.sockets.usage(socket.id).detach(socket)? {
+            self.ring().put(self.sockets.index(socket.id), None)?;
+        }
+        Ok(())
     }
 
     fn piece(&self, id: SocketId, at: u32, len: u32, more: bool) -> Secondary {
@@ -184,6 +206,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn memory_is_there_before() {
+        let sockets = Sockets::new(1, 2).unwrap();
+        assert_eq!(sockets.spare.borrow().len(), 4);
+        assert!(sockets.spare.borrow().iter().all(|memory| memory.len() >= Io::MOST_SENT));
+    }
+
+    #[test]
     fn the_end_is_an_error() {
         assert_eq!(
             [0, -5, 5, 8, 9].map(|result| some(result, 8)),
@@ -196,11 +225,14 @@ mod tests {
         let usage = Usage::default();
         let first = usage.attach(SocketId(1)).unwrap();
         let user = usage.begin(first).unwrap();
-        assert_eq!(usage.attach(SocketId(1)), Err(Errno::EBUSY));
+        assert!(matches!(usage.attach(SocketId(1)), Err(Attach::InUse)));
+        assert_eq!(usage.detach(first), Err(Errno::EBUSY));
         assert!(usage.begin(first).is_ok(), "nothing has changed");
         drop(user);
         let second = usage.attach(SocketId(1)).unwrap();
         assert_eq!(usage.begin(first).map(drop), Err(Errno::ECONNRESET));
         assert!(usage.begin(second).is_ok());
+        assert_eq!((usage.detach(first), usage.detach(second)), (Ok(false), Ok(true)));
+        assert_eq!(usage.begin(second).map(drop), Err(Errno::ECONNRESET));
     }
 }

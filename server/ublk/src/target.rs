@@ -3,7 +3,7 @@
 //! What a device is made of.
 
 use crate::{Answer, Io, Request};
-use std::{fs::File, future::Future, os::fd::AsFd, os::fd::BorrowedFd};
+use std::{fs::File, future::Future, io, os::fd::AsFd, os::fd::BorrowedFd};
 
 /// Something that answers the requests of a device. It is shared by the queues of
 /// the device, each of which has a thread.
@@ -13,6 +13,13 @@ pub trait Target: Send + Sync + 'static {
 
     /// The files that it uses. They stay the same.
     fn files(&self) -> &Files;
+
+    /// So many queues will be served. Called once, before there is a disk, which does not come
+    /// if this fails.
+    fn prepare(&self, queues: u16) -> io::Result<()> {
+        let _ = queues;
+        Ok(())
+    }
 
     /// Answer a request. Many are under way at a time in a thread. What this waits
     /// for has to be an operation of `io`, or of the request, or another request of the

@@ -7,15 +7,17 @@
 //! the one whose data they are, who receives them where they belong.
 
 use super::{
-    demux::{Demux, Lost, Next},
+    demux::{Demux, Lost, Next, NoTurn},
     say::say,
     stream::Stream,
     wire::{Command, Head, REPLY_LEN, Refusal, Reply},
 };
 use std::{
+    convert::Infallible,
     future::poll_fn,
     io::Write as _,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 use ublk_server::{Io, Socket, Write};
@@ -25,6 +27,8 @@ pub(crate) struct Conn {
     socket: Socket,
     stream: Stream,
     demux: Mutex<Demux>,
+    /// While this is there, somebody waits for a server that goes away.
+    leaving: OnceLock<mpsc::Sender<Infallible>>,
 }
 
 /// What has come of a request.
@@ -32,6 +36,8 @@ pub(crate) enum Outcome<'c> {
     Done(Result<(), Refusal>),
     /// Its data are next: receive all of them.
     Data(Role<'c>),
+    /// It was not sent, and will not be: the server goes away.
+    NotSent,
 }
 
 /// The right to send. Who does not send all of a request spoils the connection.
@@ -42,7 +48,7 @@ pub(crate) struct Role<'c>(&'c Conn);
 
 impl Conn {
     pub(crate) fn new(socket: Socket, stream: Stream) -> Conn {
-        Conn { socket, stream, demux: Mutex::default() }
+        Conn { socket, stream, demux: Mutex::default(), leaving: OnceLock::new() }
     }
 
     fn demux(&self) -> MutexGuard<'_, Demux> {
@@ -53,18 +59,50 @@ impl Conn {
         self.socket
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.demux().is_over()
+    }
+
+    /// Is anything new to be sent?
+    pub(crate) fn is_open(&self) -> bool {
+        self.demux().is_open()
+    }
+
+    /// May there still be a reply that somebody waits for?
+    pub(crate) fn is_busy(&self) -> bool {
+        self.demux().is_busy()
+    }
+
+    /// The server goes away, and has refused a request. It may still do others that it has:
+    /// their replies are waited for, but not longer than `limit`, and nothing new is sent.
+    pub(crate) fn leave(&self, limit: Duration) {
+        if !self.demux().leave() {
+            return;
+        }
+        let (here, gone) = mpsc::channel::<Infallible>();
+        let watch = self.stream.try_clone().and_then(|stream| {
+            thread::Builder::new().name("nbd leaving".into()).spawn(move || {
+                // Who waits for a reply is told by the ring, and ends the rest.
+                if gone.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    say("the server goes away, but does not answer what it has");
+                    stream.abort();
+                }
+            })
+        });
+        match watch {
+            Ok(_) => drop(self.leaving.set(here)),
+            Err(_) => self.end(),
+        }
     }
 
     /// It is over: who waits for anything of it is told.
     pub(crate) fn end(&self) {
-        self.stream.shutdown();
+        self.stream.abort();
         self.demux().end();
     }
 
     /// Wait until nobody else sends.
-    async fn turn(&self, tag: u16) -> Result<Turn<'_>, Lost> {
+    async fn turn(&self, tag: u16) -> Result<Turn<'_>, NoTurn> {
         poll_fn(|context| self.demux().poll_turn(tag, context.waker())).await?;
         Ok(Turn(self))
     }
@@ -77,7 +115,11 @@ impl Conn {
         head: &Head,
         data: Option<&Write<'_>>,
     ) -> Result<Outcome<'_>, Lost> {
-        let turn = self.turn(tag).await?;
+        let turn = match self.turn(tag).await {
+            Ok(turn) => turn,
+            Err(NoTurn::Leaving) => return Ok(Outcome::NotSent),
+            Err(NoTurn::Lost) => return Err(Lost),
+        };
         let cookie = self.demux().expect(tag, head.command == Command::Read);
         let bytes = head.encode(cookie);
         let sent = match data {
@@ -133,7 +175,9 @@ impl Drop for Conn {
         if !self.is_over() {
             let bye = Head { command: Command::Disconnect, flags: 0, offset: 0, len: 0 };
             let end = Instant::now() + Duration::from_millis(200);
-            let _ = self.stream.until(end, |peer| peer.write_all(&bye.encode(0)));
+            if self.stream.until(end, |peer| peer.write_all(&bye.encode(0))).is_ok() {
+                self.stream.part();
+            }
         }
     }
 }

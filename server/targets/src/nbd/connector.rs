@@ -17,7 +17,7 @@ use std::{
     },
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread,
@@ -37,13 +37,33 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Way {
     uri: Uri,
     place: Place,
+    /// The device was used up to here: it may be larger than the export was at first.
+    reach: AtomicU64,
 }
 
 impl Way {
     pub(crate) fn find(uri: &Uri) -> io::Result<Way> {
         let place = Place::find(&uri.server);
         let place = place.map_err(|e| io::Error::new(e.kind(), format!("{uri}: {e}")))?;
-        Ok(Way { uri: uri.clone(), place })
+        Ok(Way { uri: uri.clone(), place, reach: AtomicU64::new(0) })
+    }
+
+    /// The device is used up to this byte.
+    pub(crate) fn reaches(&self, end: u64) {
+        // Mostly it was before, and queues need not fight for it.
+        if self.reach.load(Ordering::Relaxed) < end {
+            self.reach.fetch_max(end, Ordering::Relaxed);
+        }
+    }
+
+    /// Connect to it once more: it has to be as good as was promised.
+    pub(crate) fn open_again(&self, patience: Duration, promised: &Export) -> io::Result<Stream> {
+        let (stream, export) = self.open(patience)?;
+        let size = promised.size.max(self.reach.load(Ordering::Relaxed));
+        if !is_good_for(&export, &Export { size, ..*promised }) {
+            return Err(io::Error::other(format!("{}: the export is not what it was", self.uri)));
+        }
+        Ok(stream)
     }
 
     /// Connect to it. Errors say what they are about.
@@ -70,7 +90,11 @@ fn is_good_for(now: &Export, promised: &Export) -> bool {
     const MORE: Flags =
         Flags(Flags::FLUSH.0 | Flags::FUA.0 | Flags::TRIM.0 | Flags::WRITE_ZEROES.0 | Flags::MULTI_CONN.0);
     let more = Flags(promised.flags.0 & MORE.0);
+    // A cache that nobody would flush.
+    let hides =
+        now.flags.has(Flags::FLUSH) && !promised.flags.has(Flags::FLUSH) && !promised.flags.has(Flags::FUA);
     now.size >= promised.size
+        && (!hides || promised.flags.has(Flags::READ_ONLY))
         && now.flags.has(more)
         && now.flags.has(Flags::READ_ONLY) == promised.flags.has(Flags::READ_ONLY)
         && now.blocks.smallest <= promised.blocks.smallest.max(512)
@@ -179,15 +203,6 @@ impl Shared {
         let _ = (&self.rope).write(&[0]);
     }
 
-    fn try_once(&self, patience: Duration) -> io::Result<Stream> {
-        let (stream, export) = self.way.open(patience)?;
-        if !is_good_for(&export, &self.promised) {
-            let why = format!("{}: the export is not what it was", self.way.uri);
-            return Err(io::Error::other(why));
-        }
-        Ok(stream)
-    }
-
     /// Connect, however long that takes. The last connection was made at this time.
     fn work(&self, last: Option<Instant>) {
         let begun = Instant::now();
@@ -197,7 +212,7 @@ impl Shared {
         }
         while !self.closed.load(Ordering::Relaxed) {
             let left = if late { PATIENCE } else { self.limit.saturating_sub(begun.elapsed()) };
-            match self.try_once(left.max(LONGEST_PAUSE)) {
+            match self.way.open_again(left.max(LONGEST_PAUSE), &self.promised) {
                 Ok(stream) => {
                     say(format_args!("connected to {}", self.way.uri));
                     return self.put(Post::Connected(stream));
@@ -237,6 +252,8 @@ mod tests {
         assert!(!good(Export { flags: Flags(0x16f), ..was }), "read-only");
         assert!(!good(Export { flags: Flags(0x06d), ..was }), "one connection only");
         assert!(!good(Export { flags: Flags(0x169), ..was }), "no flush");
+        let (flush, bare) = (Export { flags: Flags(5), ..was }, Export { flags: Flags(1), ..was });
+        assert!(!is_good_for(&flush, &bare), "a cache that nobody flushes");
         assert!(!good(Export { blocks: Blocks { smallest: 4096, ..blocks }, ..was }));
         assert!(!good(Export { blocks: Blocks { largest: 65536, ..blocks }, ..was }));
     }

@@ -12,6 +12,14 @@ use std::{
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Lost;
 
+/// Why it is not a request's turn to be sent.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum NoTurn {
+    Lost,
+    /// The server goes away: nothing new is sent to it.
+    Leaving,
+}
+
 /// What is next for a request that was sent.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Next {
@@ -33,6 +41,7 @@ pub(crate) struct Delivered {
 #[derive(Default)]
 pub(crate) struct Demux {
     over: bool,
+    leaving: bool,
     /// Which request is being sent, and who is next.
     sender: Option<u16>,
     senders: VecDeque<(u16, Waker)>,
@@ -56,6 +65,23 @@ impl Demux {
         self.over
     }
 
+    /// Is anything new to be sent?
+    pub(crate) fn is_open(&self) -> bool {
+        !self.over && !self.leaving
+    }
+
+    /// May there still be a reply that somebody waits for?
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.over && (self.sender.is_some() || self.receiving || self.waiting.iter().any(Option::is_some))
+    }
+
+    /// Nothing new is sent: who waits for that is told. What was sent is answered. Returns
+    /// whether that is new.
+    pub(crate) fn leave(&mut self) -> bool {
+        self.senders.drain(..).for_each(|(_, waker)| waker.wake());
+        !std::mem::replace(&mut self.leaving, true)
+    }
+
     /// Who waits for anything is told.
     pub(crate) fn end(&mut self) {
         self.over = true;
@@ -65,9 +91,12 @@ impl Demux {
     }
 
     /// Is it the turn of this request to be sent?
-    pub(crate) fn poll_turn(&mut self, tag: u16, waker: &Waker) -> Poll<Result<(), Lost>> {
+    pub(crate) fn poll_turn(&mut self, tag: u16, waker: &Waker) -> Poll<Result<(), NoTurn>> {
         if self.over {
-            return Poll::Ready(Err(Lost));
+            return Poll::Ready(Err(NoTurn::Lost));
+        }
+        if self.leaving {
+            return Poll::Ready(Err(NoTurn::Leaving));
         }
         if self.sender.is_none_or(|sender| sender == tag) {
             self.sender = Some(tag);
@@ -199,7 +228,32 @@ mod tests {
         demux.next_turn();
         assert_eq!(demux.poll_turn(9, &waker), Poll::Ready(Ok(())));
         demux.end();
-        assert_eq!(demux.poll_turn(9, &waker), Poll::Ready(Err(Lost)));
+        assert_eq!(demux.poll_turn(9, &waker), Poll::Ready(Err(NoTurn::Lost)));
+    }
+
+    #[test]
+    fn who_leaves_answers_what_was_sent() {
+        let mut demux = Demux::default();
+        let (count, waker) = waker();
+        assert_eq!(demux.poll_turn(1, &waker), Poll::Ready(Ok(())));
+        let one = demux.expect(1, false);
+        demux.next_turn();
+        assert_eq!(demux.poll_turn(2, &waker), Poll::Ready(Ok(())));
+        let two = demux.expect(2, false);
+        assert_eq!(demux.poll_turn(3, &waker), Poll::Pending);
+        assert_eq!(demux.poll_next(1, &waker), Poll::Ready(Ok(Next::Lead)));
+        assert!(demux.deliver(&Reply { cookie: one, result: Err(Refusal::Leaving) }, 1).is_ok());
+        assert!(demux.is_open() && demux.leave() && !demux.leave());
+        assert_eq!(woken(&count), 1, "who wanted to send");
+        assert_eq!(demux.poll_turn(3, &waker), Poll::Ready(Err(NoTurn::Leaving)));
+        // The second is still being sent.
+        demux.release();
+        demux.next_turn();
+        assert!(demux.is_busy() && !demux.is_open() && !demux.is_over());
+        assert_eq!(demux.poll_next(2, &waker), Poll::Ready(Ok(Next::Lead)));
+        assert_eq!(demux.deliver(&good(two), 2), Ok(Delivered { tag: 2, data: false }));
+        demux.release();
+        assert!(!demux.is_busy());
     }
 
     #[test]

@@ -158,7 +158,8 @@ fn reply(peer: &mut impl Read) -> io::Result<(u32, Vec<u8>)> {
 /// A reply with something about the export. What we do not know is ignored.
 fn info(mut data: &[u8], found: &mut Option<(u64, Flags)>, blocks: &mut Blocks) -> io::Result<()> {
     let data = &mut data;
-    match read16(data)? {
+    let short = |_| wrong("what the server says has the wrong length");
+    match read16(data).map_err(short)? {
         INFO_EXPORT if data.len() == 10 => *found = Some((read64(data)?, Flags(read16(data)?))),
         INFO_BLOCK_SIZE if data.len() == 12 => {
             let (smallest, preferred, largest) = (read32(data)?, read32(data)?, read32(data)?);
@@ -292,7 +293,7 @@ mod tests {
             (vec![hello(3), info_export(512, 0), ack.clone()], "what the export can do"),
             (vec![hello(3), info_export(u64::MAX, 1), ack.clone()], "impossibly large"),
             (vec![hello(3), reply(REPLY_INFO, &[0, 0, 1])], "wrong length"),
-            (with(&[reply(REPLY_INFO, &[0])]), "fill whole buffer"),
+            (with(&[reply(REPLY_INFO, &[0])]), "wrong length"),
             (with(&[info_blocks([0, 4096, 4096]), ack.clone()]), "impossible blocks"),
             (with(&[info_blocks([3, 4096, 4096]), ack.clone()]), "impossible blocks"),
             (with(&[info_blocks([4096, 512, 4096]), ack.clone()]), "impossible blocks"),

@@ -5,16 +5,16 @@
 use super::{
     conn::Conn,
     connector::{Connector, Post},
+    unflushed::{Mark, Unflushed},
 };
 use std::{
     future::poll_fn,
-    io,
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
-use ublk_server::{Errno, Io, Socket, SocketId};
+use ublk_server::{Attach, Errno, Io, Socket, SocketId};
 
 /// Which sockets of a queue are for what.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +26,20 @@ pub(crate) struct Sockets {
 pub(crate) struct Link {
     sockets: Sockets,
     connector: Connector,
+    /// A flush is about all connections.
+    shared: bool,
+    limit: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     conn: Option<Arc<Conn>>,
+    /// The one before, until nobody uses it.
+    last: Option<Arc<Conn>>,
+    unflushed: Unflushed,
+    /// Connections come, but can not be used.
+    unusable: Option<Patience>,
     bell: Option<Socket>,
     /// Somebody waits for the bell, and tells these.
     listening: bool,
@@ -54,8 +62,10 @@ impl State {
 }
 
 impl Link {
-    pub(crate) fn new(sockets: Sockets, connector: Connector) -> Link {
-        Link { sockets, connector, state: Mutex::default() }
+    /// `shared`: a flush is about all connections. It is not waited for one that can be used
+    /// longer than the limit.
+    pub(crate) fn new(sockets: Sockets, connector: Connector, shared: bool, limit: Duration) -> Link {
+        Link { sockets, connector, shared, limit, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,42 +104,92 @@ impl Link {
     }
 
     /// A request has come to an end with a connection, or has lost it.
-    pub(crate) fn done(&self) {
+    pub(crate) fn done(&self, io: &Io) {
         let mut state = self.state();
+        self.retire(&mut state);
+        // A server may have room for one client only.
+        if let Some(last) = &state.last
+            && !last.is_busy()
+            && io.detach(last.socket()).is_ok()
+        {
+            state.last = None;
+        }
         if std::mem::take(&mut state.in_use) {
             state.wake_all();
         }
     }
 
+    /// How far it is, before a request is sent.
+    pub(crate) fn mark(&self) -> Mark {
+        self.state().unflushed.mark()
+    }
+
+    /// A write was answered.
+    pub(crate) fn wrote(&self, mark: Mark) {
+        if !self.shared {
+            self.state().unflushed.wrote(mark.conn);
+        }
+    }
+
+    /// A flush was answered.
+    pub(crate) fn flushed(&self, mark: Mark) {
+        if !self.shared {
+            self.state().unflushed.flushed(mark);
+        }
+    }
+
+    /// `EIO`, once, if a write was answered on a connection and not flushed there.
+    pub(crate) fn all_flushed(&self) -> Result<(), Errno> {
+        if !self.shared && self.state().unflushed.take_lost() { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// Is a flush also about a write that was answered then?
+    pub(crate) fn covers(&self, flush: Mark, write: Mark) -> bool {
+        self.shared || flush.conn == write.conn
+    }
+
+    /// If nothing can be sent on the connection any more, another one is needed.
+    fn retire(&self, state: &mut State) {
+        if let Some(conn) = state.conn.take_if(|conn| !conn.is_open()) {
+            state.last = Some(conn);
+            self.connector.order();
+        }
+    }
+
     fn look(&self, io: &Io) -> Look {
         let mut state = self.state();
+        self.retire(&mut state);
         if let Some(conn) = &state.conn {
-            if !conn.is_over() {
-                return Look::Found(conn.clone());
-            }
-            state.conn = None;
-            self.connector.order();
+            return Look::Found(conn.clone());
         }
         let stream = match self.connector.take() {
             Post::Trying => return Look::Wait,
             Post::Late => return Look::Late,
             Post::Connected(stream) => stream,
         };
-        match io.attach(self.sockets.server, stream.as_fd()) {
+        // What the last one has not answered yet must not be overtaken.
+        let attached = if state.last.as_ref().is_some_and(|last| last.is_busy()) {
+            Err(Attach::InUse)
+        } else {
+            io.attach(self.sockets.server, stream.as_fd())
+        };
+        match attached {
             Ok(socket) => {
+                (state.last, state.unusable) = (None, None);
+                state.unflushed.next_conn();
                 let conn = Arc::new(Conn::new(socket, stream));
                 state.conn = Some(conn.clone());
                 Look::Found(conn)
             }
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
-                // Others are not done with the last one, which is over.
+            Err(Attach::InUse) => {
                 self.connector.give_back(stream);
                 state.in_use = true;
                 Look::Wait
             }
-            Err(_) => {
+            Err(Attach::Failed(_)) => {
                 self.connector.order();
-                Look::Wait
+                let patience = state.unusable.get_or_insert_with(|| Patience::new(self.limit));
+                if patience.lost().is_err() { Look::Late } else { Look::Wait }
             }
         }
     }

@@ -19,6 +19,7 @@ mod stream;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests;
+mod unflushed;
 mod uri;
 mod wire;
 
@@ -34,6 +35,7 @@ use std::{
 };
 use stream::Stream;
 use ublk_server::{Answer, Errno, Files, Geometry, Io, Range, Read, Request, Target, Write};
+use unflushed::Mark;
 pub use uri::Uri;
 use wire::{Command, FUA, Flags, Head, NO_HOLE, Refusal};
 
@@ -54,8 +56,8 @@ pub struct Nbd {
     geometry: Geometry,
     /// By queue.
     links: Vec<OnceLock<Link>>,
-    /// The connection that was made when this was opened, for the first queue that comes.
-    first: Mutex<Option<Stream>>,
+    /// Connections that were made before there was a device, for the queues that come.
+    first: Mutex<Vec<Stream>>,
 }
 
 impl fmt::Debug for Nbd {
@@ -65,11 +67,11 @@ impl fmt::Debug for Nbd {
 }
 
 /// Tells, in the end, that a request does not use its connection any more.
-struct Done<'l>(&'l Link);
+struct Done<'l>(&'l Link, &'l Io);
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
-        self.0.done();
+        self.0.done(self.1);
     }
 }
 
@@ -112,7 +114,7 @@ impl Nbd {
         let mut files = Files::default();
         let sockets = Sockets { server: files.add_socket(), bell: files.add_socket() };
         let links = (0..geometry.queues).map(|_| OnceLock::new()).collect();
-        let first = Mutex::new(Some(stream));
+        let first = Mutex::new(vec![stream]);
         Ok(Nbd { files, sockets, way, export, limit, geometry, links, first })
     }
 
@@ -122,22 +124,29 @@ impl Nbd {
         if let Some(link) = link.get() {
             return Ok(link);
         }
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connector = Connector::new(self.way.clone(), self.export, self.limit, first)?;
-        Ok(link.get_or_init(|| Link::new(self.sockets, connector)))
+        Ok(link.get_or_init(|| {
+            let shared = self.export.flags.has(Flags::MULTI_CONN);
+            Link::new(self.sockets, connector, shared, self.limit)
+        }))
     }
 
-    /// Ask until there is an answer.
-    async fn ask(&self, io: &Io, tag: u16, head: Head, data: Option<&Write<'_>>) -> Result<(), Errno> {
+    /// Ask until there is an answer. Says which connection it has come from.
+    async fn ask(&self, io: &Io, tag: u16, head: Head, data: Option<&Write<'_>>) -> Result<Mark, Errno> {
+        self.way.reaches(head.offset.saturating_add(head.len.into()));
         let link = self.link(io.queue())?;
         let mut patience = Patience::new(self.limit);
         loop {
             let conn = link.conn(io).await?;
-            let _done = Done(link);
+            let _done = Done(link, io);
+            let mark = link.mark();
             match conn.ask(io, tag, &head, data).await {
-                Ok(Outcome::Done(Ok(()))) => return Ok(()),
+                Ok(Outcome::Done(Ok(()))) => return Ok(mark),
                 Ok(Outcome::Done(Err(Refusal::Failed(errno)))) => return Err(errno),
-                Ok(Outcome::Done(Err(Refusal::Leaving)) | Outcome::Data(_)) | Err(Lost) => conn.end(),
+                Ok(Outcome::Done(Err(Refusal::Leaving))) => conn.leave(self.limit),
+                Ok(Outcome::NotSent) => {}
+                Ok(Outcome::Data(_)) | Err(Lost) => conn.end(),
             }
             patience.lost()?;
         }
@@ -149,13 +158,14 @@ impl Nbd {
             Err(errno) => return read.fail(errno),
         };
         let head = Head { command: Command::Read, flags: 0, offset: read.offset(), len: read.len() };
+        self.way.reaches(head.offset.saturating_add(head.len.into()));
         let mut patience = Patience::new(self.limit);
         loop {
             let conn = match link.conn(io).await {
                 Ok(conn) => conn,
                 Err(errno) => return read.fail(errno),
             };
-            let _done = Done(link);
+            let _done = Done(link, io);
             match conn.ask(io, read.tag(), &head, None).await {
                 Ok(Outcome::Data(role)) => match read.receive(conn.socket()).await {
                     Ok(answer) => {
@@ -166,7 +176,9 @@ impl Nbd {
                     Err((again, _)) => read = again,
                 },
                 Ok(Outcome::Done(Err(Refusal::Failed(errno)))) => return read.fail(errno),
-                Ok(Outcome::Done(_)) | Err(Lost) => conn.end(),
+                Ok(Outcome::Done(Err(Refusal::Leaving))) => conn.leave(self.limit),
+                Ok(Outcome::NotSent) => {}
+                Ok(Outcome::Done(Ok(()))) | Err(Lost) => conn.end(),
             }
             if let Err(errno) = patience.lost() {
                 return read.fail(errno);
@@ -174,24 +186,55 @@ impl Nbd {
         }
     }
 
+    /// Flush what was answered on a connection.
+    async fn flush_conn(&self, io: &Io, tag: u16) -> Result<Mark, Errno> {
+        let mark =
+            self.ask(io, tag, Head { command: Command::Flush, flags: 0, offset: 0, len: 0 }, None).await?;
+        self.link(io.queue())?.flushed(mark);
+        Ok(mark)
+    }
+
     async fn flush(&self, io: &Io, tag: u16) -> Result<(), Errno> {
         if !self.export.flags.has(Flags::FLUSH) {
             return Ok(());
         }
-        self.ask(io, tag, Head { command: Command::Flush, flags: 0, offset: 0, len: 0 }, None).await
+        self.flush_conn(io, tag).await?;
+        self.link(io.queue())?.all_flushed()
+    }
+
+    /// Send what changes the export, with FUA if it has to be on the medium and the server can
+    /// do that, or with a flush behind it.
+    async fn change(
+        &self,
+        io: &Io,
+        tag: u16,
+        head: Head,
+        data: Option<&Write<'_>>,
+        fua: bool,
+    ) -> Result<(), Errno> {
+        // Where there is no flush, nobody asks for this: all of it has to be on the medium.
+        let fua = fua || !self.geometry.cached;
+        let can = self.export.flags.has(Flags::FUA);
+        let flags = head.flags | if fua && can { FUA } else { 0 };
+        let wrote = self.ask(io, tag, Head { flags, ..head }, data).await?;
+        if fua && can || !self.export.flags.has(Flags::FLUSH) {
+            return Ok(());
+        }
+        let link = self.link(io.queue())?;
+        if !fua {
+            link.wrote(wrote);
+            return Ok(());
+        }
+        let flushed = self.flush_conn(io, tag).await?;
+        if link.covers(flushed, wrote) { Ok(()) } else { Err(Errno::EIO) }
     }
 
     async fn write(&self, io: &Io, write: &Write<'_>) -> Result<(), Errno> {
         if self.geometry.read_only {
             return Err(Errno::EROFS);
         }
-        // Where there is no flush, nobody asks for this: all of it has to be on the medium.
-        let fua = write.fua() || !self.geometry.cached;
-        let can = self.export.flags.has(Flags::FUA);
-        let flags = if fua && can { FUA } else { 0 };
-        let head = Head { command: Command::Write, flags, offset: write.offset(), len: write.len() };
-        self.ask(io, write.tag(), head, Some(write)).await?;
-        if fua && !can { self.flush(io, write.tag()).await } else { Ok(()) }
+        let head = Head { command: Command::Write, flags: 0, offset: write.offset(), len: write.len() };
+        self.change(io, write.tag(), head, Some(write), write.fua()).await
     }
 
     /// Of what has no data.
@@ -204,7 +247,7 @@ impl Nbd {
             return Err(Errno::EOPNOTSUPP);
         }
         let head = Head { command, flags, offset: range.offset(), len: range.len() };
-        self.ask(io, range.tag(), head, None).await
+        self.change(io, range.tag(), head, None, false).await
     }
 }
 
@@ -215,6 +258,23 @@ impl Target for Nbd {
 
     fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// A server that has no room for all of the queues would let some wait for ever.
+    fn prepare(&self, queues: u16) -> io::Result<()> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        for number in first.len()..queues.into() {
+            let stream = self.way.open_again(Duration::MAX, &self.export).map_err(|e| {
+                let why = format!(
+                    "connection {} of {queues}, one for each queue: {e} (fewer --queues, or a server \
+                     that takes more clients)",
+                    number + 1
+                );
+                io::Error::new(e.kind(), why)
+            })?;
+            first.push(stream);
+        }
+        Ok(())
     }
 
     async fn serve<'r>(&'r self, io: &'r Io, request: Request<'r>) -> Answer<'r> {

@@ -27,6 +27,9 @@ pub(crate) struct Script {
     pub(crate) pieces: bool,
     /// What is wrong with the replies of the first so many connections.
     pub(crate) evil: Option<(u64, Evil)>,
+    /// The first connection refuses to read, because the server goes away, and keeps writes
+    /// until it is [let go](Peer::let_go).
+    pub(crate) leaves: bool,
 }
 
 /// What is wrong with replies.
@@ -47,7 +50,7 @@ impl Default for Script {
     fn default() -> Script {
         // All of it.
         let (flags, blocks) = (0x16d, [1, 4096, 32 << 20]);
-        Script { flags, blocks, close_at: Vec::new(), batch: 1, pieces: false, evil: None }
+        Script { flags, blocks, close_at: Vec::new(), batch: 1, pieces: false, evil: None, leaves: false }
     }
 }
 
@@ -56,6 +59,10 @@ pub(crate) struct Seen {
     pub(crate) connections: AtomicU64,
     pub(crate) flushes: AtomicU64,
     pub(crate) fua: AtomicU64,
+    /// Connections that were closed after a goodbye.
+    pub(crate) closed: AtomicU64,
+    /// That were carried out.
+    pub(crate) writes: AtomicU64,
     /// The bytes of the last connection.
     pub(crate) bytes: AtomicU64,
 }
@@ -72,6 +79,7 @@ struct Shared {
     /// The connections that there are.
     streams: Mutex<Vec<UnixStream>>,
     stopped: AtomicBool,
+    goes: AtomicBool,
     /// What should be a request was none.
     broken: AtomicBool,
 }
@@ -86,6 +94,7 @@ impl Peer {
             seen: Seen::default(),
             streams: Mutex::default(),
             stopped: AtomicBool::new(true),
+            goes: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         });
         let peer = Peer { scratch, shared };
@@ -137,8 +146,12 @@ impl Peer {
         });
     }
 
-    pub(crate) fn shorten(&self, len: usize) {
-        self.shared.data.lock().unwrap().truncate(len);
+    pub(crate) fn resize(&self, len: usize) {
+        self.shared.data.lock().unwrap().resize(len, 7);
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.shared.goes.store(true, Ordering::SeqCst);
     }
 }
 
@@ -221,7 +234,10 @@ impl Shared {
         let mut wire = Wire { stream, left, pieces: script.pieces, random, bytes: &self.seen.bytes };
         let evil = script.evil.filter(|(first, _)| number < *first).map(|(_, evil)| evil);
         // How it ends is what the test is about.
-        let _ = self.shake(&mut wire, &script).and_then(|()| self.transmit(&mut wire, &script, evil));
+        let _ = self.shake(&mut wire, &script).and_then(|()| match number {
+            0 if script.leaves => self.leave(&mut wire),
+            _ => self.transmit(&mut wire, &script, evil),
+        });
         let _ = wire.stream.shutdown(std::net::Shutdown::Both);
     }
 
@@ -262,13 +278,14 @@ impl Shared {
         let (offset, len) = (be(&head[16..24]) as usize, be(&head[24..28]) as usize);
         let mut reply = b"\x67\x44\x66\x98\0\0\0\0".to_vec();
         reply.extend(&head[8..16]);
+        self.seen.fua.fetch_add(flags & 1, Ordering::SeqCst);
         match kind {
             0 => reply.extend(&self.data.lock().unwrap()[offset..offset + len]),
             1 => {
                 let mut data = vec![0; len];
                 wire.read_exact(&mut data)?;
                 self.data.lock().unwrap()[offset..offset + len].copy_from_slice(&data);
-                self.seen.fua.fetch_add(flags & 1, Ordering::SeqCst);
+                self.seen.writes.fetch_add(1, Ordering::SeqCst);
             }
             2 => return Err(io::ErrorKind::ConnectionAborted.into()),
             3 => drop(self.seen.flushes.fetch_add(1, Ordering::SeqCst)),
@@ -277,6 +294,55 @@ impl Shared {
             _ => panic!("request {kind}"),
         }
         Ok(reply)
+    }
+
+    /// The end of a server that goes away.
+    fn leave(&self, wire: &mut Wire<'_>) -> io::Result<()> {
+        let mut kept = Vec::new();
+        let mut head = [0; 28];
+        loop {
+            wire.stream.set_read_timeout(Some(Duration::from_millis(2)))?;
+            match wire.read(&mut head[..1]) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if self.goes.load(Ordering::SeqCst) {
+                        for (offset, data, reply) in kept.drain(..) {
+                            let data: Vec<u8> = data;
+                            self.data.lock().unwrap()[offset..offset + data.len()].copy_from_slice(&data);
+                            self.seen.writes.fetch_add(1, Ordering::SeqCst);
+                            let reply: Vec<u8> = reply;
+                            wire.write_all(&reply)?;
+                        }
+                    }
+                    continue;
+                }
+                Err(e) => return Err(e),
+            }
+            wire.stream.set_read_timeout(None)?;
+            wire.read_exact(&mut head[1..])?;
+            let mut reply = b"\x67\x44\x66\x98\0\0\0\0".to_vec();
+            reply.extend(&head[8..16]);
+            match be(&head[6..8]) {
+                1 => {
+                    let mut data = vec![0; be(&head[24..28]) as usize];
+                    wire.read_exact(&mut data)?;
+                    kept.push((be(&head[16..24]) as usize, data, reply));
+                }
+                2 => {
+                    // Who says goodbye also closes it, before there is another connection.
+                    wire.stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                    if wire.read(&mut [0])? == 0 {
+                        self.seen.closed.fetch_add(1, Ordering::SeqCst);
+                    }
+                    return Ok(());
+                }
+                _ => {
+                    reply[7] = 108;
+                    wire.write_all(&reply)?;
+                }
+            }
+        }
     }
 
     fn transmit(&self, wire: &mut Wire<'_>, script: &Script, evil: Option<Evil>) -> io::Result<()> {

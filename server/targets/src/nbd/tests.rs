@@ -6,9 +6,11 @@
 use super::{
     Nbd,
     peer::{Evil, Peer, Script},
+    uri::Uri,
 };
-use crate::model::Random;
+use crate::model::{Random, Scratch};
 use std::{
+    process::{Child, Command},
     sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
@@ -102,6 +104,9 @@ fn connections_that_do_not_last() {
     }
 }
 
+/// What is said before there is an export, in bytes.
+const GREETING: u64 = 18 + 4 + 16 + 4 + 4 + (20 + 12) + (20 + 14) + 20;
+
 /// A whole conversation, with one request of each kind.
 fn conversation(model: &mut [u8]) -> (Vec<Ask>, Vec<Vec<u8>>) {
     let data: Vec<u8> = (0..512u32).map(|i| (i * 7) as u8).collect();
@@ -138,8 +143,6 @@ fn closed_at_each_byte() {
     let (all, connections) = closed_at("sweep", vec![]).unwrap();
     assert_eq!(connections, 1);
     assert!((1300..2500).contains(&all), "{all}");
-    // Of what is said before there is an export.
-    let greeting = 18 + 4 + 16 + 4 + 4 + (20 + 12) + (20 + 14) + 20;
     thread::scope(|scope| {
         for part in 0..8 {
             scope.spawn(move || {
@@ -147,10 +150,10 @@ fn closed_at_each_byte() {
                     let name = format!("sweep-{at}");
                     // The first connection ends there.
                     let seen = closed_at(&name, vec![Some(at)]);
-                    assert_eq!(seen.is_none(), at < greeting, "{at}");
+                    assert_eq!(seen.is_none(), at < GREETING, "{at}");
                     assert!(seen.is_none_or(|(_, connections)| connections == 2), "{at}: {seen:?}");
                     // The second one does, in the handshake or later.
-                    let (_, connections) = closed_at(&name, vec![Some(greeting + 700), Some(at)]).unwrap();
+                    let (_, connections) = closed_at(&name, vec![Some(GREETING + 700), Some(at)]).unwrap();
                     assert!(connections >= 2, "{at}");
                 }
             });
@@ -296,7 +299,7 @@ fn another_export_is_not_taken_for_it() {
     let sim = open(&peer, Duration::from_millis(200));
     assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
     peer.stop();
-    peer.shorten(4096);
+    peer.resize(4096);
     peer.restart();
     assert_eq!(sim.read(0, 512), Err(Errno::EIO));
 }
@@ -322,6 +325,135 @@ fn on_the_medium() {
         assert_eq!(sim.discard(0, 512), Err(Errno::EOPNOTSUPP));
         assert_eq!(sim.write_zeroes(0, 512, false), Err(Errno::EOPNOTSUPP));
     }
+    // What has no data as well: with a flush, nobody asks for FUA; without, it always is.
+    for (i, (flags, fua)) in [(0x6d, 0), (0x69, 2)].into_iter().enumerate() {
+        let peer = Peer::start(&format!("ranges-{i}"), vec![7; 8192], Script { flags, ..Script::default() });
+        let sim = open(&peer, LIMIT);
+        sim.discard(0, 4096).unwrap();
+        sim.write_zeroes(4096, 512, true).unwrap();
+        assert_eq!(peer.seen().fua.load(Ordering::SeqCst), fua, "{flags:x}");
+    }
+}
+
+#[test]
+fn what_was_not_flushed_before_another_connection() {
+    let again = |peer: &Peer| {
+        peer.stop();
+        peer.restart();
+    };
+    // Alone, and one of many connections.
+    for (flags, lost) in [(0x6d, Err(Errno::EIO)), (0x16d, Ok(()))] {
+        let name = format!("unflushed-{flags:x}");
+        let peer = Peer::start(&name, vec![7; 8192], Script { flags, ..Script::default() });
+        let sim = open(&peer, LIMIT);
+        sim.write(0, &[1; 512], false).unwrap();
+        again(&peer);
+        assert_eq!(sim.flush(), lost, "{flags:x}");
+        assert_eq!(sim.flush(), Ok(()));
+        sim.write_zeroes(512, 512, false).unwrap();
+        again(&peer);
+        sim.read(0, 512).unwrap();
+        assert_eq!(sim.flush(), lost, "{flags:x}");
+        // What is on the medium is not lost.
+        sim.write(0, &[2; 512], true).unwrap();
+        sim.write(0, &[3; 512], false).unwrap();
+        sim.flush().unwrap();
+        sim.write(512, &[2; 512], true).unwrap();
+        again(&peer);
+        assert_eq!(sim.flush(), Ok(()));
+    }
+    // A flush that stands for FUA comes on the next connection.
+    for (flags, lost) in [(0x05, Err(Errno::EIO)), (0x105, Ok(()))] {
+        let close_at = vec![Some(GREETING + 28 + 512 + 16)];
+        let script = Script { flags, close_at, ..Script::default() };
+        let peer = Peer::start(&format!("unflushed-fua-{flags:x}"), vec![7; 8192], script);
+        let sim = open(&peer, LIMIT);
+        assert_eq!(sim.write(0, &[1; 512], true), lost, "{flags:x}");
+        assert_eq!(peer.seen().connections.load(Ordering::SeqCst), 2);
+        assert_eq!(sim.write(0, &[1; 512], true), Ok(()));
+        assert_eq!(sim.flush(), Ok(()));
+    }
+}
+
+#[test]
+fn who_goes_away_may_answer_what_it_has() {
+    let asks = [Ask::Write(0, vec![1; 512], false), Ask::Read(4096, 512), Ask::Read(6144, 512)];
+    for (name, limit, goes) in [("leaves", LIMIT, true), ("leaves-late", Duration::from_millis(300), false)] {
+        let peer = Peer::start(name, vec![7; 8192], Script { leaves: true, ..Script::default() });
+        let sim = open(&peer, limit);
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(100));
+                if goes {
+                    peer.let_go();
+                }
+            });
+            let results: Vec<_> = sim.ask(&asks).into_iter().map(Result::unwrap).collect();
+            assert_eq!(results[1..], [[7; 512]; 2]);
+            // Nothing is sent to another one before it was time.
+            let wait = if goes { Duration::from_millis(100) } else { limit };
+            assert!(begun.elapsed() >= wait, "{name}");
+        });
+        // By the first one; or by the second one.
+        assert_eq!(peer.seen().writes.load(Ordering::SeqCst), 1, "{name}");
+        assert_eq!(peer.data()[..513], [[1; 512].as_slice(), &[7]].concat());
+        assert_eq!(peer.seen().connections.load(Ordering::SeqCst), 2, "{name}");
+    }
+}
+
+/// It may have room for one client only.
+#[test]
+fn who_goes_away_is_left_before_there_is_another_one() {
+    let close_at = [vec![None], vec![Some(0); 1000]].concat();
+    let script = Script { leaves: true, close_at, ..Script::default() };
+    let peer = Peer::start("left", vec![7; 8192], script);
+    let sim = open(&peer, Duration::from_millis(200));
+    assert_eq!(sim.read(0, 512), Err(Errno::EIO));
+    let end = Instant::now() + Duration::from_secs(5);
+    while peer.seen().closed.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < end, "it is still open");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_size_that_was_used_has_to_stay() {
+    let peer = Peer::start("grown", vec![7; 8192], Script::default());
+    let sim = open(&peer, Duration::from_millis(200));
+    // The export has grown, and then the device.
+    peer.resize(16384);
+    assert_eq!(sim.read(8192, 512).unwrap(), [7; 512]);
+    peer.stop();
+    peer.resize(8192);
+    peer.restart();
+    assert_eq!(sim.read(0, 512), Err(Errno::EIO));
+}
+
+#[test]
+fn connections_that_can_not_be_used_are_not_tried_for_ever() {
+    let peer = Peer::start("unusable", vec![7; 8192], Script::default());
+    let limit = Duration::from_millis(300);
+    let sim = open(&peer, limit);
+    sim.refuse_socket(true);
+    let begun = Instant::now();
+    assert_eq!(sim.read(0, 512), Err(Errno::EIO));
+    assert!(begun.elapsed() >= limit && begun.elapsed() < 20 * limit, "{:?}", begun.elapsed());
+    sim.refuse_socket(false);
+    assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
+}
+
+#[test]
+fn all_queues_have_connections_before_there_is_a_device() {
+    let peer = Peer::start("queues", vec![7; 8192], Script::default());
+    let nbd = Nbd::open(&peer.uri(), false, LIMIT).unwrap();
+    nbd.prepare(4).unwrap();
+    assert_eq!(peer.seen().connections.load(Ordering::SeqCst), 4);
+    let script = Script { close_at: vec![None, None, Some(0)], ..Script::default() };
+    let peer = Peer::start("queues-few", vec![7; 8192], script);
+    let nbd = Nbd::open(&peer.uri(), false, LIMIT).unwrap();
+    let said = nbd.prepare(4).unwrap_err().to_string();
+    assert!(said.contains("connection 3 of 4") && said.contains("fewer --queues"), "{said}");
 }
 
 #[test]
@@ -355,4 +487,41 @@ fn what_the_export_is() {
     let sim = open(&peer, LIMIT);
     assert_eq!(sim.write(0, &[1; 512], false), Err(Errno::EROFS));
     assert_eq!(peer.data(), [7; 8192]);
+}
+
+/// It ends with its test, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server that is real, and takes two clients: the third one would wait for ever.
+#[test]
+fn more_queues_than_qemu_takes() {
+    let scratch = Scratch::new("nbd-qemu");
+    let (image, socket) = (scratch.path("image"), scratch.path("s"));
+    std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+    let qemu = Command::new("qemu-nbd")
+        .args(["-t", "-f", "raw", "-e", "2", "-k"])
+        .args([&socket, &image])
+        .spawn()
+        .expect("make setup installs it");
+    let _qemu = Killed(qemu);
+    let end = Instant::now() + LIMIT;
+    while !socket.exists() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let uri: Uri = format!("nbd+unix:///?socket={}", socket.display()).parse().unwrap();
+    let nbd = Nbd::open(&uri, false, LIMIT).unwrap();
+    nbd.prepare(2).unwrap();
+    let said = nbd.prepare(4).unwrap_err().to_string();
+    assert!(said.contains("connection 3 of 4") && said.contains("in time"), "{said}");
+    let sim = Sim::new(nbd).unwrap();
+    sim.write(0, &[1; 4096], true).unwrap();
+    sim.flush().unwrap();
+    assert_eq!(sim.read(0, 8192).unwrap()[4095..4097], [1, 7]);
 }

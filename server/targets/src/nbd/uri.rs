@@ -84,6 +84,9 @@ fn unix(authority: &str, query: Option<&str>) -> Result<Server, String> {
     }
     let socket = query.and_then(|query| query.strip_prefix("socket=")).filter(|path| !path.is_empty());
     let socket = socket.ok_or("a socket is missing: nbd+unix:///EXPORT?socket=PATH")?;
+    if socket.contains(['&', '#']) {
+        return Err("nothing follows the path of the socket: write %26 for a &, %23 for a #".into());
+    }
     Ok(Server::Unix(decode(socket)?.into()))
 }
 
@@ -167,6 +170,7 @@ mod tests {
             ("nbd://[fe80::1]:99/%3Fx", tcp("fe80::1", 99, "?x")),
             ("nbd://[::1]", tcp("::1", PORT, "")),
             ("nbd+unix:///?socket=/run/a%20b", unix("/run/a b", "")),
+            ("nbd+unix:///?socket=/a%26b%23=c", unix("/a&b#=c", "")),
             ("nbd+unix:///x?socket=relative", unix("relative", "x")),
         ] {
             assert_eq!(text.parse(), Ok(uri.clone()), "{text}");
@@ -200,6 +204,8 @@ mod tests {
             ("nbd+unix://x/?socket=/y", "no host"),
             ("nbd+unix:///x", "socket is missing"),
             ("nbd+unix:///x?socket=", "socket is missing"),
+            ("nbd+unix:///x?socket=/y&z=1", "nothing follows"),
+            ("nbd+unix:///x?socket=/y#z", "nothing follows"),
             ("nbd://x/%4", "hexadecimal"),
             ("nbd://x/%+1", "hexadecimal"),
             ("nbd://x/%ff", "UTF-8"),

@@ -3,7 +3,7 @@
 //! Sockets of a target without a kernel that has ublk. Whoever waits is asked again and
 //! again.
 
-use crate::{Errno, Socket, SocketId, socket::Usage};
+use crate::{Attach, Errno, Socket, SocketId, socket::Usage};
 use std::{
     cell::{Cell, RefCell},
     fs::File,
@@ -36,22 +36,39 @@ pub(crate) struct SimSockets {
     all: Vec<One>,
     /// After so many bytes something fails, though the sockets are good.
     fails_after: Cell<Option<(usize, Errno)>>,
+    /// The first one can not be attached.
+    refuses: Cell<bool>,
 }
 
 impl SimSockets {
     pub(crate) fn new(count: u32) -> SimSockets {
         let all = (0..count).map(|_| One::default()).collect();
-        SimSockets { all, fails_after: Cell::new(None) }
+        SimSockets { all, fails_after: Cell::new(None), refuses: Cell::new(false) }
     }
 
-    pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> io::Result<Socket> {
+    pub(crate) fn attach(&self, id: SocketId, fd: BorrowedFd<'_>) -> Result<Socket, Attach> {
+        if self.refuses.get() && id.0 == 0 {
+            return Err(Attach::Failed(Errno::ENOMEM.into()));
+        }
         // Of any socket, whatever its family is.
-        let socket = UnixStream::from(fd.try_clone_to_owned()?);
-        socket.set_nonblocking(true)?;
+        let socket = UnixStream::from(fd.try_clone_to_owned().map_err(Attach::Failed)?);
+        socket.set_nonblocking(true).map_err(Attach::Failed)?;
         let one = &self.all[id.0 as usize];
         let attached = one.usage.attach(id)?;
         one.file.replace(Some(File::from(OwnedFd::from(socket))));
         Ok(attached)
+    }
+
+    pub(crate) fn detach(&self, socket: Socket) -> Result<(), Errno> {
+        let one = &self.all[socket.id.0 as usize];
+        if one.usage.detach(socket)? {
+            one.file.replace(None);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.refuses.set(refuses);
     }
 
     pub(crate) fn fail_after(&self, bytes: usize, errno: Errno) {
