@@ -206,7 +206,7 @@ TEST_F(fused, gaps_of_pieces)
 
 	for (i = 0; i < (int)ARRAY_SIZE(cases); i++) {
 		const struct range *range = cases[i] + 1;
-		int first = cases[i]->addr, nr = range[2].len ? 3 : 2;
+		int first = cases[i]->addr, nr = 2 + !!range[2].len;
 
 		for (k = 0; k < nr; k++)
 			vec[k] = (struct iovec){ (void *)(uintptr_t)range[k].addr, range[k].len };

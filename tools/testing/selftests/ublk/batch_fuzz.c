@@ -114,8 +114,8 @@ static void stuck(int sig)
 	ssize_t len;
 	int fd;
 
-	printf("# too late: %d wild, %d failed; the client got %d, %d, and %d with data\n", sh->wild,
-	       sh->fail, sh->got_wild, sh->got_fail, sh->got_data);
+	printf("# too late: %d wild, %d failed; the client got %d, %d, and %d with data\n",
+	       sh->wild, sh->fail, sh->got_wild, sh->got_fail, sh->got_data);
 	fd = open(str("/sys/kernel/debug/ublk_rs/%d", sh->id), O_RDONLY);
 	len = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	if (len > 0) {
@@ -314,8 +314,9 @@ int main(int argc, char **argv)
 		if (!again)
 			round_nr++;
 	}
-	printf("# %lu rounds; tags: %lu told, %lu committed, %lu refused; %lu rings closed, %lu FETCHes without buffers\n",
-	       rounds, sh->told, sh->accepted, sh->refused, sh->closed, sh->dry);
+	printf("# %lu rounds; tags: %lu told, %lu committed, %lu refused\n", rounds, sh->told,
+	       sh->accepted, sh->refused);
+	printf("# %lu rings closed, %lu FETCHes without buffers\n", sh->closed, sh->dry);
 	printf("ok 1 batch_fuzz\n");
 	return 0;
 }

@@ -262,7 +262,8 @@ static int move(struct srv *s, int tag, int fd, bool write)
  */
 TEST(registered_and_together)
 {
-	struct ublksrv_ctrl_dev_info info = default_info(UBLK_F_BATCH_IO | UBLK_F_SUPPORT_ZERO_COPY);
+	struct ublksrv_ctrl_dev_info info =
+		default_info(UBLK_F_BATCH_IO | UBLK_F_SUPPORT_ZERO_COPY);
 	int fd, i, round, told = 0, tags[NR_TOGETHER];
 	struct elem elems[NR_TOGETHER] = {};
 	struct blk_io io[NR_TOGETHER];
