@@ -305,11 +305,10 @@ impl Chain {
 
     /// Where a range that is to be written ends, if it can be.
     fn check_range(&mut self, offset: u64, len: u32) -> Result<u64, Errno> {
-        if self.top().writer.is_none() {
-            return Err(Errno::EROFS);
-        }
         let size = self.top().header.size;
-        offset.checked_add(len.into()).filter(|end| *end <= size).ok_or(Errno::EINVAL)
+        let end = offset.checked_add(len.into()).filter(|end| *end <= size).ok_or(Errno::EINVAL)?;
+        self.top().begin_writing()?;
+        Ok(end)
     }
 
     /// Where in the file a range is that can be written.

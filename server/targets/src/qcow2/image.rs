@@ -9,6 +9,7 @@ use super::{
     header::Header,
     inflate::inflate,
     refcount::Refcounts,
+    syncs::{Begun, Syncs},
 };
 use std::{cell::Cell, io, ops::Range, path::PathBuf};
 use ublk_server::{Errno, FileId, log};
@@ -16,10 +17,7 @@ use ublk_server::{Errno, FileId, log};
 /// The part that only an image which is written has.
 pub(super) struct Writer {
     refcounts: Refcounts,
-    /// The changes of tables are counted.
-    change: u64,
-    /// Up to which they are on the medium.
-    on_medium: u64,
+    syncs: Syncs,
 }
 
 /// An open image.
@@ -57,21 +55,29 @@ impl Image {
         disk.read(at.start, &mut bytes).map_err(|e| say("the L1 table can not be read", e))?;
         let mut l1 = Vec::with_capacity(bytes.len() / 8);
         l1.extend((0..bytes.len() / 8).map(|i| word(&bytes, i)));
-        let mut disk = disk;
         let writer = if write {
             let refcounts = Refcounts::read(&header, &disk);
             let refcounts = refcounts.map_err(|e| say("the refcount table can not be read", e))?;
-            if header.autoclear != 0 {
-                // What these say would not be true any more.
-                let at = super::header::AUTOCLEAR_OFFSET;
-                disk.write(at, &[0; 8]).map_err(|e| say("the header can not be written", e))?;
-            }
-            Some(Writer { refcounts, change: 0, on_medium: 0 })
+            Some(Writer { refcounts, syncs: Syncs::default() })
         } else {
             None
         };
         let l2 = Cache::new(index(header.cluster()));
         Ok(Image { path, id, header, disk, l1, l2, writer, unpacked: None, told: Cell::new(false) })
+    }
+
+    /// Something of the image will be written, if it can be.
+    pub(super) fn begin_writing(&mut self) -> Result<(), Errno> {
+        if self.writer.is_none() {
+            return Err(Errno::EROFS);
+        }
+        if self.header.autoclear != 0 {
+            // What these say will not be true any more, and never seem to be.
+            self.disk.write(super::header::AUTOCLEAR_OFFSET, &[0; 8])?;
+            self.disk.sync()?;
+            self.header.autoclear = 0;
+        }
+        Ok(())
     }
 
     pub(super) fn cluster(&self) -> u64 {
@@ -175,9 +181,10 @@ impl Image {
             self.l2.put(at, vec![0; index(self.cluster())].into());
         }
         let raw = entry::own(at);
+        // Whatever becomes of it, a part may be written.
+        let change = self.changed();
         self.disk.write(self.header.l1.start + i as u64 * 8, &raw.to_be_bytes())?;
         self.l1[i] = raw;
-        let change = self.changed();
         if let (Some(old), Some(writer)) = (old, &mut self.writer) {
             writer.refcounts.free(change, old.at, 1);
         }
@@ -185,10 +192,7 @@ impl Image {
     }
 
     fn changed(&mut self) -> u64 {
-        self.writer.as_mut().map_or(0, |writer| {
-            writer.change += 1;
-            writer.change
-        })
+        self.writer.as_mut().map_or(0, |writer| writer.syncs.change())
     }
 
     /// These clusters of the disk, in order, have other entries from now on. What they had
@@ -218,12 +222,12 @@ impl Image {
             set_word(table, *k, *raw);
         }
         let bytes = table[changed.clone()].to_vec();
+        let (change, cluster) = (self.changed(), self.cluster());
         if let Err(errno) = self.disk.write(at + changed.start as u64, &bytes) {
             // Nobody knows how much of it was written.
             self.l2.forget(at);
             return Err(errno);
         }
-        let (change, cluster) = (self.changed(), self.cluster());
         let Some(writer) = &mut self.writer else { return Err(Errno::EROFS) };
         for (was, raw) in old {
             match Entry::decode(was, bits, version) {
@@ -237,18 +241,27 @@ impl Image {
         Ok(())
     }
 
-    /// Which changes of tables are not on the medium yet, if any: up to this one.
-    pub(super) fn pending(&self) -> Option<u64> {
-        let writer = self.writer.as_ref()?;
-        (writer.change > writer.on_medium).then_some(writer.change)
+    /// Somebody begins to get all that was written to the medium.
+    pub(super) fn begin_sync(&mut self) -> Result<Option<Begun>, Errno> {
+        self.disk.check()?;
+        Ok(self.writer.as_mut().map(|writer| writer.syncs.begin()))
     }
 
-    /// All changes up to this one are on the medium.
-    pub(super) fn are_on_medium(&mut self, change: u64) {
-        if let Some(writer) = &mut self.writer {
-            writer.on_medium = writer.on_medium.max(change);
+    /// He is back. What is free now, if nothing was ever lost, is free on the medium soon.
+    pub(super) fn end_sync(&mut self, begun: Option<Begun>, result: Result<(), Errno>) -> Result<(), Errno> {
+        self.disk.synced(result);
+        let good = self.disk.check();
+        if let (Some(writer), Some(begun)) = (&mut self.writer, begun)
+            && let Some(change) = writer.syncs.end(begun, good.is_ok())
+        {
             writer.refcounts.are_on_medium(&mut self.disk, change);
         }
+        good
+    }
+
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.syncs.pending())
     }
 
     /// How much waits to be free.
@@ -263,10 +276,9 @@ impl Image {
             return Ok(());
         }
         self.disk.sync()?;
-        if let Some(change) = self.pending() {
-            self.are_on_medium(change);
-        }
         let Some(writer) = &mut self.writer else { return Ok(()) };
+        // Nobody is left who could tell of anything that was lost.
+        writer.refcounts.are_on_medium(&mut self.disk, u64::MAX);
         writer.refcounts.release(&mut self.disk)?;
         self.disk.sync()
     }
