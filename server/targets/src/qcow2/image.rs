@@ -8,16 +8,24 @@ use super::{
     entry::{self, Cluster, Compressed, Entry},
     header::Header,
     inflate::inflate,
-    refcount::Refcounts,
+    refcount::{Refcounts, Tables, Was},
     syncs::{Begun, Syncs},
 };
-use std::{cell::Cell, io, ops::Range, path::PathBuf};
+use std::{cell::Cell, collections::HashSet, io, ops::Range, path::PathBuf};
 use ublk_server::{Errno, FileId, log};
 
 /// The part that only an image which is written has.
 pub(super) struct Writer {
     refcounts: Refcounts,
     syncs: Syncs,
+    /// Where L2 tables are: nothing else may be.
+    l2_set: HashSet<u64>,
+}
+
+impl Writer {
+    fn free(&mut self, change: u64, was: Was, at: u64, len: u64) {
+        self.refcounts.free(change, self.syncs.covered(), was, at, len);
+    }
 }
 
 /// An open image.
@@ -58,7 +66,10 @@ impl Image {
         let writer = if write {
             let refcounts = Refcounts::read(&header, &disk);
             let refcounts = refcounts.map_err(|e| say("the refcount table can not be read", e))?;
-            Some(Writer { refcounts, syncs: Syncs::default() })
+            let l2 = l1.iter().filter_map(|raw| Some(entry::l1(*raw, header.cluster_bits).ok()??.at));
+            // Those beyond the end are refused anyhow, when they are used.
+            let l2_set = l2.filter(|at| *at < disk.end()).collect();
+            Some(Writer { refcounts, syncs: Syncs::default(), l2_set })
         } else {
             None
         };
@@ -102,7 +113,9 @@ impl Image {
     fn is_table(&self, at: u64) -> bool {
         let overlaps = |table: Range<u64>| at < table.end && table.start < at + self.cluster();
         let refcounts = self.writer.as_ref().map(|writer| writer.refcounts.table_at());
-        overlaps(self.header.l1.clone()) || overlaps(refcounts.unwrap_or(self.header.refcount_table.clone()))
+        overlaps(self.header.l1.clone())
+            || overlaps(refcounts.unwrap_or(self.header.refcount_table.clone()))
+            || self.writer.as_ref().is_some_and(|writer| writer.refcounts.is_block(at))
     }
 
     fn l2_table(&mut self, at: u64) -> Result<&mut [u8], Errno> {
@@ -149,7 +162,8 @@ impl Image {
 
     /// A cluster may be written by requests.
     pub(super) fn check_writable(&mut self, cluster: Cluster) -> Result<(), Errno> {
-        if self.is_table(cluster.at) {
+        let is_l2 = self.writer.as_ref().is_some_and(|writer| writer.l2_set.contains(&cluster.at));
+        if is_l2 || self.is_table(cluster.at) {
             return Err(self.bad("a cluster of data is a table", cluster.at));
         }
         self.disk.reach(cluster.at + self.cluster())
@@ -157,10 +171,9 @@ impl Image {
 
     /// A new cluster, see [`Refcounts::take()`].
     pub(super) fn take(&mut self) -> Result<u64, Errno> {
-        let Image { writer: Some(writer), disk, header, l1, .. } = self else { return Err(Errno::EROFS) };
-        let tables = [0..header.cluster(), header.l1.clone()];
-        let l2 = l1.iter().filter_map(|raw| Some(entry::l1(*raw, header.cluster_bits).ok()??.at));
-        writer.refcounts.take(disk, &tables, l2)
+        let Image { writer: Some(writer), disk, header, .. } = self else { return Err(Errno::EROFS) };
+        let fixed = [0..header.cluster(), header.l1.clone()];
+        writer.refcounts.take(disk, &Tables { fixed, l2: &writer.l2_set })
     }
 
     /// The L2 table `i`, ours to change.
@@ -185,8 +198,12 @@ impl Image {
         let change = self.changed();
         self.disk.write(self.header.l1.start + i as u64 * 8, &raw.to_be_bytes())?;
         self.l1[i] = raw;
-        if let (Some(old), Some(writer)) = (old, &mut self.writer) {
-            writer.refcounts.free(change, old.at, 1);
+        if let Some(writer) = &mut self.writer {
+            writer.l2_set.insert(at);
+            if let Some(old) = old {
+                writer.l2_set.remove(&old.at);
+                writer.free(change, Was::Ours, old.at, 1);
+            }
         }
         Ok(at)
     }
@@ -205,6 +222,11 @@ impl Image {
             let (now, later) = left.split_at(same);
             self.publish_in(i, now)?;
             left = later;
+        }
+        if self.writer.as_ref().is_some_and(|writer| writer.refcounts.wants_sync()) {
+            let begun = self.begin_sync()?;
+            let result = self.disk.sync();
+            self.end_sync(begun, result)?;
         }
         Ok(())
     }
@@ -232,9 +254,9 @@ impl Image {
         for (was, raw) in old {
             match Entry::decode(was, bits, version) {
                 Ok(Entry::Data(old) | Entry::Zero(Some(old))) if raw != entry::own(old.at) => {
-                    writer.refcounts.free(change, old.at, cluster);
+                    writer.free(change, Was::Data, old.at, cluster);
                 }
-                Ok(Entry::Compressed(old)) => writer.refcounts.free(change, old.offset, old.len),
+                Ok(Entry::Compressed(old)) => writer.free(change, Was::Ours, old.offset, old.len),
                 _ => {}
             }
         }
@@ -244,7 +266,10 @@ impl Image {
     /// Somebody begins to get all that was written to the medium.
     pub(super) fn begin_sync(&mut self) -> Result<Option<Begun>, Errno> {
         self.disk.check()?;
-        Ok(self.writer.as_mut().map(|writer| writer.syncs.begin()))
+        Ok(self.writer.as_mut().map(|writer| {
+            writer.refcounts.begin_sync();
+            writer.syncs.begin()
+        }))
     }
 
     /// He is back. What is free now, if nothing was ever lost, is free on the medium soon.
