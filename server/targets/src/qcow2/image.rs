@@ -176,6 +176,18 @@ impl Image {
         writer.refcounts.take(disk, &Tables { fixed, l2: &writer.l2_set })
     }
 
+    /// A cluster that was taken, and that no table was ever made to name. `written`: it may
+    /// have something else than zeroes.
+    pub(super) fn give_back(&mut self, at: u64, written: bool) {
+        // Nothing has to be on the medium, but there may be no other reason for a sync.
+        let change = if written { self.changed() } else { 0 };
+        match &mut self.writer {
+            Some(writer) if written => writer.free(change, Was::Ours, at, 1),
+            Some(writer) => writer.refcounts.give_back(at),
+            None => {}
+        }
+    }
+
     /// The L2 table `i`, ours to change.
     fn own_l2(&mut self, i: usize) -> Result<u64, Errno> {
         let raw = *self.l1.get(i).ok_or(Errno::EIO)?;
@@ -186,9 +198,18 @@ impl Image {
         };
         let at = self.take()?;
         if let Some(old) = old {
-            let copy = self.l2_table(old.at)?.to_vec();
-            self.disk.write(at, &copy)?;
-            self.disk.sync()?;
+            let copy = match self.l2_table(old.at).map(|table| table.to_vec()) {
+                Ok(copy) => copy,
+                Err(errno) => {
+                    self.give_back(at, false);
+                    return Err(errno);
+                }
+            };
+            let result = self.disk.write(at, &copy);
+            if let Err(errno) = result.and_then(|()| self.disk.sync()) {
+                self.give_back(at, true);
+                return Err(errno);
+            }
             self.l2.put(at, copy.into());
         } else {
             self.l2.put(at, vec![0; index(self.cluster())].into());
@@ -201,7 +222,11 @@ impl Image {
         if let Some(writer) = &mut self.writer {
             writer.l2_set.insert(at);
             if let Some(old) = old {
-                writer.l2_set.remove(&old.at);
+                // Only a damaged image has it twice.
+                let named = |raw: &u64| raw & !entry::own(0) == old.at;
+                if !self.l1.iter().any(named) {
+                    writer.l2_set.remove(&old.at);
+                }
                 writer.free(change, Was::Ours, old.at, 1);
             }
         }
@@ -213,25 +238,31 @@ impl Image {
     }
 
     /// These clusters of the disk, in order, have other entries from now on. What they had
-    /// before is free. What they name is on the medium.
-    pub(super) fn publish(&mut self, new: &[(u64, u64)]) -> Result<(), Errno> {
+    /// before is free. What they name is on the medium. An error comes with how many of them
+    /// tables may have.
+    pub(super) fn publish(&mut self, new: &[(u64, u64)]) -> Result<(), (Errno, usize)> {
         let mut left = new;
         while let Some((first, _)) = left.first() {
             let i = self.position(*first).0;
             let same = left.iter().take_while(|(n, _)| self.position(*n).0 == i).count();
             let (now, later) = left.split_at(same);
-            self.publish_in(i, now)?;
+            let mut tried = false;
+            if let Err(errno) = self.publish_in(i, now, &mut tried) {
+                let left = if tried { later } else { left };
+                return Err((errno, new.len() - left.len()));
+            }
             left = later;
         }
         if self.writer.as_ref().is_some_and(|writer| writer.refcounts.wants_sync()) {
-            let begun = self.begin_sync()?;
+            let all = |errno| (errno, new.len());
+            let begun = self.begin_sync().map_err(all)?;
             let result = self.disk.sync();
-            self.end_sync(begun, result)?;
+            self.end_sync(begun, result).map_err(all)?;
         }
         Ok(())
     }
 
-    fn publish_in(&mut self, i: usize, new: &[(u64, u64)]) -> Result<(), Errno> {
+    fn publish_in(&mut self, i: usize, new: &[(u64, u64)], tried: &mut bool) -> Result<(), Errno> {
         let at = self.own_l2(i)?;
         let (bits, version) = (self.header.cluster_bits, self.header.version);
         let places: Vec<_> = new.iter().map(|(n, raw)| (self.position(*n).1, *raw)).collect();
@@ -245,6 +276,7 @@ impl Image {
         }
         let bytes = table[changed.clone()].to_vec();
         let (change, cluster) = (self.changed(), self.cluster());
+        *tried = true;
         if let Err(errno) = self.disk.write(at + changed.start as u64, &bytes) {
             // Nobody knows how much of it was written.
             self.l2.forget(at);
