@@ -104,6 +104,6 @@ pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use socket::Socket;
 pub use target::{FileId, Files, Geometry, SocketId, Target};
 pub use ublk_sys::{
-    Buffer, DirectAlign, Errno, allocate, connect_unix, direct_align, logical_block, memory_file,
-    notice_silence,
+    Buffer, DirectAlign, Errno, allocate, byte_is_locked, connect_unix, direct_align, lock_byte,
+    logical_block, memory_file, notice_silence,
 };

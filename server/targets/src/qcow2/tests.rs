@@ -13,8 +13,17 @@ use std::{
 use ublk_server::sim::Sim;
 
 pub(super) fn run(program: &str, args: &[&str]) -> Output {
-    let output = Command::new(program).args(args).output();
-    output.unwrap_or_else(|e| panic!("{program} (qemu-utils): {e}"))
+    // Its files may still be those of a child of another test as well, see attempt().
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let output = Command::new(program).args(args).output();
+        let output = output.unwrap_or_else(|e| panic!("{program} (qemu-utils): {e}"));
+        let locked = String::from_utf8_lossy(&output.stderr).contains("Failed to get");
+        if !locked || Instant::now() > end {
+            return output;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 pub(super) fn qemu_img(args: &[&str]) {
@@ -462,4 +471,47 @@ fn read_only() {
     }
     drop(sim);
     assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn qemu_and_we_notice_each_other() {
+    let scratch = Scratch::in_memory("qcow2-in-use");
+    let path = scratch.path("image");
+    create(&scratch.path("base"), "cluster_size=64k", 1 << 20);
+    create(&path, "cluster_size=64k,backing_file=base,backing_fmt=qcow2", 1 << 20);
+    let refused = |args: &[&str], path: &Path| {
+        let output = Command::new(args[0]).args(&args[1..]).arg(path).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).contains("lock")
+    };
+    let (reads, writes) = (["qemu-img", "check"], ["qemu-io", "-f", "qcow2", "-c", "write 0 512"]);
+    let sim = open(&path);
+    assert!(refused(&reads, &path) && refused(&writes, &path));
+    assert!(refused(&writes, &scratch.path("base")), "a base is only read");
+    qemu_img(&["info", text(&scratch.path("base"))]);
+    drop(sim);
+    check(&path);
+    let reader = attempt(&path, Access { read_only: true, ..Access::default() }).unwrap();
+    assert!(refused(&writes, &path));
+    check(&path);
+    drop(reader);
+    // The other way round: it has the image until its input ends.
+    let mut other = Command::new("qemu-io")
+        .args(["-f", "qcow2", text(&path)])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let file = fs::File::open(&path).unwrap();
+    while !ublk_server::byte_is_locked(&file, 101).unwrap() {
+        assert!(Instant::now() < end, "it does not lock its image");
+    }
+    let why = Qcow2::open(&path, Access::default()).unwrap_err();
+    assert!(why.to_string().contains("QEMU"), "{why}");
+    assert_eq!(why.kind(), io::ErrorKind::ResourceBusy);
+    assert!(Qcow2::open(&path, Access { read_only: true, ..Access::default() }).is_err());
+    assert!(Qcow2::open(&path, Access { look: true, ..Access::default() }).is_ok());
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    drop(attempt(&path, Access::default()).unwrap());
 }
