@@ -504,7 +504,9 @@ mod tests {
         for order in 0..=6 {
             let mut block = vec![0; 64];
             let count = 512 >> order;
-            (0..count).for_each(|i| drop(set(&mut block, i, order, 1)));
+            for i in 0..count {
+                set(&mut block, i, order, 1);
+            }
             assert_eq!(first_zero(&block, 0..count, order), None);
             for i in 0..count {
                 set(&mut block, i, order, 0);
