@@ -22,6 +22,9 @@ use ublk_server::{Errno, FileId, Files, Piece};
 /// How many files may build upon each other.
 const MOST_LAYERS: usize = 32;
 
+/// No page is larger.
+const MOST_PAGE: u32 = 64 << 10;
+
 /// A file of the chain.
 enum Layer {
     Image(Box<Image>),
@@ -231,6 +234,7 @@ impl Chain {
             return Err(Errno::EINVAL);
         }
         let mut done = 0;
+        let mut hidden = (0, Vec::new());
         while done < len {
             let (found, n) = self.find(0, offset + u64::from(done), (len - done).into())?;
             let n = small(n);
@@ -241,21 +245,29 @@ impl Chain {
                     plan.add(piece);
                 }
                 Found::Hidden => {
-                    let mut data = vec![0; n as usize];
-                    self.copy(0, offset + u64::from(done), &mut data)?;
                     let slot = match plan.slot.take() {
                         Some(slot) => slot,
                         None => self.bounce.get()?,
                     };
                     let at = slot.at(done);
                     let slot = plan.slot.insert(slot);
-                    self.bounce.fill(slot, done, &data)?;
+                    // Each page is filled once: the second time it could have been swapped out.
+                    let (start, data) = &mut hidden;
+                    if data.is_empty() || done - *start - small(data.len() as u64) >= MOST_PAGE {
+                        self.bounce.fill(slot, *start, data)?;
+                        data.clear();
+                        *start = done;
+                    }
+                    let from = (done - *start) as usize;
+                    data.resize(from + n as usize, 0);
+                    self.copy(0, offset + u64::from(done), &mut hidden.1[from..])?;
                     plan.add(Piece { file: self.bounce_id, offset: at, len: n });
                 }
             }
             done += n;
         }
-        Ok(())
+        let slot = plan.slot.as_ref();
+        slot.map_or(Ok(()), |slot| self.bounce.fill(slot, hidden.0, &hidden.1))
     }
 
     /// The data of a slot are not needed any more.
