@@ -4,6 +4,7 @@
 //! the standard library lacks. All `unsafe` that is not about io_uring is here.
 
 mod call;
+mod lock;
 mod memory;
 mod socket;
 pub mod uapi;
@@ -13,6 +14,7 @@ pub use call::{
     is_root, lock_memory, logical_block, memory_file, new_session, on_io_path, open_flags, pin_thread,
     terminate, try_again,
 };
+pub use lock::{byte_is_locked, lock_byte};
 pub use memory::{Buffer, Descriptors, Shared};
 pub use socket::{abort, connect_unix, drop_unsent, notice_silence};
 

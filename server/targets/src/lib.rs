@@ -13,6 +13,7 @@ mod nbd;
 mod null;
 mod open;
 mod qcow2;
+mod qemu_lock;
 mod stripe;
 
 pub use file::FileTarget;

@@ -106,6 +106,11 @@ pub(crate) fn open_any_size(path: &Path, access: Access) -> io::Result<(File, u6
         TryLockError::WouldBlock => in_use(path, "another process has it locked"),
         TryLockError::Error(e) => say(e),
     })?;
+    if !look {
+        let lock = || crate::qemu_lock::lock(&file, !read_only).map_err(TryLockError::Error);
+        let locked = if cfg!(test) { patiently(lock) } else { lock() };
+        locked.map_err(|_| in_use(path, "by QEMU, or by one of its tools"))?;
+    }
     let size = file.seek(SeekFrom::End(0)).map_err(say)?;
     Ok((file, size))
 }
@@ -115,7 +120,9 @@ pub(crate) fn open_any_size(path: &Path, access: Access) -> io::Result<(File, u6
 fn patiently(mut lock: impl FnMut() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
     for _ in 0..300 {
         match lock() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {
+                std::thread::sleep(std::time::Duration::from_millis(1))
+            }
             result => return result,
         }
     }

@@ -104,6 +104,6 @@ pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use socket::Socket;
 pub use target::{FileId, Files, Geometry, SocketId, Target};
 pub use ublk_sys::{
-    Buffer, DirectAlign, Errno, abort, allocate, connect_unix, direct_align, drop_unsent, logical_block,
-    memory_file, notice_silence,
+    Buffer, DirectAlign, Errno, abort, allocate, byte_is_locked, connect_unix, direct_align, drop_unsent,
+    lock_byte, logical_block, memory_file, notice_silence,
 };

@@ -245,6 +245,17 @@ impl<'r> Write<'r> {
         self.0.io.lend(&self.0, Direction::Drain, &pieces).await
     }
 
+    /// Write all of the data to pieces of files, see [`Read::from_files()`]. This waits. They are
+    /// not on the medium then, whatever [`fua()`](Self::fua) says: the request is still there,
+    /// for who syncs them himself.
+    pub async fn copy_unsynced(&mut self, map: impl FnMut(u64, u32) -> Piece) -> Result<(), Errno> {
+        let pieces = self.0.pieces(map)?;
+        let fua = std::mem::replace(&mut self.0.fua, false);
+        let results = self.0.io.lend(&self.0, Direction::Drain, pieces.as_slice()).await;
+        self.0.fua = fua;
+        results.into_iter().collect()
+    }
+
     /// Do its data have to be on the medium when it is done? Those that [go to a
     /// file](Self::to_file) are, without further ado.
     pub fn fua(&self) -> bool {

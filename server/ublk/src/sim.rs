@@ -69,6 +69,8 @@ pub(crate) struct SimFiles {
     data: RefCell<Vec<Vec<u8>>>,
     /// Which file fails, and with what.
     broken: Cell<Option<(FileId, Errno)>>,
+    /// The next sync fails with this.
+    broken_sync: Cell<Option<Errno>>,
     syncs: Cell<u64>,
     sync_errors: SyncErrors,
 }
@@ -86,6 +88,7 @@ impl<T: Target> Sim<T> {
             sockets: SimSockets::new(target.files().sockets()),
             data: RefCell::default(),
             broken: Cell::new(None),
+            broken_sync: Cell::new(None),
             syncs: Cell::new(0),
             sync_errors: SyncErrors::default(),
         }));
@@ -107,6 +110,11 @@ impl<T: Target> Sim<T> {
     /// From now on, what is done with this file fails; `None`: nothing does.
     pub fn break_file(&self, file: Option<FileId>, errno: Errno) {
         self.files().broken.set(file.map(|file| (file, errno)));
+    }
+
+    /// The next time that something is to be on the medium, it is not, and that is told once.
+    pub fn fail_sync(&self, errno: Errno) {
+        self.files().broken_sync.set(Some(errno));
     }
 
     /// When so many bytes more have gone through sockets, whatever moves them fails once.
@@ -257,6 +265,9 @@ impl SimFiles {
 
     fn synced(&self, file: FileId) -> Result<(), Errno> {
         self.file(file)?.sync_data()?;
+        if let Some(errno) = self.broken_sync.take() {
+            return Err(errno);
+        }
         self.syncs.set(self.syncs.get() + 1);
         Ok(())
     }

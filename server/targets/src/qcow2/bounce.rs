@@ -9,9 +9,6 @@ use ublk_server::{Errno, allocate, memory_file};
 /// The most data of a request.
 pub(super) const MOST: u32 = 4 << 20;
 
-/// So many slots keep their memory when they are not used.
-const KEPT: u64 = 16;
-
 /// The file. First come zeroes, without memory, then slots of the same size.
 pub(super) struct Bounce {
     file: File,
@@ -53,13 +50,11 @@ impl Bounce {
     }
 
     pub(super) fn put(&mut self, slot: Slot) {
-        if slot.0 > KEPT * u64::from(MOST) {
-            let (punch, keep_size) = (2, 1);
-            let _ = allocate(&self.file, punch | keep_size, slot.0, MOST.into());
-            self.free.insert(0, slot.0);
-        } else {
-            self.free.push(slot.0);
-        }
+        // What it kept could be swapped out, and the next one who fills it, under a lock that
+        // all requests need, would wait for swap: this device perhaps.
+        let (punch, keep_size) = (2, 1);
+        let _ = allocate(&self.file, punch | keep_size, slot.0, MOST.into());
+        self.free.push(slot.0);
     }
 }
 
@@ -82,6 +77,7 @@ mod tests {
         let first = a.at(0);
         assert_eq!([read(0), read(a.at(512)), read(b.at(512)), read(b.at(0))], [0, 1, 2, 0]);
         bounce.put(a);
+        assert_eq!(read(first + 512), 0, "it has no memory");
         assert_eq!(bounce.get().unwrap().at(0), first);
     }
 }

@@ -13,6 +13,7 @@ use crate::open::{Access, about, open_any_size};
 use std::{
     collections::HashSet,
     fs, io,
+    ops::Range,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -20,6 +21,9 @@ use ublk_server::{Errno, FileId, Files, Piece};
 
 /// How many files may build upon each other.
 const MOST_LAYERS: usize = 32;
+
+/// No page is larger.
+const MOST_PAGE: u32 = 64 << 10;
 
 /// A file of the chain.
 enum Layer {
@@ -52,6 +56,17 @@ type Source = Option<(usize, Entry)>;
 pub(super) struct Plan {
     pub(super) pieces: Vec<Piece>,
     pub(super) slot: Option<Slot>,
+}
+
+/// What clusters of the disk shall have instead of what they have.
+#[derive(Default)]
+struct Changes {
+    /// The clusters, and their entries.
+    entries: Vec<(u64, u64)>,
+    /// New clusters of the image, of which of the entries, and whether they were written.
+    taken: Vec<(usize, u64, bool)>,
+    /// Something was written that has to be on the medium before tables name it.
+    written: bool,
 }
 
 impl Plan {
@@ -219,6 +234,7 @@ impl Chain {
             return Err(Errno::EINVAL);
         }
         let mut done = 0;
+        let mut hidden = (0, Vec::new());
         while done < len {
             let (found, n) = self.find(0, offset + u64::from(done), (len - done).into())?;
             let n = small(n);
@@ -229,21 +245,29 @@ impl Chain {
                     plan.add(piece);
                 }
                 Found::Hidden => {
-                    let mut data = vec![0; n as usize];
-                    self.copy(0, offset + u64::from(done), &mut data)?;
                     let slot = match plan.slot.take() {
                         Some(slot) => slot,
                         None => self.bounce.get()?,
                     };
                     let at = slot.at(done);
                     let slot = plan.slot.insert(slot);
-                    self.bounce.fill(slot, done, &data)?;
+                    // Each page is filled once: the second time it could have been swapped out.
+                    let (start, data) = &mut hidden;
+                    if data.is_empty() || done - *start - small(data.len() as u64) >= MOST_PAGE {
+                        self.bounce.fill(slot, *start, data)?;
+                        data.clear();
+                        *start = done;
+                    }
+                    let from = (done - *start) as usize;
+                    data.resize(from + n as usize, 0);
+                    self.copy(0, offset + u64::from(done), &mut hidden.1[from..])?;
                     plan.add(Piece { file: self.bounce_id, offset: at, len: n });
                 }
             }
             done += n;
         }
-        Ok(())
+        let slot = plan.slot.as_ref();
+        slot.map_or(Ok(()), |slot| self.bounce.fill(slot, hidden.0, &hidden.1))
     }
 
     /// The data of a slot are not needed any more.
@@ -252,28 +276,50 @@ impl Chain {
     }
 
     /// A cluster for cluster `n` of the disk that has the data of the disk, as `n` has it not
-    /// for itself; with `all`, all of it will be zero, whatever it is now. Returns its entry, and
-    /// whether it was written, which has to be on the medium before tables name it.
-    fn renew(&mut self, n: u64, old: Entry, all: bool) -> Result<(u64, bool), Errno> {
+    /// for itself; with `all`, all of it will be zero, whatever it is now. Returns where.
+    fn renew(&mut self, n: u64, old: Entry, all: bool, changes: &mut Changes) -> Result<u64, Errno> {
         let image = self.top();
         let (cluster, size) = (image.cluster(), image.header.size);
         let start = n << image.header.cluster_bits;
         if let Entry::Zero(Some(Cluster { at, own: true })) = old {
             image.check_writable(Cluster { at, own: true })?;
+            changes.written = true;
             image.disk.zero(at, at + cluster)?;
-            return Ok((entry::own(at), true));
+            changes.entries.push((n, entry::own(at)));
+            return Ok(at);
         }
         let at = image.take()?;
+        let i = changes.taken.len();
+        changes.taken.push((changes.entries.len(), at, false));
+        changes.entries.push((n, entry::own(at)));
         if all || matches!(old, Entry::Zero(_)) {
-            return Ok((entry::own(at), false));
+            return Ok(at);
         }
         let mut data = vec![0; usize::try_from(cluster.min(size - start)).unwrap_or(usize::MAX)];
         self.copy(0, start, &mut data)?;
         if data.iter().all(|byte| *byte == 0) {
-            return Ok((entry::own(at), false));
+            return Ok(at);
         }
+        (changes.written, changes.taken[i].2) = (true, true);
         self.top().disk.write(at, &data)?;
-        Ok((entry::own(at), true))
+        Ok(at)
+    }
+
+    /// Change entries, after `result`. If there is an error, what is not needed is given back.
+    fn publish(&mut self, changes: &Changes, mut result: Result<(), Errno>) -> Result<(), Errno> {
+        if result.is_ok() && changes.written {
+            result = self.top().disk.sync();
+        }
+        let result = result.map_err(|errno| (errno, 0)).and_then(|()| self.top().publish(&changes.entries));
+        result.map_err(|(errno, named)| {
+            // In the order in which they will be taken again.
+            for (i, at, written) in changes.taken.iter().rev() {
+                if *i >= named {
+                    self.top().give_back(*at, *written);
+                }
+            }
+            errno
+        })
     }
 
     /// Each cluster of this range of the disk can be written. Where in the file are they?
@@ -284,32 +330,22 @@ impl Chain {
     pub(super) fn prepare(&mut self, offset: u64, len: u32) -> Result<Vec<Piece>, Errno> {
         let end = self.check_range(offset, len)?;
         let bits = self.top().header.cluster_bits;
-        let mut new = Vec::new();
-        let mut written = false;
-        for n in offset >> bits..end.div_ceil(1 << bits) {
-            match self.top().entry(n)? {
-                Entry::Data(data) if data.own => self.top().check_writable(data)?,
-                old => {
-                    let (entry, was_written) = self.renew(n, old, false)?;
-                    written |= was_written;
-                    new.push((n, entry));
-                }
-            }
-        }
-        if written {
-            self.top().disk.sync()?;
-        }
-        self.top().publish(&new)?;
+        let mut changes = Changes::default();
+        let result =
+            (offset >> bits..end.div_ceil(1 << bits)).try_for_each(|n| match self.top().entry(n)? {
+                Entry::Data(data) if data.own => self.top().check_writable(data),
+                old => self.renew(n, old, false, &mut changes).map(drop),
+            });
+        self.publish(&changes, result)?;
         self.pieces(offset, len)
     }
 
     /// Where a range that is to be written ends, if it can be.
     fn check_range(&mut self, offset: u64, len: u32) -> Result<u64, Errno> {
-        if self.top().writer.is_none() {
-            return Err(Errno::EROFS);
-        }
         let size = self.top().header.size;
-        offset.checked_add(len.into()).filter(|end| *end <= size).ok_or(Errno::EINVAL)
+        let end = offset.checked_add(len.into()).filter(|end| *end <= size).ok_or(Errno::EINVAL)?;
+        self.top().begin_writing()?;
+        Ok(end)
     }
 
     /// Where in the file a range is that can be written.
@@ -332,13 +368,24 @@ impl Chain {
     /// Zero a range of the disk, as far as tables can. Which pieces of the file are left to be
     /// zeroed? With `discard`, what is not easily zeroed stays as it is.
     pub(super) fn zero(&mut self, offset: u64, len: u32, discard: bool) -> Result<Vec<Piece>, Errno> {
-        let Header { cluster_bits: bits, size, version, .. } = self.top().header;
-        let (cluster, id) = (1u64 << bits, self.top().id);
         let end = self.check_range(offset, len)?;
         let mut left = Plan::default();
-        let mut new = Vec::new();
-        let mut written = false;
-        let mut at = offset;
+        let mut changes = Changes::default();
+        let result = self.zero_clusters(offset..end, discard, &mut left, &mut changes);
+        self.publish(&changes, result)?;
+        Ok(left.pieces)
+    }
+
+    fn zero_clusters(
+        &mut self,
+        range: Range<u64>,
+        discard: bool,
+        left: &mut Plan,
+        changes: &mut Changes,
+    ) -> Result<(), Errno> {
+        let Header { cluster_bits: bits, size, version, .. } = self.top().header;
+        let (cluster, id) = (1u64 << bits, self.top().id);
+        let Range { start: mut at, end } = range;
         while at < end {
             let n = at >> bits;
             let next = ((n + 1) << bits).min(end);
@@ -354,23 +401,12 @@ impl Chain {
                 Entry::Zero(_) => {}
                 _ if discard => {}
                 Entry::Missing if self.is_zero_below(at, next - at)? => {}
-                _ if whole && version >= 3 => new.push((n, Entry::NO_ROOM_ZERO)),
-                old => {
-                    let (entry, was_written) = self.renew(n, old, whole)?;
-                    written |= was_written;
-                    new.push((n, entry));
-                    if let Ok(Entry::Data(data)) = Entry::decode(entry, bits, version) {
-                        rest(data.at);
-                    }
-                }
+                _ if whole && version >= 3 => changes.entries.push((n, Entry::NO_ROOM_ZERO)),
+                old => rest(self.renew(n, old, whole, changes)?),
             }
             at = next;
         }
-        if written {
-            self.top().disk.sync()?;
-        }
-        self.top().publish(&new)?;
-        Ok(left.pieces)
+        Ok(())
     }
 
     /// Are there only zeroes in what the image builds upon?

@@ -159,3 +159,151 @@ fn a_table_without_refcount_is_not_overwritten() {
     drop(sim);
     assert!(fs::read(&path).unwrap() == bytes);
 }
+
+fn set64(bytes: &mut [u8], at: u64, value: u64) {
+    bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_be_bytes());
+}
+
+const COPIED: u64 = 1 << 63;
+
+/// An image with something at its beginning: its bytes, and where the first L2 table is, and the
+/// first block of refcounts.
+fn with_data(path: &Path, options: &str) -> (Vec<u8>, u64, u64) {
+    create(path, options, SIZE);
+    open(path).write(0, &[1; 512], false).unwrap();
+    let bytes = fs::read(path).unwrap();
+    let (l2, block) = (be64(&bytes, be64(&bytes, 40)) & OFFSET, be64(&bytes, be64(&bytes, 48)));
+    (bytes, l2, block)
+}
+
+/// How many clusters are used, as the first block of refcounts says.
+fn used(path: &Path, block: u64) -> usize {
+    let bytes = fs::read(path).unwrap();
+    let cluster = 1 << bytes[23];
+    let (counts, _) = bytes[block as usize..block as usize + cluster].as_chunks::<2>();
+    counts.iter().filter(|count| **count != [0; 2]).count()
+}
+
+#[test]
+fn requests_do_not_write_tables() {
+    let scratch = Scratch::in_memory("qcow2-tables");
+    let path = scratch.path("image");
+    let (good, l2, block) = with_data(&path, "cluster_size=4k");
+    for table in [l2, block] {
+        let mut bytes = good.clone();
+        set64(&mut bytes, l2 + 8, COPIED | table);
+        fs::write(&path, &bytes).unwrap();
+        let sim = open(&path);
+        assert_eq!(sim.write(4096, &[0; 4096], false), Err(Errno::EIO));
+        assert_eq!(sim.write_zeroes(4096, 4096, false), Err(Errno::EIO));
+        drop(sim);
+        assert!(fs::read(&path).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn a_block_of_refcounts_is_not_put_over_a_table() {
+    let scratch = Scratch::in_memory("qcow2-block");
+    let path = scratch.path("image");
+    let (mut bytes, l2, _) = with_data(&path, "cluster_size=512,refcount_bits=64");
+    // A block is for 64 clusters, and the second one is not there.
+    let moved = 64 * 512;
+    let table = bytes[l2 as usize..l2 as usize + 512].to_vec();
+    bytes.resize(moved, 0);
+    bytes.extend(&table);
+    let l1 = be64(&bytes, 40);
+    set64(&mut bytes, l1, COPIED | moved as u64);
+    fs::write(&path, &bytes).unwrap();
+    let sim = open(&path);
+    let results: Vec<_> = (0..64).map(|n| sim.write(n * 512, &[2; 512], false)).collect();
+    assert_eq!((results[1], results[63]), (Ok(()), Err(Errno::EIO)));
+    drop(sim);
+    assert_eq!(fs::read(&path).unwrap()[moved..moved + 8], table[..8]);
+}
+
+#[test]
+fn one_block_for_all() {
+    let scratch = Scratch::in_memory("qcow2-twice");
+    let path = scratch.path("image");
+    let (mut bytes, _, block) = with_data(&path, "cluster_size=512");
+    let table = be64(&bytes, 48);
+    set64(&mut bytes, table + 8, block);
+    fs::write(&path, &bytes).unwrap();
+    let why = attempt(&path, Access::default()).unwrap_err().to_string();
+    assert!(why.contains("refcount table"), "{why}");
+    assert!(attempt(&path, Access { read_only: true, ..Access::default() }).is_ok());
+}
+
+#[test]
+fn data_that_seemed_to_be_shared_stay() {
+    let scratch = Scratch::in_memory("qcow2-alone");
+    let path = scratch.path("image");
+    let (mut bytes, l2, block) = with_data(&path, "cluster_size=4k");
+    let data = be64(&bytes, l2) & OFFSET;
+    set64(&mut bytes, l2, data);
+    fs::write(&path, &bytes).unwrap();
+    let sim = open(&path);
+    sim.write(0, &[2; 512], false).unwrap();
+    sim.flush().unwrap();
+    drop(sim);
+    let bytes = fs::read(&path).unwrap();
+    assert_ne!(be64(&bytes, l2) & OFFSET, data);
+    let at = (block + data / 4096 * 2) as usize;
+    assert_eq!(bytes[at..at + 2], [0, 1], "a request may still read it");
+}
+
+#[test]
+fn retries_lose_nothing() {
+    let scratch = Scratch::in_memory("qcow2-retry");
+    let path = scratch.path("image");
+    scratch.file("base", &[1; SIZE]);
+    for options in ["cluster_size=4k", "cluster_size=4k,backing_file=base,backing_fmt=raw"] {
+        let _ = fs::remove_file(&path);
+        let (mut bytes, l2, block) = with_data(&path, options);
+        set64(&mut bytes, l2 + 4 * 8, 1 << 60);
+        fs::write(&path, &bytes).unwrap();
+        let before = used(&path, block);
+        let sim = open(&path);
+        let end = |sim: &Sim<Qcow2>| sim.target().chain().top().disk.end();
+        let mut ends = Vec::new();
+        for _ in 0..20 {
+            assert_eq!(sim.write(512, &[2; 20000], false), Err(Errno::EIO));
+            ends.push(end(&sim));
+        }
+        if !options.contains("base") {
+            assert_eq!(ends[0], ends[19], "the same clusters again and again");
+        }
+        drop(sim);
+        assert_eq!(used(&path, block), before, "{options}");
+    }
+    // A table can not be written, and may name what it was to name.
+    let _ = fs::remove_file(&path);
+    let (_, _, block) = with_data(&path, "cluster_size=4k");
+    let before = used(&path, block);
+    let sim = open(&path);
+    sim.write(4096, &[1; 512], false).unwrap();
+    sim.target().chain().top().disk.fail_after = Some(0);
+    assert_eq!(sim.write(8192, &[1; 512], false), Err(Errno::EIO));
+    drop(sim);
+    assert_eq!(used(&path, block), before + 2);
+}
+
+#[test]
+fn what_waits_to_be_free_is_bounded() {
+    let scratch = Scratch::in_memory("qcow2-waits");
+    let path = scratch.path("image");
+    let mut model = Random::new(1).bytes(SIZE);
+    model.iter_mut().for_each(|byte| *byte &= 15);
+    let raw = scratch.file("raw", &model);
+    let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k"];
+    qemu_img(&[&args[..], &[text(&raw), text(&path)]].concat());
+    let sim = open(&path);
+    let mut most = 0;
+    for n in (0..SIZE as u64 / 4096).rev() {
+        sim.write(n * 4096, &[3; 4096], false).unwrap();
+        most = most.max(sim.target().chain().top().waiting());
+    }
+    assert!((32..=64).contains(&most), "{most}");
+    drop(sim);
+    super::tests::check(&path);
+}

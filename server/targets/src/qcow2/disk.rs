@@ -19,6 +19,9 @@ pub(super) struct Disk {
     failed: bool,
     #[cfg(test)]
     pub(super) log: super::power_cut::Log,
+    /// After so many writes one fails.
+    #[cfg(test)]
+    pub(super) fail_after: Option<u32>,
 }
 
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -33,6 +36,8 @@ impl Disk {
             failed: false,
             #[cfg(test)]
             log: Default::default(),
+            #[cfg(test)]
+            fail_after: None,
         })
     }
 
@@ -62,6 +67,11 @@ impl Disk {
     }
 
     pub(super) fn write(&mut self, at: u64, data: &[u8]) -> Result<(), Errno> {
+        #[cfg(test)]
+        match self.fail_after.take() {
+            Some(0) => return Err(Errno::EIO),
+            left => self.fail_after = left.map(|left| left - 1),
+        }
         #[cfg(test)]
         self.log.write(at, data);
         self.file.write_all_at(data, at)?;

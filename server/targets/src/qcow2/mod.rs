@@ -18,6 +18,7 @@ mod inflate;
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod power_cut;
 mod refcount;
+mod syncs;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests;
@@ -47,8 +48,8 @@ impl fmt::Debug for Qcow2 {
     }
 }
 
-/// So much of a range is zeroed before others have their turn.
-const STEP: u32 = 1 << 20;
+/// So much of a range is zeroed before others have their turn; but a cluster at least.
+const STEP: u64 = 1 << 20;
 
 impl Qcow2 {
     /// Open an image, and keep others from writing to it and to what it builds upon. Requests
@@ -94,17 +95,25 @@ impl Qcow2 {
         answer
     }
 
-    async fn write<'r>(&self, io: &Io, write: Write<'r>) -> Answer<'r> {
+    async fn write<'r>(&self, io: &Io, mut write: Write<'r>) -> Answer<'r> {
         let prepared = self.chain().prepare(write.offset(), write.len());
         let pieces = match prepared {
             Ok(pieces) => pieces,
             Err(errno) => return write.fail(errno),
         };
-        // What the tables say now is true already; so they may come first.
-        if write.fua()
-            && let Err(errno) = self.tables_to_medium(io).await
-        {
-            return write.fail(errno);
+        if write.fua() {
+            // A write that syncs would hear, as the only one, what others have lost: tables too.
+            let mut result = self.chain().top().disk.check();
+            if result.is_ok() {
+                result = write.copy_unsynced(one_by_one(pieces)).await;
+            }
+            if result.is_ok() {
+                result = self.sync(io).await;
+            }
+            return match result {
+                Ok(()) => write.done(),
+                Err(errno) => write.fail(errno),
+            };
         }
         match *pieces {
             [Piece { file, offset, .. }] => write.to_file(file, offset),
@@ -112,29 +121,21 @@ impl Qcow2 {
         }
     }
 
-    async fn tables_to_medium(&self, io: &Io) -> Result<(), Errno> {
-        let pending = self.chain().top().pending();
-        if pending.is_some() { self.sync(io).await } else { self.chain().top().disk.check() }
-    }
-
     async fn sync(&self, io: &Io) -> Result<(), Errno> {
-        let pending = self.chain().top().pending();
-        self.chain().top().disk.check()?;
+        let begun = self.chain().top().begin_sync()?;
         let result = io.sync(self.file).await;
-        let mut chain = self.chain();
-        chain.top().disk.synced(result);
-        if let (Ok(()), Some(change)) = (result, pending) {
-            chain.top().are_on_medium(change);
-        }
         // That of somebody else may have told of what this one has lost.
-        result.and(chain.top().disk.check())
+        result.and(self.chain().top().end_sync(begun, result))
     }
 
     async fn zero(&self, io: &Io, range: &Range<'_>, how: Allocate, discard: bool) -> Result<(), Errno> {
         let mut at = range.offset();
         let end = at + u64::from(range.len());
+        // Both are powers of two: each step but the last ends where a cluster does, for a part
+        // of one would have to be copied.
+        let step = STEP.max(self.chain().top().cluster());
         while at < end {
-            let len = u32::try_from(end - at).map_or(STEP, |left| left.min(STEP));
+            let len = u32::try_from((end - at).min(step - at % step)).unwrap_or(u32::MAX);
             let pieces = self.chain().zero(at, len, discard)?;
             for piece in pieces {
                 let zeroed = match io.allocate(self.file, how, piece.offset, piece.len.into()).await {

@@ -48,6 +48,12 @@ impl Log {
     pub(super) fn sync(&self) {
         self.push(Op::Sync);
     }
+
+    /// The first thing is a write at this place, and the next one a sync.
+    pub(super) fn begins_with_a_synced_write(&self, at: u64) -> bool {
+        let ops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(ops[..], [Op::Write(first, _), Op::Sync, ..] if first == at)
+    }
 }
 
 /// The data of requests, which are not written by a [`Disk`](disk::Disk), go to the log.

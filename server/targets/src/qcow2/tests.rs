@@ -13,8 +13,17 @@ use std::{
 use ublk_server::sim::Sim;
 
 pub(super) fn run(program: &str, args: &[&str]) -> Output {
-    let output = Command::new(program).args(args).output();
-    output.unwrap_or_else(|e| panic!("{program} (qemu-utils): {e}"))
+    // Its files may still be those of a child of another test as well, see attempt().
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let output = Command::new(program).args(args).output();
+        let output = output.unwrap_or_else(|e| panic!("{program} (qemu-utils): {e}"));
+        let locked = String::from_utf8_lossy(&output.stderr).contains("Failed to get");
+        if !locked || Instant::now() > end {
+            return output;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 pub(super) fn qemu_img(args: &[&str]) {
@@ -260,16 +269,114 @@ fn freed_when_nobody_names_it() {
     qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", text(&raw), text(&path)]);
     let sim = open(&path);
     sim.write(0, &[2; 512], false).unwrap();
-    let first = sim.target().chain().top().pending().unwrap();
+    let first = sim.target().chain().top().begin_sync().unwrap();
     sim.write(65536, &[2; 512], false).unwrap();
     assert_eq!(sim.target().chain().top().waiting(), 2);
     // A sync that had begun before the second one.
-    sim.target().chain().top().are_on_medium(first);
+    sim.target().chain().top().end_sync(first, Ok(())).unwrap();
     assert_eq!(sim.target().chain().top().waiting(), 1);
-    assert!(sim.target().chain().top().pending().is_some());
+    assert!(sim.target().chain().top().pending());
     sim.flush().unwrap();
+    assert_eq!(sim.target().chain().top().waiting(), 0);
+    assert!(!sim.target().chain().top().pending());
+    drop(sim);
+    // One that hears of nothing does not count if another one has, whoever is back first.
+    for good_first in [true, false] {
+        let sim = open(&path);
+        sim.write(131_072 + 65536 * u64::from(good_first), &[2; 512], false).unwrap();
+        let (a, b) = {
+            let mut chain = sim.target().chain();
+            (chain.top().begin_sync().unwrap(), chain.top().begin_sync().unwrap())
+        };
+        for good in [good_first, !good_first] {
+            let (which, result) = if good { (a, Ok(())) } else { (b, Err(Errno::EIO)) };
+            let _ = sim.target().chain().top().end_sync(which, result);
+        }
+        assert_eq!(sim.target().chain().top().waiting(), 1, "{good_first}");
+        assert_eq!(sim.flush(), Err(Errno::EIO));
+    }
+}
+
+#[test]
+fn what_fua_hears_is_lost_for_all() {
+    let scratch = Scratch::in_memory("qcow2-fua");
+    let path = scratch.path("image");
+    create(&path, "cluster_size=64k", 1 << 20);
+    let sim = open(&path);
+    sim.write(0, &[1; 65536], true).unwrap();
+    let before = sim.syncs();
+    sim.write(0, &[2; 512], true).unwrap();
+    assert_eq!(sim.syncs(), before + 1);
+    // The data are written, and the sync fails.
+    sim.fail_sync(Errno::EIO);
+    assert_eq!(sim.write(0, &[3; 512], true), Err(Errno::EIO));
+    assert_eq!(sim.target().chain().top().disk.check(), Err(Errno::EIO));
+    assert_eq!(sim.flush(), Err(Errno::EIO));
+}
+
+#[test]
+fn bitmaps_stay_until_something_is_written() {
+    let scratch = Scratch::in_memory("qcow2-bitmap");
+    let path = scratch.path("image");
+    let autoclear = |path: &Path| fs::read(path).unwrap()[88..96].to_vec();
+    for zeroes in [false, true] {
+        let _ = fs::remove_file(&path);
+        create(&path, "cluster_size=64k", 1 << 20);
+        qemu_img(&["bitmap", "--add", text(&path), "one"]);
+        let before = fs::read(&path).unwrap();
+        assert_ne!(autoclear(&path), [0; 8]);
+        let sim = open(&path);
+        sim.read(0, 65536).unwrap();
+        sim.flush().unwrap();
+        assert_eq!(sim.write(1 << 20, &[1; 512], false), Err(Errno::EINVAL));
+        drop(sim);
+        assert!(fs::read(&path).unwrap() == before, "who reads changes nothing");
+        let sim = open(&path);
+        let log = sim.target().chain().top().disk.log.clone();
+        if zeroes {
+            sim.write_zeroes(0, 65536, false).unwrap();
+        } else {
+            sim.write(0, &[1; 512], false).unwrap();
+        }
+        assert_eq!(autoclear(&path), [0; 8]);
+        assert!(log.begins_with_a_synced_write(88), "before all others");
+    }
+}
+
+#[test]
+fn a_change_that_failed_is_one() {
+    let scratch = Scratch::in_memory("qcow2-half");
+    let path = scratch.path("image");
+    create(&path, "cluster_size=64k", 1 << 20);
+    let sim = open(&path);
+    sim.write(0, &[1; 512], false).unwrap();
+    sim.flush().unwrap();
+    assert!(!sim.target().chain().top().pending());
+    sim.target().chain().top().take().map(drop).unwrap();
+    // The next write is that of the table.
+    sim.target().chain().top().disk.fail_after = Some(0);
+    assert_eq!(sim.write(65536, &[1; 512], false), Err(Errno::EIO));
+    assert!(sim.target().chain().top().pending());
+}
+
+#[test]
+fn whole_clusters_are_zeroed_as_a_whole() {
+    let scratch = Scratch::in_memory("qcow2-steps");
+    scratch.file("base", &[1; 8 << 20]);
+    let path = scratch.path("image");
+    create(&path, "cluster_size=2M,backing_file=base,backing_fmt=raw", 8 << 20);
+    let sim = open(&path);
+    sim.write_zeroes((1 << 20) + 4096, 6 << 20, false).unwrap();
     let mut chain = sim.target().chain();
-    assert_eq!((chain.top().waiting(), chain.top().pending()), (0, None));
+    let entries: Vec<_> = (0..4).map(|n| chain.top().entry(n).unwrap()).collect();
+    let zero = entry::Entry::Zero(None);
+    assert_eq!(entries[1..3], [zero, zero]);
+    assert!(matches!((entries[0], entries[3]), (entry::Entry::Data(_), entry::Entry::Data(_))));
+    drop(chain);
+    let mut read = sim.read(0, 4 << 20).unwrap();
+    read.extend(sim.read(4 << 20, 4 << 20).unwrap());
+    let zeroes = (1 << 20) + 4096..(7 << 20) + 4096;
+    assert!(read.iter().enumerate().all(|(i, byte)| *byte == u8::from(!zeroes.contains(&i))));
 }
 
 #[test]
@@ -364,4 +471,47 @@ fn read_only() {
     }
     drop(sim);
     assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn qemu_and_we_notice_each_other() {
+    let scratch = Scratch::in_memory("qcow2-in-use");
+    let path = scratch.path("image");
+    create(&scratch.path("base"), "cluster_size=64k", 1 << 20);
+    create(&path, "cluster_size=64k,backing_file=base,backing_fmt=qcow2", 1 << 20);
+    let refused = |args: &[&str], path: &Path| {
+        let output = Command::new(args[0]).args(&args[1..]).arg(path).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).contains("lock")
+    };
+    let (reads, writes) = (["qemu-img", "check"], ["qemu-io", "-f", "qcow2", "-c", "write 0 512"]);
+    let sim = open(&path);
+    assert!(refused(&reads, &path) && refused(&writes, &path));
+    assert!(refused(&writes, &scratch.path("base")), "a base is only read");
+    qemu_img(&["info", text(&scratch.path("base"))]);
+    drop(sim);
+    check(&path);
+    let reader = attempt(&path, Access { read_only: true, ..Access::default() }).unwrap();
+    assert!(refused(&writes, &path));
+    check(&path);
+    drop(reader);
+    // The other way round: it has the image until its input ends.
+    let mut other = Command::new("qemu-io")
+        .args(["-f", "qcow2", text(&path)])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let file = fs::File::open(&path).unwrap();
+    while !ublk_server::byte_is_locked(&file, 101).unwrap() {
+        assert!(Instant::now() < end, "it does not lock its image");
+    }
+    let why = Qcow2::open(&path, Access::default()).unwrap_err();
+    assert!(why.to_string().contains("QEMU"), "{why}");
+    assert_eq!(why.kind(), io::ErrorKind::ResourceBusy);
+    assert!(Qcow2::open(&path, Access { read_only: true, ..Access::default() }).is_err());
+    assert!(Qcow2::open(&path, Access { look: true, ..Access::default() }).is_ok());
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    drop(attempt(&path, Access::default()).unwrap());
 }
