@@ -699,7 +699,7 @@ devices_of_a_file() {
 	# The second is not there.
 	sed 's|/dev/ublkb3|/dev/ublkb9|' "$work/two.toml" >"$work/half.toml"
 	! fublk run "$work/half.toml" >/dev/null 2>&1 && gone /dev/ublkb3 || bad "half of a file is served" || return
-	[ "$(fublk run "$work/two.toml" 2>&1)" = $'/dev/ublkb3\n/dev/ublkb4' ] || bad "run fails" || return
+	[ "$(fublk run "$work/two.toml" 2>>"$log")" = $'/dev/ublkb3\n/dev/ublkb4' ] || bad "run fails" || return
 	id=3 dev=/dev/ublkb3 pid=$(field pid)
 	fublk run "$work/two.toml" >"$work/err" 2>&1
 	[ $? -eq 5 ] && grep -q "device 3 has a server" "$work/err" || bad "twice: $(cat "$work/err")" || return
