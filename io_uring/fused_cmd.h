@@ -19,6 +19,7 @@
 #ifdef CONFIG_IO_URING_FUSED_CMD
 
 #define IO_REQ_FUSED_FLAG	REQ_F_FUSED
+#define IO_REQ_LEASE_FLAG	REQ_F_LEASE
 #define IO_REQ_KEEP_VEC_FLAG	REQ_F_KEEP_VEC
 
 /* fused_cmd.rs: the opcode */
@@ -124,6 +125,7 @@ static inline unsigned int io_fused_take_dropped(struct io_submit_state *state)
 #else
 
 #define IO_REQ_FUSED_FLAG	0
+#define IO_REQ_LEASE_FLAG	0
 #define IO_REQ_KEEP_VEC_FLAG	0
 
 static inline int io_fused_cmd_gather(struct io_kiocb *req,

@@ -1,0 +1,86 @@
+# dev/guest/fublk-qcow2.sh, to be sourced by fublk.sh: the target qcow2, against qemu-img.
+# shellcheck shell=bash disable=SC2034,SC2154
+
+# An image on what it builds upon: the first MiBs are $work/data, zeroes are behind.
+qcow2_image() {
+	rm -f "$store/base" "$store/middle" "$store/q"
+	head -c 3M "$work/data" >"$store/base"
+	{ qemu-img create -q -f qcow2 -F raw -b base -o "$1" "$store/middle" 48M &&
+		tail -c 1M "$work/data" >"$store/tail" &&
+		qemu-img convert -q -c -f raw -O qcow2 -o "$1" "$work/data" "$store/compressed" &&
+		qemu-io -f qcow2 -c "write -q -s $store/tail 3M 1M" "$store/middle" &&
+		qemu-img create -q -f qcow2 -F qcow2 -b middle -o "$1" "$store/q" 48M; } >>"$log" 2>&1 || bad "qemu-img fails"
+}
+
+# image_is_good STATUS: to qemu-img, and it has what the device had. Status 3: some room is lost.
+image_is_good() {
+	local rc=0
+	qemu-img check -q -f qcow2 "$store/q" >>"$log" 2>&1 || rc=$?
+	[ $rc -eq 0 ] || [ $rc -eq "$1" ] || bad "qemu-img check: status $rc" || return
+	qemu-img compare -q -f qcow2 -F raw "$store/q" "$store/whole" >>"$log" 2>&1 ||
+		bad "qemu-img finds other data than the device had"
+}
+
+# qcow2 MODE OPTIONS_OF_IMAGE ADD_OPTIONS...
+qcow2() {
+	qcow2_image "$2" || return
+	add --mode "$1" "${@:3}" qcow2 "$store/q" || return
+	[ "$(blockdev --getsize64 "$dev")" = $((48 << 20)) ] || bad "wrong size" || return
+	same_data "of what it builds upon" || return
+	served || return
+	refused 5 "in use" add qcow2 "$store/q" || return
+	dd if="$dev" of="$store/whole" bs=1M iflag=direct status=none || bad "cannot read" || return
+	ended kill "$pid" || return
+	image_is_good 0 || return
+	cmp -s -n 3M "$store/base" "$work/data" && [ "$(stat -c %s "$store/base")" = $((3 << 20)) ] ||
+		bad "what it builds upon was written" || return
+	# Compressed clusters, read and replaced.
+	mv "$store/compressed" "$store/q"
+	add --mode "$1" --on-death reissue qcow2 "$store/q" || return
+	same_data compressed || return
+	io --rw=randwrite --bs=4k --offset=1M --size=1M --io_size=256k || return
+	blockdev --flushbufs "$dev"
+	dd if="$dev" of="$store/whole" bs=1M iflag=direct status=none || bad "cannot read" || return
+	del || return
+	image_is_good 0 || return
+	rm -f "$store/q" "$store/whole" "$store/middle" "$store/base"
+}
+
+# qcow2_killed MODE ON_DEATH: no write that was answered is lost
+qcow2_killed() {
+	qcow2_image cluster_size=64k || return
+	add --mode "$1" --on-death "$2" --queues 2 qcow2 "$store/q" || return
+	write_data || return
+	# It allocates clusters all the time, and says which writes were answered.
+	fio --name=load --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=8 --rw=randwrite --bs=8k \
+		--offset=16M --size=16M --io_size=4M --verify=crc32c --do_verify=0 --rate=1m --verify_state_save=0 >"$work/load" 2>&1 &
+	local load=$!
+	killed_under_load "$2" || return
+	if [ "$2" = reissue ]; then
+		wait $load || bad "fio saw an error: $(grep -a err= "$work/load" | head -n 2)" || return
+		io --rw=randwrite --bs=8k --offset=16M --size=16M --io_size=4M --verify=crc32c --verify_only --verify_fatal=1 || return
+	else
+		until_true 60 dead $load || bad "fio hangs" || return
+	fi
+	same_data recovered || return
+	dd if="$dev" of="$store/whole" bs=1M iflag=direct status=none || bad "cannot read" || return
+	del || return
+	image_is_good 3
+}
+
+# What is not served, and that a server which only reads leaves an image alone.
+qcow2_refused() {
+	rm -f "$store/q"
+	refused 1 "no qcow2 image" add qcow2 "$work/data" || return
+	qemu-img create -q -f qcow2 -o extended_l2=on "$store/q" 16M
+	refused 1 "extended L2" add qcow2 "$store/q" || return
+	rm "$store/q"
+	qemu-img create -q -f qcow2 "$store/q" 16M
+	cp "$store/q" "$store/whole"
+	add --mode "$1" qcow2 --read-only "$store/q" || return
+	[ "$(blockdev --getro "$dev")" = 1 ] || bad "not read-only" || return
+	! write_data || bad "read-only, but data were written" || return
+	dd if="$dev" bs=1M iflag=direct status=none | cmp -s -n 16M - /dev/zero || bad "not all zeroes" || return
+	del || return
+	cmp -s "$store/q" "$store/whole" || bad "the image was written"
+}
