@@ -35,9 +35,20 @@ void io_fused_cmd_fail(struct io_kiocb *req);
  * A primary with its secondaries, from the preparation of the primary until
  * that is completed or given back to the driver. Owned by fused_cmd.rs, under
  * ->uring_lock.
+ *
+ * One with several leases has parts, each with a lease and the secondaries that
+ * borrow it. A part is a group of its own, in memory of the driver, that ends
+ * before the whole does.
  */
 struct io_fused_group {
 	struct io_kiocb			*primary;
+	/* of a part: what it is a part of, else NULL */
+	struct io_fused_group		*whole;
+	/* the first part; of a part, the next one */
+	struct io_fused_group		*part;
+	/* if there are parts, the last one, and what is behind its secondaries */
+	struct io_fused_group		*last_part;
+	struct io_wq_work_node		*behind_parts;
 	/* secondaries that wait for the primary, in SQE order */
 	struct io_wq_work_list		gathered;
 	/* in use if @leased */
@@ -46,6 +57,9 @@ struct io_fused_group {
 	void				*priv;
 	/* takes the command back when it would complete, may be NULL */
 	void				(*done)(struct io_uring_cmd *cmd, int res);
+	/* of a part: gives it back, with @priv; does it count for the result? */
+	bool				(*part_done)(struct io_fused_part *part,
+						     void *priv, int res);
 	/* while ->uring_cmd() runs without ->uring_lock: was it accepted? */
 	bool				*accepted;
 	u64				bytes;
@@ -65,6 +79,8 @@ struct io_fused_group {
 	/* a secondary is a uring command */
 	bool				has_cmd;
 };
+
+static_assert(sizeof(struct io_fused_group) <= sizeof(struct io_fused_part));
 
 /* fused_cmd.rs: events of the life of a group */
 void io_fused_secondary_done(struct io_kiocb *req);

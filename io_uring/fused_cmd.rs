@@ -479,21 +479,87 @@ unsafe extern "C" fn io_fused_cmd_lease(
     let (mut issue, lease) = unsafe { (Issue::of_cmd(cmd), &*lease) };
     let dir = 1u8 << (lease.dir & 1);
 
-    if !issue.wants_buffer()
-        || issue.phase() != Phase::Gathered
-        || issue.state().leased
-        || issue.state().dirs & !dir != 0
-        || lease.len == 0
-        || u32::try_from(lease.len)
-            .ok()
-            .and_then(|len| len.checked_add(lease.skip))
-            .is_none()
-    {
+    if !may_lease(&mut issue, lease) || issue.has_parts() || issue.state().dirs & !dir != 0 {
         return EINVAL.to_errno();
     }
 
     issue.set_up_lease(lease, dir, lease_ended);
     0
+}
+
+/// Can a command that is being issued be given this lease, or one more?
+fn may_lease(issue: &mut Issue, lease: &bindings::io_fused_lease) -> bool {
+    issue.wants_buffer()
+        && issue.phase() == Phase::Gathered
+        && !issue.state().leased
+        && lease.len != 0
+        && u32::try_from(lease.len)
+            .ok()
+            .and_then(|len| len.checked_add(lease.skip))
+            .is_some()
+}
+
+/// Lease a buffer to the next `nr` secondaries of `cmd`.
+///
+/// Fails with `-EINVAL` as [`io_fused_cmd_lease`] does, and if there are less of them, or one of
+/// them is a uring command.
+///
+/// # Safety
+///
+/// See `include/linux/io_uring/fused.h`.
+#[export]
+unsafe extern "C" fn io_fused_cmd_lease_part(
+    cmd: *mut bindings::io_uring_cmd,
+    part: *mut bindings::io_fused_part,
+    lease: *const bindings::io_fused_lease,
+    nr: c_uint,
+    done: Option<group::PartDone>,
+) -> c_int {
+    // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
+    let (mut issue, lease) = unsafe { (Issue::of_cmd(cmd), &*lease) };
+    let dir = 1u8 << (lease.dir & 1);
+
+    let (Some(part), Some(done), Ok(nr @ 1..)) =
+        (NonNull::new(part.cast()), done, u8::try_from(nr))
+    else {
+        return EINVAL.to_errno();
+    };
+    if !may_lease(&mut issue, lease) {
+        return EINVAL.to_errno();
+    }
+    // It has no way to say this of a part.
+    let lease = bindings::io_fused_lease {
+        release: None,
+        ..*lease
+    };
+    // SAFETY: By the function's requirements. A part is as large as a group.
+    match unsafe { issue.add_part(part, &lease, nr, dir, done) } {
+        Ok(()) => 0,
+        Err(e) => e.to_errno(),
+    }
+}
+
+/// As [`io_fused_cmd_start`], of a command with several leases. It completes with `count` plus the
+/// number of those that the driver counts when they end.
+///
+/// # Safety
+///
+/// See `include/linux/io_uring/fused.h`.
+#[export]
+unsafe extern "C" fn io_fused_cmd_start_parts(
+    cmd: *mut bindings::io_uring_cmd,
+    count: c_uint,
+    issue_flags: c_uint,
+) -> c_int {
+    // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
+    let mut issue = unsafe { Issue::of_cmd(cmd) };
+
+    if !issue.has_parts() {
+        return EINVAL.to_errno();
+    }
+    issue.state().bytes = count.into();
+    // SAFETY: By the function's requirements.
+    unsafe { io_fused_cmd_start(cmd, None, issue_flags) }
 }
 
 /// Accept `cmd`: its secondaries are issued when the driver's `->uring_cmd()` is over, or if that
@@ -511,7 +577,7 @@ unsafe extern "C" fn io_fused_cmd_start(
 ) -> c_int {
     // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
     let mut issue = unsafe { Issue::of_cmd(cmd) };
-    let leased = issue.state().leased;
+    let leased = issue.is_lent();
 
     let accepted = issue.state().accepted;
     let unlocked = issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint != 0;

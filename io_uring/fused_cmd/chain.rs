@@ -74,15 +74,27 @@ impl Chain {
         let node = NonNull::new(self.0.first)?;
         // SAFETY: By the type invariant the node is part of a live request.
         self.0.first = unsafe { (*node.as_ptr()).next };
-        // SAFETY: By the type invariant the node is the `comp_list` of a request.
-        let req = unsafe {
-            container_of!(
+        // SAFETY: As above.
+        Some(unsafe { Self::request(node) })
+    }
+
+    /// The request of a node.
+    ///
+    /// # Safety
+    ///
+    /// `node` is in the list of a chain.
+    pub(crate) unsafe fn request(
+        node: NonNull<bindings::io_wq_work_node>,
+    ) -> NonNull<bindings::io_kiocb> {
+        // SAFETY: By the type invariant the node is the `comp_list` of a request, so this is in
+        // the same object, and not null.
+        unsafe {
+            NonNull::new_unchecked(container_of!(
                 node.as_ptr().cast::<bindings::io_wq_work_node>(),
                 bindings::io_kiocb,
                 __bindgen_anon_3.comp_list
-            )
-        };
-        NonNull::new(req)
+            ))
+        }
     }
 
     /// Complete all requests of the chain with `-ECANCELED`, in their order.

@@ -11,16 +11,21 @@
 
 use super::{
     chain::Chain,
-    coverage::Coverage, //
+    coverage::Coverage,
+    secondary, //
 };
 use core::ptr::{
+    self,
     addr_of_mut,
     null_mut,
     NonNull, //
 };
 use kernel::{
     bindings,
-    ffi::c_void,
+    ffi::{
+        c_int,
+        c_void, //
+    },
     prelude::*, //
 };
 
@@ -44,7 +49,7 @@ pub(crate) enum Phase {
 /// # Invariants
 ///
 /// Points to an initialised `struct io_fused_group` whose `primary` is a live request of opcode
-/// `IORING_OP_FUSED_CMD`.
+/// `IORING_OP_FUSED_CMD`. `whole`, if it is not null, is another one.
 #[derive(Clone, Copy)]
 struct Raw(NonNull<bindings::io_fused_group>);
 
@@ -131,50 +136,151 @@ impl Issue {
 
     /// Sets up the lease, which nobody uses yet, with one reference. The last put calls `release`
     /// with the group.
-    // There is one caller, but the compiler does not inline it by itself.
-    #[inline(always)]
     pub(crate) fn set_up_lease(
         &mut self,
         lease: &bindings::io_fused_lease,
         dir: u8,
         release: unsafe extern "C" fn(*mut c_void),
     ) {
-        let flags = bindings::IO_REGBUF_F_KBUF | bindings::IO_REGBUF_F_LEASE;
-        let group: *mut c_void = self.0 .0.as_ptr().cast();
-        let state = self.state();
-        let imu = addr_of_mut!(state.lease.imu);
-
-        // SAFETY: The lease is a part of the group, which is ours by the type invariant. No value
-        // of its fields needs to be dropped.
-        unsafe {
-            addr_of_mut!(state.lease).write(bindings::io_lease {
-                node: bindings::io_rsrc_node {
-                    type_: bindings::IORING_RSRC_BUFFER as u8,
-                    refs: 1,
-                    __bindgen_anon_1: bindings::io_rsrc_node__bindgen_ty_1 { buf: imu },
-                    ..pin_init::zeroed()
-                },
-                bvec: lease.bvec,
-                nr_bvecs: lease.nr_bvecs,
-                skip: lease.skip,
-                imu: bindings::io_mapped_ubuf {
-                    ubuf: 0,
-                    len: lease.len,
-                    nr_bvecs: 0,
-                    folio_shift: 0,
-                    refs: pin_init::zeroed(),
-                    flags: flags as u8,
-                    dir,
-                    release: Some(release),
-                    priv_: group,
-                    bvec: bindings::__IncompleteArrayField::new(),
-                },
-            })
-        };
-        state.release = lease.release;
-        state.priv_ = lease.priv_;
-        state.leased = true;
+        set_up_lease(self.state(), lease, dir, release);
     }
+
+    /// Whether there are several leases.
+    pub(crate) fn has_parts(&mut self) -> bool {
+        !self.state().part.is_null()
+    }
+
+    /// Whether each secondary has a lease to borrow.
+    pub(crate) fn is_lent(&mut self) -> bool {
+        let state = self.state();
+
+        state.leased || (!state.part.is_null() && state.behind_parts.is_null())
+    }
+
+    /// Adds a lease, which nobody uses yet, for the next `nr` secondaries: `part` becomes a part of
+    /// the group. Fails with [`EINVAL`] if there are less, or if they do not go with the lease.
+    ///
+    /// # Safety
+    ///
+    /// `part` is memory of this type that nobody uses, and that is left to the group until `done`
+    /// is called. That may be called, once, with what `lease` says.
+    pub(crate) unsafe fn add_part(
+        &mut self,
+        part: NonNull<bindings::io_fused_group>,
+        lease: &bindings::io_fused_lease,
+        nr: u8,
+        dir: u8,
+        done: PartDone,
+    ) -> Result {
+        let whole = self.0 .0.as_ptr();
+        let state = self.state();
+        let mut next = if state.part.is_null() {
+            state.gathered.first
+        } else {
+            state.behind_parts
+        };
+
+        for _ in 0..nr {
+            let node = NonNull::new(next).ok_or(EINVAL)?;
+            // SAFETY: The secondaries that wait are in this list, and nobody changes it while the
+            // primary is issued.
+            unsafe {
+                let req = Chain::request(node).as_ptr();
+                if secondary::needed_direction((*req).opcode) & !dir != 0
+                    || secondary::is_command(req)
+                {
+                    return Err(EINVAL);
+                }
+                next = (*node.as_ptr()).next;
+            }
+        }
+
+        let ptr = part.as_ptr();
+        // SAFETY: By the safety requirement the memory is ours. What is not written is only used
+        // of a group that has parts.
+        unsafe {
+            (*ptr).primary = (*whole).primary;
+            (*ptr).whole = whole;
+            (*ptr).part = null_mut();
+            (*ptr).gathered = Chain::new().into_raw();
+            (*ptr).done = None;
+            (*ptr).part_done = Some(done);
+            (*ptr).accepted = null_mut();
+            (*ptr).bytes = 0;
+            (*ptr).error = 0;
+            (*ptr).pending = 1;
+            (*ptr).nr = nr;
+            (*ptr).nr_extra = 0;
+            (*ptr).error_index = 0;
+            (*ptr).dirs = dir;
+            (*ptr).phase = Phase::Gathered as u8;
+            (*ptr).is_short = false;
+            (*ptr).has_cmd = false;
+            set_up_lease(&mut *ptr, lease, dir, lease_ended);
+        }
+        let state = self.state();
+        if state.part.is_null() {
+            state.part = ptr;
+        } else {
+            // SAFETY: The last part belongs to the group, which is ours.
+            unsafe { (*state.last_part).part = ptr };
+        }
+        state.last_part = ptr;
+        state.behind_parts = next;
+        // The whole waits for each of them.
+        state.pending += 1;
+        Ok(())
+    }
+}
+
+/// How the driver gets a part back: `io_fused_group::part_done`.
+pub(crate) type PartDone =
+    unsafe extern "C" fn(*mut bindings::io_fused_part, *mut c_void, c_int) -> bool;
+
+/// Sets up the lease of a group or a part, which nobody uses yet, with one reference. The last put
+/// calls `release` with the group.
+// There are few callers, but the compiler does not inline it by itself.
+#[inline(always)]
+fn set_up_lease(
+    state: &mut bindings::io_fused_group,
+    lease: &bindings::io_fused_lease,
+    dir: u8,
+    release: unsafe extern "C" fn(*mut c_void),
+) {
+    let flags = bindings::IO_REGBUF_F_KBUF | bindings::IO_REGBUF_F_LEASE;
+    let group: *mut c_void = ptr::from_mut(state).cast();
+    let imu = addr_of_mut!(state.lease.imu);
+
+    // SAFETY: The lease is a part of the group, which is ours. No value of its fields needs to be
+    // dropped.
+    unsafe {
+        addr_of_mut!(state.lease).write(bindings::io_lease {
+            node: bindings::io_rsrc_node {
+                type_: bindings::IORING_RSRC_BUFFER as u8,
+                refs: 1,
+                __bindgen_anon_1: bindings::io_rsrc_node__bindgen_ty_1 { buf: imu },
+                ..pin_init::zeroed()
+            },
+            bvec: lease.bvec,
+            nr_bvecs: lease.nr_bvecs,
+            skip: lease.skip,
+            imu: bindings::io_mapped_ubuf {
+                ubuf: 0,
+                len: lease.len,
+                nr_bvecs: 0,
+                folio_shift: 0,
+                refs: pin_init::zeroed(),
+                flags: flags as u8,
+                dir,
+                release: Some(release),
+                priv_: group,
+                bvec: bindings::__IncompleteArrayField::new(),
+            },
+        })
+    };
+    state.release = lease.release;
+    state.priv_ = lease.priv_;
+    state.leased = true;
 }
 
 /// A group under the lock of its ring.
@@ -205,6 +311,8 @@ impl Group {
         // SAFETY: The memory was just allocated and has this size.
         unsafe {
             (*group).primary = req;
+            (*group).whole = null_mut();
+            (*group).part = null_mut();
             (*group).gathered = Chain::new().into_raw();
             (*group).release = None;
             (*group).done = None;
@@ -303,6 +411,9 @@ impl Group {
 
     /// Issues the secondaries, in SQE order.
     pub(crate) fn start(mut self) {
+        if !self.state().part.is_null() {
+            return self.start_parts();
+        }
         let nr = self.state().nr;
         let mut chain = self.take_gathered();
         let state = self.state();
@@ -347,6 +458,68 @@ impl Group {
         }
     }
 
+    /// Issues the secondaries of a group with several leases, in SQE order.
+    fn start_parts(mut self) {
+        let mut chain = self.take_gathered();
+        let state = self.state();
+        let mut next = state.part;
+
+        state.phase = Phase::Started as u8;
+        // From here on no reference to the group is held, see `start()`: neither it nor a part can
+        // end before its last secondary was queued.
+        while let Some(part) = NonNull::new(next) {
+            let ptr = part.as_ptr();
+            // SAFETY: A part belongs to the group until its lease ends, which is later than this
+            // loop, as it was said. There is no other reference to it.
+            let (nr, node, mut coverage) = unsafe {
+                next = (*ptr).part;
+                (*ptr).phase = Phase::Started as u8;
+                // As in `start()`.
+                (*ptr).lease.node.refs += i32::from((*ptr).nr) - 1;
+                (
+                    (*ptr).nr,
+                    addr_of_mut!((*ptr).lease.node),
+                    Coverage::of(&(*ptr).lease.imu),
+                )
+            };
+            for left in (0..nr).rev() {
+                // The numbers add up: see `Issue::is_lent()`.
+                let Some(secondary) = chain.pop() else {
+                    return;
+                };
+                let secondary = secondary.as_ptr();
+
+                // SAFETY: As in `start()`, of the part's node and its secondaries.
+                unsafe {
+                    (*secondary).group = ptr;
+                    (*secondary).__bindgen_anon_2.buf_node = node;
+                    (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;
+                    if let Some(coverage) = &mut coverage {
+                        coverage.add(secondary, left == 0);
+                    }
+                    bindings::io_fused_queue_secondary(secondary);
+                }
+            }
+        }
+    }
+
+    /// A part is over with `res`: the driver gets it back. Returns the whole, which waited for it.
+    fn end_part(mut self, res: i32) -> Self {
+        let part = self.0 .0;
+        let state = self.state();
+        let (whole, done, private) = (state.whole, state.part_done, state.priv_);
+
+        // SAFETY: A part ends before its whole does.
+        let mut whole = Self(Raw(unsafe { NonNull::new_unchecked(whole) }));
+        if let Some(done) = done {
+            // SAFETY: It is called once, for what the driver passed with it, and nobody refers to
+            // the part any more: its secondaries and its lease are over. `uring_lock` is held.
+            let counts = unsafe { done(part.as_ptr().cast(), private, res) };
+            whole.state().bytes += u64::from(counts);
+        }
+        whole
+    }
+
     /// One of the things that the primary waits for has happened: the end of the lease, or of a
     /// secondary without one. The last of them completes the primary, or gives it back to the
     /// driver.
@@ -371,6 +544,9 @@ impl Group {
         let fails = state.error != 0 || state.is_short;
         let done = state.done;
 
+        if !state.whole.is_null() {
+            return self.end_part(res).arrive();
+        }
         self.end();
         if let Some(done) = done {
             // SAFETY: The driver passed it for this, and nothing of the group is left: the command
@@ -404,11 +580,20 @@ impl Group {
         // SAFETY: `uring_lock` is held by the type invariant.
         unsafe { self.take_gathered().cancel(post_cqes) };
         let state = self.state();
+        let mut next = state.part;
         if state.leased {
             let node = addr_of_mut!(state.lease.node);
             // SAFETY: The reference was the group's. This calls `lease_ended()`, which makes a
             // reference of its own to the group, while none is held here.
             unsafe { bindings::io_put_rsrc_node(ctx, node) };
+        }
+        while let Some(part) = NonNull::new(next) {
+            // SAFETY: The part belongs to the group until its lease ends, which this does. As
+            // above.
+            unsafe {
+                next = (*part.as_ptr()).part;
+                bindings::io_put_rsrc_node(ctx, addr_of_mut!((*part.as_ptr()).lease.node));
+            }
         }
         self.end();
     }
@@ -448,5 +633,8 @@ pub(crate) unsafe extern "C" fn lease_ended(group: *mut c_void) {
     }
     if group.phase() == Phase::Started {
         group.arrive();
+    } else if !group.state().whole.is_null() {
+        // The whole is being canceled, and ends without waiting for it.
+        group.end_part(ECANCELED.to_errno());
     }
 }

@@ -184,7 +184,8 @@ unsafe fn zero_rest(
         // SAFETY: A completed request has its file until it is freed. All that write a leased
         // buffer, but for a RECV, are executed as reads, see `range_of()`.
         let to_end = || !is_recv && unsafe { bindings::io_rw_read_to_end(req) };
-        if state.done.is_some() && !to_end() {
+        let is_kept = state.done.is_some() || !state.whole.is_null();
+        if is_kept && !to_end() {
             // SAFETY: By the safety requirement.
             fail(state, EIO.to_errno(), unsafe { (*req).fused_index });
         }

@@ -145,7 +145,10 @@ pub use self::{
         BvecTable,
         Direction,
         FusedCmd,
-        Lessor, //
+        Lessor,
+        PartLessor,
+        PartMemory,
+        MAX_SECONDARIES, //
     },
     handler::{
         CommandHandler,

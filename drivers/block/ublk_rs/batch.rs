@@ -19,6 +19,7 @@ use crate::{
         FETCH_IO_CMDS,
         PREP_IO_CMDS, //
     },
+    batch_fused,
     batch_queue::BatchQueue,
     data_mode::DataMode,
     device::Device,
@@ -133,7 +134,10 @@ impl CommandHandler for BatchCommands {
         cmd: FusedCmd<'a, Self>,
         _flags: IssueFlags<'a>,
     ) -> Outcome<'a> {
-        fused::submit_shared(&dev, cmd)
+        match cmd.op() {
+            COMMIT_IO_CMDS => batch_fused::commit(&dev, cmd),
+            _ => fused::submit_shared(&dev, cmd),
+        }
     }
 }
 

@@ -94,6 +94,16 @@ impl BatchIo {
         })
     }
 
+    /// Checks a command whose elements are [`Moved`]; returns the bytes of all of them.
+    ///
+    /// Fails as [`Self::elements`] does, and with [`EINVAL`] if there are none.
+    pub(crate) fn moved(&self, limits: Limits) -> Result<usize> {
+        if self.flags != 0 || self.nr_elem == 0 {
+            return Err(EINVAL);
+        }
+        Ok(self.elements(limits)?.total())
+    }
+
     /// Checks a command that the server is told tags with, but for its queue. Fails with
     /// [`EINVAL`].
     pub(crate) fn check_fetch(&self) -> Result {
@@ -162,6 +172,32 @@ pub(crate) struct Element {
 
 impl Element {
     const HEADER: usize = 8;
+}
+
+/// What a command says about a tag whose data secondaries move: `struct ublk_elem_header`, in which
+/// `buf_index` is their number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Moved {
+    pub(crate) tag: u16,
+    /// How many secondaries move the data, 0 if there is none.
+    pub(crate) nr: u16,
+    /// What the request ends with if there are none.
+    pub(crate) result: i32,
+}
+
+impl Moved {
+    pub(crate) const BYTES: usize = Element::HEADER;
+
+    /// Reads one. [`None`] if `bytes` are not those of one.
+    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
+        let [t0, t1, n0, n1, result @ ..] = *bytes.first_chunk::<{ Self::BYTES }>()?;
+
+        Some(Self {
+            tag: u16::from_ne_bytes([t0, t1]),
+            nr: u16::from_ne_bytes([n0, n1]),
+            result: i32::from_ne_bytes(result),
+        })
+    }
 }
 
 #[kunit_tests(ublk_rs_batch_cmd)]
@@ -250,6 +286,25 @@ mod tests {
         };
         assert_eq!((element.addr, element.auto_reg), (0, Some(auto_reg)));
         Ok(())
+    }
+
+    #[test]
+    fn moved() {
+        let get = |cmd: BatchIo| cmd.moved(limits(UBLK_F_FUSED_CMD));
+
+        assert_eq!(get(cmd(0, 16, 8)), Ok(128));
+        assert_eq!(get(cmd(0, 17, 8)), Err(E2BIG));
+        assert_eq!(get(cmd(0, 0, 8)), Err(EINVAL));
+        assert_eq!(get(cmd(0, 1, 16)), Err(EINVAL));
+        assert_eq!(get(cmd(UBLK_BATCH_F_HAS_BUF_ADDR, 1, 16)), Err(EINVAL));
+
+        let [t0, t1] = 7u16.to_ne_bytes();
+        let [n0, n1] = 3u16.to_ne_bytes();
+        let [r0, r1, r2, r3] = (-5i32).to_ne_bytes();
+        let bytes = [t0, t1, n0, n1, r0, r1, r2, r3];
+        let (tag, nr, result) = (7, 3, -5);
+        assert_eq!(Moved::new(&bytes), Some(Moved { tag, nr, result }));
+        assert_eq!(Moved::new(&bytes[..7]), None);
     }
 
     #[test]

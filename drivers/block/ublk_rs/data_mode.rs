@@ -30,6 +30,8 @@ pub(crate) struct DataMode {
     pub(crate) registers: bool,
     /// It may be in memory that the server shares with its clients.
     pub(crate) shares: bool,
+    /// Secondaries of fused commands move it.
+    pub(crate) lends: bool,
     pub(crate) reach: Reach,
 }
 
@@ -45,6 +47,7 @@ impl DataMode {
             asks: copies && flags & UBLK_F_NEED_GET_DATA != 0,
             registers: flags & UBLK_F_AUTO_BUF_REG != 0,
             shares: flags & UBLK_F_SHMEM_ZC != 0,
+            lends: flags & UBLK_F_FUSED_CMD != 0,
             reach: if flags & UBLK_F_FUSED_CMD != 0 && flags & UBLK_F_UNPRIVILEGED_DEV != 0 {
                 Reach::Commit
             } else {

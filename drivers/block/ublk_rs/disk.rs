@@ -42,7 +42,10 @@ use kernel::{
         Capability, //
     },
     cred,
-    io_uring::TaskBatch,
+    io_uring::{
+        PartMemory,
+        TaskBatch, //
+    },
     prelude::*,
     sync::Arc, //
 };
@@ -199,5 +202,14 @@ impl Operations for Disk {
 
     fn lease_ended(rq: RequestRef) {
         ending::finish(rq);
+    }
+
+    fn part_ended(rq: RequestRef, memory: PartMemory, result: i32) -> bool {
+        let committed = rq
+            .queue_data()
+            .slot(rq.hw_queue(), rq.tag())
+            .is_some_and(|slot| slot.commit_lent(&rq, memory, result));
+        ending::finish(rq);
+        committed
     }
 }

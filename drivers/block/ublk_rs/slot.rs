@@ -14,6 +14,7 @@
 
 mod commit;
 mod handover;
+mod lend;
 pub(crate) mod shared;
 
 use crate::{
@@ -56,6 +57,7 @@ use kernel::{
     io_uring::{
         IssuedCmd,
         Outcome,
+        PartMemory,
         RingId, //
     },
     prelude::*,
@@ -82,6 +84,9 @@ struct SlotState {
     /// Keeps the shared memory in which the data of the server's request is. Only while the stage
     /// has a request: who takes that out takes this out as well, and drops it without the lock.
     hold: Option<Hold>,
+    /// With `UBLK_F_BATCH_IO`, for the lease of a request that is committed in a batch. Not here
+    /// while there is one.
+    memory: Option<PartMemory>,
     /// That of the request that the server has, or had last.
     generation: Generation,
 }
@@ -193,6 +198,7 @@ impl Slot {
                     auto_reg: None,
                     registered_on: None,
                     hold: None,
+                    memory: None,
                     generation: Generation::default(),
                 },
                 "ublk_rs::Slot::state"

@@ -44,6 +44,7 @@
 mod add;
 mod batch;
 mod batch_cmd;
+mod batch_fused;
 mod batch_queue;
 mod char_dev;
 mod control;

@@ -32,7 +32,17 @@ struct io_fused_lease {
 };
 
 /*
- * Both are for the ->uring_cmd() handler that was called with
+ * struct io_fused_part - memory of one lease of a group that has several
+ *
+ * It belongs to io_uring from io_fused_cmd_lease_part() until @done of that is
+ * called. What is in it is of no interest to drivers.
+ */
+struct io_fused_part {
+	u64	opaque[36];
+};
+
+/*
+ * These are for the ->uring_cmd() handler that was called with
  * IO_URING_F_FUSED, and only while it runs. The application asked for a lease
  * if IORING_FUSED_CMD_BUF is set in @cmd->flags.
  *
@@ -52,6 +62,31 @@ struct io_fused_lease {
  * (-EINVAL), whose results are no bytes. A handler that wants to refuse the
  * command returns an error instead of starting it.
  */
+/*
+ * A driver may lend several buffers in one group: in place of one call of
+ * io_fused_cmd_lease(), it calls io_fused_cmd_lease_part() for each of them, in
+ * SQE order, with the number of secondaries that borrow it, and then
+ * io_fused_cmd_start_parts(). The numbers must add up to that of the group, or
+ * the command is refused with -EINVAL, as it is if the direction is wrong for one
+ * of the secondaries, or if one is a uring command. @lease->release is not used.
+ *
+ * @done is called once for each part, with @lease->priv, in task context with
+ * the ring's uring_lock held: when its secondaries are done, with the number of
+ * bytes that they moved or the first error, in the same sense as for @done of
+ * io_fused_cmd_start(); or with -ECANCELED, if the command failed before they
+ * were issued. It does not wait for other parts. @part is the driver's again.
+ *
+ * The primary completes when all parts are done, with @count plus the number of
+ * parts for which @done has returned true.
+ */
+int io_fused_cmd_lease_part(struct io_uring_cmd *cmd,
+			    struct io_fused_part *part,
+			    const struct io_fused_lease *lease, unsigned int nr,
+			    bool (*done)(struct io_fused_part *part, void *priv,
+					 int res));
+int io_fused_cmd_start_parts(struct io_uring_cmd *cmd, unsigned int count,
+			     unsigned int issue_flags);
+
 int io_fused_cmd_lease(struct io_uring_cmd *cmd,
 		       const struct io_fused_lease *lease);
 int io_fused_cmd_start(struct io_uring_cmd *cmd,

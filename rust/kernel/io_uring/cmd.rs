@@ -140,6 +140,19 @@ pub(super) unsafe fn link<T>(cmd: NonNull<bindings::io_uring_cmd>) -> *mut Link 
     unsafe { pdu::<[u8; PDU_SIZE]>(cmd).byte_add(LINK_OFFSET).cast() }
 }
 
+/// Reads `addr` of the SQE, which user space may write to at any time.
+///
+/// # Safety
+///
+/// `cmd` must be valid and its SQE must be readable.
+pub(super) unsafe fn read_sqe_addr(cmd: NonNull<bindings::io_uring_cmd>) -> u64 {
+    // SAFETY: By the safety requirement.
+    unsafe {
+        let sqe = (*cmd.as_ptr()).sqe;
+        core::ptr::addr_of!((*sqe).__bindgen_anon_2.addr).read_volatile()
+    }
+}
+
 /// Copies the first `size_of::<T>()` bytes of the SQE's `cmd[]`.
 ///
 /// # Safety
@@ -253,12 +266,8 @@ impl<'a, H: CommandHandler> IssuedCmd<'a, H> {
     ///
     /// As for [`payload`](Self::payload), call it once.
     pub fn sqe_addr(&self) -> u64 {
-        // SAFETY: By the type invariant the command is valid and its SQE readable. User space may
-        // write to it meanwhile.
-        unsafe {
-            let sqe = (*self.cmd.as_ptr()).sqe;
-            core::ptr::addr_of!((*sqe).__bindgen_anon_2.addr).read_volatile()
-        }
+        // SAFETY: By the type invariant the command is valid and its SQE readable.
+        unsafe { read_sqe_addr(self.cmd) }
     }
 
     /// The C command.

@@ -22,6 +22,13 @@ use crate::{
 };
 use core::marker::PhantomData;
 
+mod parts;
+
+pub use self::parts::{
+    PartLessor,
+    PartMemory, //
+};
+
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
 use super::{
     cmd,
@@ -33,6 +40,9 @@ use core::{
     mem::size_of,
     ptr::NonNull, //
 };
+
+/// The most secondaries of a command.
+pub const MAX_SECONDARIES: u32 = bindings::IORING_FUSED_MAX_SECONDARY;
 
 /// Which way data moves through a leased buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +62,30 @@ pub struct BvecTable {
     pub(crate) skip: u32,
     pub(crate) len: usize,
     pub(crate) dir: Direction,
+}
+
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+impl BvecTable {
+    /// How C describes a lease of the buffer, which `release` and `private` get back.
+    #[inline(always)]
+    fn as_lease(
+        &self,
+        private: *mut c_void,
+        release: Option<unsafe extern "C" fn(*mut c_void)>,
+    ) -> bindings::io_fused_lease {
+        bindings::io_fused_lease {
+            bvec: self.bvec,
+            nr_bvecs: self.nr,
+            skip: self.skip,
+            len: self.len,
+            dir: match self.dir {
+                Direction::Dest => bindings::ITER_DEST as u8,
+                Direction::Source => bindings::ITER_SOURCE as u8,
+            },
+            release,
+            priv_: private,
+        }
+    }
 }
 
 /// Something that can lend a buffer to the secondaries of a fused command.
@@ -138,6 +172,21 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         unsafe { cmd::read_payload(self.cmd) }
     }
 
+    /// Reads `addr` of the SQE, which some drivers use beside the payload.
+    ///
+    /// As for [`payload`](Self::payload), call it once.
+    pub fn sqe_addr(&self) -> u64 {
+        // SAFETY: By the type invariant the SQE is readable.
+        unsafe { cmd::read_sqe_addr(self.cmd) }
+    }
+
+    /// How many secondaries the command has.
+    pub fn nr_secondaries(&self) -> u32 {
+        // SAFETY: By the type invariant this is a primary in `->uring_cmd()`, which is the first
+        // member of its request and has a group. Its secondaries have been counted.
+        unsafe { (*(*self.cmd.as_ptr().cast::<bindings::io_kiocb>()).group).nr.into() }
+    }
+
     /// Whether the secondaries need a buffer from the driver (`IORING_FUSED_CMD_BUF`).
     pub fn wants_buffer(&self) -> bool {
         // SAFETY: By the type invariant the command is a valid primary that only this value acts
@@ -185,18 +234,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     fn lend<L: Lessor>(&self, lessor: L) -> Result<(), c_int> {
         let table = lessor.table();
         let private = lessor.into_foreign();
-        let lease = bindings::io_fused_lease {
-            bvec: table.bvec,
-            nr_bvecs: table.nr,
-            skip: table.skip,
-            len: table.len,
-            dir: match table.dir {
-                Direction::Dest => bindings::ITER_DEST as u8,
-                Direction::Source => bindings::ITER_SOURCE as u8,
-            },
-            release: Some(end_lease::<L>),
-            priv_: private,
-        };
+        let lease = table.as_lease(private, Some(end_lease::<L>));
 
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()`. By the safety
         // requirements of `Lessor`, the table is valid until the lease ends. `end_lease::<L>` takes
@@ -223,10 +261,17 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
         // it was not started. It is given up with `self`, to `done` if there is one: the command
         // has initialised data then.
-        match unsafe { core_start(self.cmd, done, self.flags.bits()) } {
-            TAKEN => Outcome::queued(),
-            refused => Outcome::finished(refused),
-        }
+        outcome_of(unsafe { core_start(self.cmd, done, self.flags.bits()) })
+    }
+}
+
+/// What becomes of a command for which `io_fused_cmd_start()` returned `ret`.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+#[inline(always)]
+fn outcome_of<'a>(ret: c_int) -> Outcome<'a> {
+    match ret {
+        TAKEN => Outcome::queued(),
+        refused => Outcome::finished(refused),
     }
 }
 
@@ -268,6 +313,36 @@ unsafe fn core_start(
     unsafe { bindings::io_fused_cmd_start(cmd.as_ptr(), done, flags) }
 }
 
+/// # Safety
+///
+/// See `io_fused_cmd_lease_part()`.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+#[inline(never)]
+unsafe fn core_lease_part(
+    cmd: NonNull<bindings::io_uring_cmd>,
+    part: *mut bindings::io_fused_part,
+    lease: &bindings::io_fused_lease,
+    nr: c_uint,
+    done: unsafe extern "C" fn(*mut bindings::io_fused_part, *mut c_void, c_int) -> bool,
+) -> c_int {
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::io_fused_cmd_lease_part(cmd.as_ptr(), part, lease, nr, Some(done)) }
+}
+
+/// # Safety
+///
+/// See `io_fused_cmd_start_parts()`.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+#[inline(never)]
+unsafe fn core_start_parts(
+    cmd: NonNull<bindings::io_uring_cmd>,
+    count: c_uint,
+    flags: c_uint,
+) -> c_int {
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::io_fused_cmd_start_parts(cmd.as_ptr(), count, flags) }
+}
+
 /// Without the fused command in the kernel there is no value of the type to call these with.
 #[cfg(not(CONFIG_IO_URING_FUSED_CMD))]
 #[expect(missing_docs)]
@@ -277,6 +352,14 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     }
 
     pub fn payload<T: FromBytes + Copy>(&self) -> T {
+        match self.never {}
+    }
+
+    pub fn sqe_addr(&self) -> u64 {
+        match self.never {}
+    }
+
+    pub fn nr_secondaries(&self) -> u32 {
         match self.never {}
     }
 

@@ -62,9 +62,11 @@ impl Next {
 }
 
 impl Slot {
-    /// Makes the slot ready for its first request. Fails with [`EINVAL`] if it is already.
+    /// Makes the slot ready for its first request. Fails with [`EINVAL`] if it is already, and with
+    /// [`ENOMEM`].
     pub(crate) fn prepare(&self, next: Next) -> Result {
         let leader = ARef::from(current!().group_leader());
+        self.add_memory()?;
         let mut state = self.state.lock();
         if !state.stage.is_idle() {
             drop(state);
@@ -231,6 +233,31 @@ impl Slot {
         // From here on the server is told of the next request as soon as this one has ended.
         if let Some(rq) = rq {
             let verdict = self.take_data(&rq, next.addr, result, hold.is_some());
+            self.endings.finish_in(rq, verdict, batch);
+        }
+        Ok(())
+    }
+
+    /// Takes back the request that the server worked on, with its result, and without any data that
+    /// was moved: that is what a batch of fused commands has beside others. As
+    /// [`Self::commit_shared`].
+    pub(crate) fn commit_unmoved(
+        &self,
+        result: i32,
+        batch: &mut CompletionBatch<Disk>,
+    ) -> Result {
+        let (rq, hold) = {
+            let mut state = self.state.lock();
+            if state.stage.owned().is_none() {
+                drop(state);
+                return Err(EBUSY);
+            }
+            state.addr = 0;
+            let rq = state.stage.commit_shared();
+            (rq, self.release(&mut state))
+        };
+        if let Some(rq) = rq {
+            let verdict = self.take_data(&rq, 0, result, hold.is_some());
             self.endings.finish_in(rq, verdict, batch);
         }
         Ok(())

@@ -13,7 +13,9 @@ use crate::{
     io_uring::{
         BvecTable,
         Direction,
-        Lessor, //
+        Lessor,
+        PartLessor,
+        PartMemory, //
     },
     prelude::*,
     sync::aref::ARef,
@@ -188,6 +190,47 @@ impl<T: Operations> RequestLease<T> {
     pub fn request(&self) -> &RequestView {
         self.0.get().0
     }
+
+    /// Gives up the lease, without [`Operations::lease_ended`].
+    #[inline]
+    fn into_request(self) -> ARef<Request<T>> {
+        let this = ManuallyDrop::new(self);
+        // INVARIANT: `self` is not dropped, so the new value is the only owner.
+        Handle(this.0 .0, PhantomData).into_request()
+    }
+
+    /// The pages, as io_uring takes them.
+    #[inline]
+    fn describe(&self) -> BvecTable {
+        let (rq, gathered) = self.0.get();
+        let dir = if rq.is_write() {
+            Direction::Source
+        } else {
+            Direction::Dest
+        };
+        let len = rq.bytes() as usize;
+
+        if let Some(table) = gathered {
+            return BvecTable {
+                bvec: table.as_ptr(),
+                nr: table.len() as u32,
+                skip: 0,
+                len,
+                dir,
+            };
+        }
+
+        // SAFETY: By the type invariants this is a request of one bio, which has data.
+        let first = unsafe { rq.first_table() };
+
+        BvecTable {
+            bvec: first.bvec,
+            nr: first.nr as u32,
+            skip: first.skip,
+            len,
+            dir,
+        }
+    }
 }
 
 impl<T: Operations> Drop for RequestLease<T> {
@@ -254,39 +297,25 @@ unsafe impl<T: Operations> ForeignOwnable for RequestLease<T> {
 unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
     #[inline]
     fn table(&self) -> BvecTable {
-        let (rq, gathered) = self.0.get();
-        let dir = if rq.is_write() {
-            Direction::Source
-        } else {
-            Direction::Dest
-        };
-        let len = rq.bytes() as usize;
-
-        if let Some(table) = gathered {
-            return BvecTable {
-                bvec: table.as_ptr(),
-                nr: table.len() as u32,
-                skip: 0,
-                len,
-                dir,
-            };
-        }
-
-        // SAFETY: By the type invariants this is a request of one bio, which has data.
-        let first = unsafe { rq.first_table() };
-
-        BvecTable {
-            bvec: first.bvec,
-            nr: first.nr as u32,
-            skip: first.skip,
-            len,
-            dir,
-        }
+        self.describe()
     }
 
     #[inline]
     fn ended(self) {
         // The drop calls `lease_ended()`.
+    }
+}
+
+// SAFETY: As above.
+unsafe impl<T: Operations + 'static> PartLessor for RequestLease<T> {
+    #[inline]
+    fn table(&self) -> BvecTable {
+        self.describe()
+    }
+
+    #[inline]
+    fn ended(self, memory: PartMemory, result: i32) -> bool {
+        T::part_ended(self.into_request(), memory, result)
     }
 }
 

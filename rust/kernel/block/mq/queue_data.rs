@@ -8,7 +8,9 @@ use crate::{
     bindings,
     block::mq::{
         Operations,
-        OwnedRequest, //
+        OwnedRequest,
+        Request,
+        RequestView, //
     },
     types::ForeignOwnable, //
 };
@@ -23,14 +25,35 @@ impl<T: Operations> OwnedRequest<T> {
     /// Any. Reads the C field `queuedata`.
     #[inline]
     pub fn queue_data(&self) -> <T::QueueData as ForeignOwnable>::Borrowed<'_> {
-        // CAST: `RequestView` is a transparent wrapper around `struct request`.
-        let rq = core::ptr::from_ref(&**self).cast::<bindings::request>();
         // SAFETY: By the type invariants the request is valid and owned by the driver, so it is in
-        // flight and its queue is valid.
-        let data = unsafe { (*(*rq).q).queuedata };
-        // SAFETY: `queuedata` was made by `into_foreign()` when the disk was allocated.
-        // `from_foreign()` is called when the last reference to the disk is gone; that is after
-        // `del_gendisk()`, which waits for all requests in flight.
-        unsafe { T::QueueData::borrow(data) }
+        // flight.
+        unsafe { queue_data_of::<T>(self) }
     }
+}
+
+impl<T: Operations> Request<T> {
+    /// As [`OwnedRequest::queue_data`].
+    #[inline]
+    pub fn queue_data(&self) -> <T::QueueData as ForeignOwnable>::Borrowed<'_> {
+        // SAFETY: By the type invariants there is a reference to the request, which keeps it in
+        // flight.
+        unsafe { queue_data_of::<T>(self) }
+    }
+}
+
+/// # Safety
+///
+/// `rq` is a request of a disk of `T`, which is in flight.
+#[inline]
+unsafe fn queue_data_of<T: Operations>(
+    rq: &RequestView,
+) -> <T::QueueData as ForeignOwnable>::Borrowed<'_> {
+    // CAST: `RequestView` is a transparent wrapper around `struct request`.
+    let rq = core::ptr::from_ref(rq).cast::<bindings::request>();
+    // SAFETY: By the safety requirement the queue is valid.
+    let data = unsafe { (*(*rq).q).queuedata };
+    // SAFETY: `queuedata` was made by `into_foreign()` when the disk was allocated.
+    // `from_foreign()` is called when the last reference to the disk is gone; that is after
+    // `del_gendisk()`, which waits for all requests in flight.
+    unsafe { T::QueueData::borrow(data) }
 }

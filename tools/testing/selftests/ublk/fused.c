@@ -31,7 +31,7 @@ bool ublk_is_fused_cqe(const struct ublk_queue *q, const struct io_uring_cqe *cq
 	unsigned int op = user_data_to_op(cqe->user_data);
 
 	return ublk_queue_use_fused(q) && (is_fused_primary(cqe) ||
-		op == UBLK_IO_OP_READ || op == UBLK_IO_OP_WRITE);
+		ublk_is_fused_batch_cqe(cqe) || op == UBLK_IO_OP_READ || op == UBLK_IO_OP_WRITE);
 }
 
 /* Room in the ring for as many requests of @nr pieces as there are tags */
@@ -70,9 +70,9 @@ static void prep_primary(struct ublk_queue *q, struct io_uring_sqe *sqe,
 	};
 }
 
-static void prep_secondary(struct ublk_queue *q, struct io_uring_sqe *sqe,
-			   int tag, unsigned int ublk_op, unsigned int idx,
-			   const struct ublk_fused_seg *seg)
+void ublk_fused_prep_secondary(struct ublk_queue *q, struct io_uring_sqe *sqe,
+			       int tag, unsigned int ublk_op, unsigned int idx,
+			       const struct ublk_fused_seg *seg)
 {
 	int fd = ublk_get_registered_fd(q, seg->fd_index);
 	bool is_read = ublk_op == UBLK_IO_OP_READ;
@@ -99,8 +99,8 @@ static void queue_group(struct ublk_thread *t, struct ublk_queue *q, int tag,
 
 	prep_primary(q, io_uring_get_sqe(&t->ring), cmd_op, tag, group, nr);
 	for (i = 0; i < nr; i++)
-		prep_secondary(q, io_uring_get_sqe(&t->ring), tag, ublk_op,
-			       first + i, &seg[first + i]);
+		ublk_fused_prep_secondary(q, io_uring_get_sqe(&t->ring), tag,
+					  ublk_op, first + i, &seg[first + i]);
 }
 
 /* Several groups, side by side. Returns how many. */
@@ -142,6 +142,10 @@ int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
 
 	ublk_assert(nr && nr <= UBLK_FUSED_MAX_SEGS);
 
+	if (ublk_thread_batch_io(t) && groups == 1) {
+		ublk_fused_batch_queue_io(t, q, tag, ublk_op, seg, nr);
+		return 0;
+	}
 	if (io_uring_sq_space_left(&t->ring) < nr + groups) {
 		io_uring_submit(&t->ring);
 		if (io_uring_sq_space_left(&t->ring) < nr + groups)
@@ -162,8 +166,15 @@ void ublk_fused_io_done(struct ublk_thread *t, struct ublk_queue *q,
 			const struct io_uring_cqe *cqe)
 {
 	unsigned int tag = user_data_to_tag(cqe->user_data);
-	const struct ublksrv_io_desc *iod = ublk_get_iod(q, tag);
-	struct ublk_io *io = ublk_get_io(q, tag);
+	const struct ublksrv_io_desc *iod;
+	struct ublk_io *io;
+
+	if (ublk_is_fused_batch_cqe(cqe)) {
+		ublk_fused_batch_done(t, q, cqe);
+		return;
+	}
+	iod = ublk_get_iod(q, tag);
+	io = ublk_get_io(q, tag);
 
 	/*
 	 * A secondary speaks up only when it failed or came short. The

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `UBLK_U_IO_COMMIT_IO_CMDS` as the primary of a fused command: many requests of a device with
+//! `UBLK_F_BATCH_IO`, each with its own secondaries.
+//!
+//! An element says how many secondaries, in SQE order, move the data of its request. The request is
+//! committed with what came of these, as soon as they are done. An element without any says with
+//! what result its request ends, as it does in the ordinary command.
+
+use crate::{
+    batch_cmd::{
+        BatchIo,
+        Limits,
+        Moved, //
+    },
+    data_mode::DataMode,
+    device::Device,
+    queue::Queue,
+    types::{
+        BatchCommands,
+        Disk, //
+    },
+    uapi::{
+        UBLK_F_FUSED_CMD,
+        UBLK_F_ZONED, //
+    }, //
+};
+use kernel::{
+    block::mq::CompletionBatch,
+    io_uring::{
+        FusedCmd,
+        Outcome,
+        MAX_SECONDARIES, //
+    },
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+/// The most elements of a command: each request that is committed with data has a secondary.
+const MAX_ELEMENTS: usize = MAX_SECONDARIES as usize;
+
+/// The elements of a command.
+struct Batch<'a> {
+    queue: &'a Queue,
+    bytes: [u8; MAX_ELEMENTS * Moved::BYTES],
+    len: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// Reads and checks all that a command says. Nothing has changed yet.
+    ///
+    /// - [`EINVAL`]: another queue than there are, flags or sizes that make no sense, no element, a
+    ///   tag that there is not, a request that can not be committed so, other secondaries than the
+    ///   command has, a result where they give one, or a device that does not lend data.
+    /// - [`E2BIG`]: more elements than tags, or than secondaries that a command can have.
+    /// - [`EBUSY`]: the server does not have a request with this tag.
+    /// - [`EFAULT`].
+    fn new(dev: &'a Device, cmd: &FusedCmd<'_, BatchCommands>) -> Result<Self> {
+        let io: BatchIo = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
+        let info = dev.info();
+        let data = DataMode::new(info.flags);
+        // What is registered with the ring could be read and written beside the secondaries.
+        if !dev.has(UBLK_F_FUSED_CMD) || data.registers || !cmd.wants_buffer() {
+            return Err(EINVAL);
+        }
+        let len = io.moved(Limits {
+            nr_queues: info.nr_hw_queues,
+            depth: info.queue_depth,
+            data,
+            zoned: dev.has(UBLK_F_ZONED),
+        })?;
+        let mut batch = Self {
+            queue: dev.queue(io.q_id.into()).ok_or(EINVAL)?,
+            bytes: [0; MAX_ELEMENTS * Moved::BYTES],
+            len,
+        };
+        let bytes = batch.bytes.get_mut(..len).ok_or(E2BIG)?;
+        let user = UserPtr::from_addr(cmd.sqe_addr() as usize);
+        UserSlice::new(user, len).reader().read_slice(bytes)?;
+
+        let mut nr_secondaries = 0;
+        for moved in batch.elements() {
+            let slot = batch.queue.slot(moved.tag.into()).ok_or(EINVAL)?;
+            slot.check_batch(moved.nr > 0)?;
+            if moved.nr > 0 && moved.result != 0 {
+                return Err(EINVAL);
+            }
+            nr_secondaries += u32::from(moved.nr);
+        }
+        if nr_secondaries != cmd.nr_secondaries() {
+            return Err(EINVAL);
+        }
+        Ok(batch)
+    }
+
+    fn elements(&self) -> impl Iterator<Item = Moved> + '_ {
+        let bytes = self.bytes.get(..self.len).unwrap_or(&[]);
+        bytes.chunks_exact(Moved::BYTES).filter_map(Moved::new)
+    }
+
+    /// Lends the data of each request that has secondaries to these. Fails if a request has gone
+    /// away since it was checked, if a tag is there twice, or with [`ENOMEM`].
+    fn lend(&self, cmd: &mut FusedCmd<'_, BatchCommands>) -> Result {
+        for moved in self.elements().filter(|moved| moved.nr > 0) {
+            let slot = self.queue.slot(moved.tag.into()).ok_or(EINVAL)?;
+            let (lease, memory) = slot.lend_to_batch()?;
+            if let Err((e, memory, lease)) = cmd.lease_part(memory, lease, moved.nr) {
+                slot.take_memory_back(memory);
+                drop(lease);
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits the requests that have no secondaries; returns how many these are. One that has gone
+    /// away since it was checked does not count.
+    fn commit_others(&self) -> u32 {
+        // They end when this is dropped.
+        let mut ended: CompletionBatch<Disk> = CompletionBatch::default();
+        let mut count = 0;
+        for moved in self.elements().filter(|moved| moved.nr == 0) {
+            if let Some(slot) = self.queue.slot(moved.tag.into()) {
+                count += u32::from(slot.commit_unmoved(moved.result, &mut ended).is_ok());
+            }
+        }
+        count
+    }
+}
+
+/// Serves the command. Its result is the number of requests that were committed.
+pub(crate) fn commit<'a>(dev: &Device, mut cmd: FusedCmd<'a, BatchCommands>) -> Outcome<'a> {
+    let batch = match Batch::new(dev, &cmd) {
+        Ok(batch) => batch,
+        Err(e) => return cmd.refuse(e),
+    };
+    // Those that were lent already come back if another one can not be.
+    if let Err(e) = batch.lend(&mut cmd) {
+        return cmd.refuse(e);
+    }
+    let count = batch.commit_others();
+    cmd.start_parts(count)
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A request of a device with `UBLK_F_BATCH_IO` that is committed by what secondaries move.
+//!
+//! It is the server's until they are done, as if they were requests of the server's own: it may be
+//! aborted, or committed otherwise, meanwhile. The lease has a reference of its own, so the tag
+//! names the same request until then.
+
+use super::Slot;
+use crate::{
+    ending::{
+        self,
+        Verdict, //
+    },
+    types::{
+        Disk,
+        RequestRef, //
+    }, //
+};
+use kernel::{
+    block::mq::{
+        Op,
+        Request,
+        RequestLease, //
+    },
+    io_uring::PartMemory,
+    prelude::*, //
+};
+
+impl Slot {
+    /// Allocates what a lease takes, if that is not there. Fails with [`ENOMEM`].
+    pub(super) fn add_memory(&self) -> Result {
+        if !self.data.lends || self.state.lock().memory.is_some() {
+            return Ok(());
+        }
+        // If the disk is being recovered, memory must not be waited for that only this server can
+        // give back.
+        let memory = PartMemory::new(GFP_NOIO)?;
+        let old = self.state.lock().memory.replace(memory);
+        // Outside of the lock.
+        drop(old);
+        Ok(())
+    }
+
+    /// Whether the server has a request from this slot that it may commit in a batch: one that
+    /// carries data, if secondaries are to move that. Fails with [`EBUSY`] if it has none, and with
+    /// [`EINVAL`] for a request of another kind.
+    pub(crate) fn check_batch(&self, moves: bool) -> Result {
+        let state = self.state.lock();
+        let rq = state.stage.owned().ok_or(EBUSY)?;
+        // Nobody could say where the data of a zone append was written.
+        if rq.op() == Op::ZoneAppend || (moves && (!rq.has_data() || rq.op() == Op::DriverIn)) {
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    /// The data of the server's request, to be lent, and memory for that. When the lease ends,
+    /// [`Self::commit_lent`] follows.
+    ///
+    /// Fails with [`EBUSY`] if the server has no request from this slot or the lease of another
+    /// batch has not ended, and with [`EINVAL`] or [`ENOMEM`] if the request can not be lent.
+    pub(crate) fn lend_to_batch(&self) -> Result<(RequestLease<Disk>, PartMemory)> {
+        let (rq, memory) = {
+            let mut state = self.state.lock();
+            let rq = state.stage.owned().cloned();
+            match (rq, state.memory.take()) {
+                (Some(rq), Some(memory)) => (rq, memory),
+                (rq, memory) => {
+                    state.memory = memory;
+                    drop(state);
+                    // It may have been committed meanwhile.
+                    rq.map(ending::finish);
+                    return Err(EBUSY);
+                }
+            }
+        };
+        match RequestLease::new(rq) {
+            Ok(lease) => Ok((lease, memory)),
+            Err((e, rq)) => {
+                self.take_memory_back(memory);
+                ending::finish(rq);
+                Err(e)
+            }
+        }
+    }
+
+    /// The lease did not come about, or is over.
+    pub(crate) fn take_memory_back(&self, memory: PartMemory) {
+        let surplus = {
+            let mut state = self.state.lock();
+            if state.memory.is_none() {
+                state.memory = Some(memory);
+                None
+            } else {
+                Some(memory)
+            }
+        };
+        // Outside of the lock. A new server has prepared the slot meanwhile.
+        drop(surplus);
+    }
+
+    /// Commits the request whose data secondaries moved: `result` is the number of bytes or an
+    /// error. The slot waits for the next one. `rq` is another reference to it.
+    ///
+    /// Returns whether it did. It does not if the request was aborted, or committed otherwise,
+    /// meanwhile; nor if the secondaries were canceled, or broke off because the server dies: then
+    /// it is still the server's.
+    pub(crate) fn commit_lent(&self, rq: &Request<Disk>, memory: PartMemory, result: i32) -> bool {
+        self.take_memory_back(memory);
+        let (own, _hold) = {
+            let mut state = self.state.lock();
+            let is_dying = || {
+                let server = state.task.as_ref();
+                result < rq.bytes() as i32
+                    && server.is_some_and(|server| self.is_deserted_by(server))
+            };
+            if result == ECANCELED.to_errno() || result == EINTR.to_errno() || is_dying() {
+                return false;
+            }
+            state.addr = 0;
+            let own: Option<RequestRef> = state.stage.commit_shared();
+            (own, self.release(&mut state))
+        };
+        let Some(own) = own else {
+            return false;
+        };
+        // What a secondary read too little of was zeroed. But what a write is short of is lost.
+        let lost = own.op() == Op::Write && (0..own.bytes() as i32).contains(&result);
+        let verdict = if lost {
+            Verdict::error(EIO)
+        } else {
+            Verdict::Result(result)
+        };
+        self.endings().finish(own, verdict);
+        true
+    }
+}
