@@ -107,8 +107,8 @@ TEST_F(fused, member_fails)
 		EXPECT_EQ(t[i / 2].leader_res, log_res(&log, UD_PRIMARY)) TH_LOG("%d", i);
 		EXPECT_EQ(t[i / 2].member_res, log_res(&log, 0)) TH_LOG("%d", i);
 		EXPECT_EQ(t[i / 2].nop, log_res(&log, UD_OTHER)) TH_LOG("%d", i);
-		if (log_index(&log, UD_PRIMARY) >= 0)
-			EXPECT_EQ(2, log_index(&log, UD_PRIMARY)) TH_LOG("%d", i);
+		EXPECT_TRUE(log_index(&log, UD_PRIMARY) < 0 || log_index(&log, UD_PRIMARY) == 2)
+			TH_LOG("%d", i);
 	}
 }
 
@@ -150,8 +150,8 @@ TEST_F(fused, broken_before)
 		push_nop(&self->ring, UD_OTHER + 1, 0);
 		SUBMIT();
 		EXPECT_EQ(-EBADF, log_until(&log, &self->ring, UD_OTHER));
-		if (!skip)
-			EXPECT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_OTHER + 1));
+		EXPECT_TRUE(skip ||
+			    log_until(&log, &self->ring, UD_OTHER + 1) == -ECANCELED);
 		log_rest(&log, &self->ring, 20);
 		EXPECT_EQ(skip ? 1 : 5, log.nr);
 		EXPECT_EQ(skip ? NO_CQE : -ECANCELED, log_res(&log, UD_PRIMARY));
