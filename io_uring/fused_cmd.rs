@@ -278,6 +278,8 @@ impl Gathered {
     /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
     /// submission. There are separate secondaries to be taken, or `inline_of` is the primary's SQE
     /// and the last one that was taken.
+    // Each of the two forms has its own: not inlined otherwise.
+    #[inline(always)]
     unsafe fn take_all(&mut self) -> Result {
         loop {
             // SAFETY: By the function's requirements; there is one at first, and then while the
@@ -311,6 +313,7 @@ impl Gathered {
     /// # Safety
     ///
     /// As for [`take_all`](Self::take_all), and there is one to be taken.
+    #[inline(always)]
     unsafe fn take(&mut self) -> Result<NonNull<bindings::io_kiocb>> {
         let inline_of = core::mem::replace(&mut self.inline_of, null());
         if inline_of.is_null() {
