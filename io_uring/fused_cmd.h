@@ -19,6 +19,7 @@
 #ifdef CONFIG_IO_URING_FUSED_CMD
 
 #define IO_REQ_FUSED_FLAG	REQ_F_FUSED
+#define IO_REQ_LEADER_FLAG	REQ_F_SQE_GROUP
 #define IO_REQ_LEASE_FLAG	REQ_F_LEASE
 #define IO_REQ_KEEP_VEC_FLAG	REQ_F_KEEP_VEC
 
@@ -31,10 +32,15 @@ void io_fused_cmd_issued(struct io_kiocb *req);
 void io_fused_cmd_sqe_copy(struct io_kiocb *req);
 void io_fused_cmd_fail(struct io_kiocb *req);
 
+/* fused_cmd/leader.rs: the same for the leader of an SQE group */
+int io_group_gather(struct io_kiocb *req, unsigned int *left, int ret);
+void io_group_leader_done(struct io_kiocb *req);
+
 /*
  * A primary with its secondaries, from the preparation of the primary until
  * that is completed or given back to the driver. Owned by fused_cmd.rs, under
- * ->uring_lock.
+ * ->uring_lock. An SQE group is one as well: the leader is the primary, the
+ * members are secondaries.
  *
  * One with several leases has parts, each with a lease and the secondaries that
  * borrow it. A part is a group of its own, in memory of the driver, that ends
@@ -67,17 +73,23 @@ struct io_fused_group {
 	/* what the completion of the primary still waits for */
 	u16				pending;
 	/* secondaries that wait, and requests that these have: notifications */
-	u8				nr;
-	u8				nr_extra;
+	u16				nr;
+	u16				nr_extra;
+	/* those of them that take their buffer from the lease */
+	u16				nr_leased;
 	u8				error_index;
 	/* IO_BUF_* that the secondaries need */
 	u8				dirs;
 	u8				phase;
 	bool				leased;
-	/* a secondary came short, as breaks a link */
-	bool				is_short;
+	/* a secondary failed or came short, as breaks a link */
+	bool				breaks_link;
 	/* a secondary is a uring command */
 	bool				has_cmd;
+	/* said by IOSQE_SQE_GROUP, so that the primary has a result of its own */
+	bool				is_sqe_group;
+	/* of such a primary: was IOSQE_CQE_SKIP_SUCCESS set? */
+	bool				skips_cqe;
 };
 
 static_assert(sizeof(struct io_fused_group) <= sizeof(struct io_fused_part));
@@ -86,11 +98,12 @@ static_assert(sizeof(struct io_fused_group) <= sizeof(struct io_fused_part));
 void io_fused_secondary_done(struct io_kiocb *req);
 unsigned int io_fused_nr_waiting(struct io_kiocb *req);
 
-/* io_uring.c: what only the submission path can do */
+/* io_uring.c: what only the submission path can do, or knows */
 struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
 					 const struct io_uring_sqe *inline_of,
-					 unsigned int *left);
+					 unsigned int *left, bool *more);
 void io_fused_defer_secondary(struct io_kiocb *req);
+bool io_group_is_multishot(struct io_kiocb *req);
 void io_fused_queue_secondary(struct io_kiocb *req);
 
 /* A part of a leased buffer, in bytes */
@@ -141,6 +154,7 @@ static inline unsigned int io_fused_take_dropped(struct io_submit_state *state)
 #else
 
 #define IO_REQ_FUSED_FLAG	0
+#define IO_REQ_LEADER_FLAG	0
 #define IO_REQ_LEASE_FLAG	0
 #define IO_REQ_KEEP_VEC_FLAG	0
 
@@ -149,6 +163,16 @@ static inline int io_fused_cmd_gather(struct io_kiocb *req,
 				      unsigned int *left, int ret)
 {
 	return ret;
+}
+
+static inline int io_group_gather(struct io_kiocb *req, unsigned int *left,
+				  int ret)
+{
+	return ret;
+}
+
+static inline void io_group_leader_done(struct io_kiocb *req)
+{
 }
 
 static inline void io_fused_cmd_issued(struct io_kiocb *req)
@@ -193,15 +217,76 @@ static inline bool io_is_fused(const struct io_kiocb *req)
 #define io_is_secondary(req) \
 	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_FUSED))
 
+/* Does an SQE group wait for @req to end? */
+#define io_is_leader(req) \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_SQE_GROUP))
+
+/* Is it either of these? */
+#define io_is_grouped(req) \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && \
+	 ((req)->flags & (REQ_F_FUSED | REQ_F_SQE_GROUP)))
+
+/* Does @req, which was submitted, lead an SQE group, with or without a lease? */
+static inline bool io_leads_group(const struct io_kiocb *req)
+{
+#ifdef CONFIG_IO_URING_FUSED_CMD
+	if (io_is_leader(req))
+		return true;
+	return io_is_fused(req) && req->flags & REQ_F_ASYNC_DATA &&
+		req->group && req->group->is_sqe_group;
+#else
+	return false;
+#endif
+}
+
+/* What is a group by itself, or a part of the request before it, is in no other */
+static inline bool io_may_be_grouped(u8 opcode)
+{
+	return opcode != IORING_OP_FUSED_CMD && opcode != IORING_OP_LINK_TIMEOUT;
+}
+
 static inline u32 io_fused_flags(struct io_kiocb *primary)
 {
 	return io_kiocb_to_cmd(primary, struct io_uring_cmd)->flags;
 }
 
-/* Do the secondaries of @primary take their buffer from a lease? */
-static inline bool io_fused_leases(struct io_kiocb *primary)
+/* Is the second half of the SQE of @primary its secondary? */
+static inline bool io_fused_is_inline(struct io_kiocb *primary)
 {
+	return !io_is_leader(primary) &&
+		io_fused_flags(primary) & IORING_FUSED_CMD_INLINE;
+}
+
+/*
+ * Does a secondary of @primary with these @sqe_flags take its buffer from a
+ * lease? A member of an SQE group says so by a flag that it can not have
+ * otherwise.
+ */
+static inline bool io_fused_leases(struct io_kiocb *primary,
+				   unsigned int sqe_flags)
+{
+	if (io_is_leader(primary))
+		return sqe_flags & IOSQE_IO_DRAIN;
 	return io_fused_flags(primary) & IORING_FUSED_CMD_BUF;
+}
+
+/*
+ * May @opcode be a secondary of @primary, with these @sqe_flags? Without a lease
+ * a member of an SQE group may be anything.
+ */
+static inline bool io_fused_sqe_ok(struct io_kiocb *primary, u8 opcode,
+				   u8 fused_dir, unsigned int sqe_flags)
+{
+	unsigned int valid = IO_FUSED_SECONDARY_SQE_FLAGS;
+
+	if (io_is_leader(primary)) {
+		valid |= IOSQE_SQE_GROUP | IOSQE_IO_DRAIN;
+		if (!(sqe_flags & IOSQE_IO_DRAIN)) {
+			valid |= IOSQE_BUFFER_SELECT;
+			fused_dir = io_may_be_grouped(opcode);
+		}
+	}
+	return fused_dir && !(sqe_flags & ~valid);
 }
 
 /* Is the buffer of @req leased to it by its primary? */
@@ -229,7 +314,8 @@ static inline bool io_fused_leases(struct io_kiocb *primary)
 
 /* Does the end of @req end other requests, or its group? */
 #define IO_REQ_GROUP_FLAGS \
-	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) ? REQ_F_FUSED | REQ_F_LEASE : 0)
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) ? \
+	 REQ_F_FUSED | REQ_F_LEASE | REQ_F_SQE_GROUP : 0)
 
 /* What audit is told: a group that goes on is what any pending request is. */
 static inline int io_fused_audit_code(int ret)
@@ -268,7 +354,7 @@ static inline bool io_fused_may_drain(struct io_ring_ctx *ctx)
 /* Requests that wait with @req for its issue */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
 {
-	return io_is_fused(req) ? io_fused_nr_waiting(req) : 0;
+	return io_is_fused(req) || io_is_leader(req) ? io_fused_nr_waiting(req) : 0;
 }
 
 #endif

@@ -19,7 +19,9 @@
 //!    is an ordinary uring command from then on.
 //!
 //! [`chain`] holds prepared secondaries, [`group`] the state that the steps share, [`secondary`]
-//! the steps of a secondary, [`coverage`] what they leave out of a buffer.
+//! the steps of a secondary, [`coverage`] what they leave out of a buffer, [`leader`] what is other
+//! in the second form, where a bit in the SQEs makes a group of a request of any opcode and those
+//! behind it.
 //!
 //! # Locking
 //!
@@ -32,6 +34,8 @@ mod chain;
 mod coverage;
 #[path = "fused_cmd/group.rs"]
 mod group;
+#[path = "fused_cmd/leader.rs"]
+mod leader;
 #[path = "fused_cmd/secondary.rs"]
 mod secondary;
 
@@ -64,6 +68,9 @@ use kernel::{
 
 /// `sqe->uring_cmd_flags` of a primary that this kernel knows.
 const PRIMARY_FLAGS: u32 = bindings::IORING_FUSED_CMD_BUF | bindings::IORING_FUSED_CMD_INLINE;
+
+/// The most members of an SQE group: no SQ ring has more entries.
+const MAX_MEMBERS: u16 = 32768;
 
 const EIOCBQUEUED: c_int = -(bindings::EIOCBQUEUED as c_int);
 const TRY_AGAIN: c_int = -(bindings::EAGAIN as c_int);
@@ -182,15 +189,8 @@ unsafe extern "C" fn io_fused_cmd_gather(
     }
 
     let mut gathered = Gathered {
-        req,
-        left,
         inline_of: if inline { sqe } else { null() },
-        nr,
-        chain: Chain::new(),
-        taken: 0,
-        dirs: 0,
-        nr_extra: 0,
-        has_cmd: false,
+        ..Gathered::new(req, left, nr)
     };
     let header = if ret < 0 {
         to_result(ret)
@@ -214,13 +214,7 @@ unsafe extern "C" fn io_fused_cmd_gather(
     // SAFETY: `uring_lock` is held, and this is the only reference to the group, which the
     // preparation has set up: it did not fail.
     let mut group = unsafe { Group::prepared(req) };
-    let state = group.state();
-
-    state.dirs = gathered.dirs;
-    state.has_cmd = gathered.has_cmd;
-    state.nr = gathered.taken as u8;
-    state.nr_extra = gathered.nr_extra;
-    group.set_gathered(gathered.chain);
+    gathered.hand_to(&mut group);
     0
 }
 
@@ -232,7 +226,8 @@ struct Gathered {
     left: *mut c_uint,
     /// The primary's SQE, if its second half is to be taken next; else null.
     inline_of: *const bindings::io_uring_sqe,
-    /// The number of SQEs of their own that are to be taken.
+    /// The number of SQEs of their own that are to be taken, as far as it is known: each member of
+    /// an SQE group tells whether there is one more.
     nr: u16,
     chain: Chain,
     /// Length of the chain.
@@ -240,12 +235,42 @@ struct Gathered {
     /// Bits of `IO_BUF_*`: what they do to the buffer.
     dirs: u8,
     /// Requests that the preparation of secondaries took for them.
-    nr_extra: u8,
+    nr_extra: u16,
+    /// Secondaries that take their buffer from a lease.
+    nr_leased: u16,
     /// Whether one of them is a uring command.
     has_cmd: bool,
 }
 
 impl Gathered {
+    /// Nothing is taken yet of the `nr` SQEs behind that of `req`.
+    fn new(req: *mut bindings::io_kiocb, left: *mut c_uint, nr: u16) -> Self {
+        Gathered {
+            req,
+            left,
+            inline_of: null(),
+            nr,
+            chain: Chain::new(),
+            taken: 0,
+            dirs: 0,
+            nr_extra: 0,
+            nr_leased: 0,
+            has_cmd: false,
+        }
+    }
+
+    /// Leaves what was taken to `group`, whose primary is ready now.
+    fn hand_to(self, group: &mut Group) {
+        let state = group.state();
+
+        state.dirs = self.dirs;
+        state.has_cmd = self.has_cmd;
+        state.nr = self.taken;
+        state.nr_extra = self.nr_extra;
+        state.nr_leased = self.nr_leased;
+        group.set_gathered(self.chain);
+    }
+
     /// Take and check the secondaries, up to the first one that is malformed.
     ///
     /// # Safety
@@ -253,6 +278,8 @@ impl Gathered {
     /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
     /// submission. There are separate secondaries to be taken, or `inline_of` is the primary's SQE
     /// and the last one that was taken.
+    // Each of the two forms has its own: not inlined otherwise.
+    #[inline(always)]
     unsafe fn take_all(&mut self) -> Result {
         loop {
             // SAFETY: By the function's requirements; there is one at first, and then while the
@@ -266,10 +293,13 @@ impl Gathered {
                 if ret < 0 {
                     return Err(Error::from_errno(ret));
                 }
-                secondary::check(secondary.as_ptr())?;
-                self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
                 self.nr_extra += secondary::nr_notifs(secondary.as_ptr());
-                self.has_cmd |= secondary::is_command(secondary.as_ptr());
+                if !self.of_leader() || secondary::is_leased(secondary.as_ptr()) {
+                    secondary::check(secondary.as_ptr())?;
+                    self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
+                    self.has_cmd |= secondary::is_command(secondary.as_ptr());
+                    self.nr_leased += 1;
+                }
             }
             // A group has separate secondaries, or an inline one.
             if self.nr == 0 {
@@ -283,14 +313,27 @@ impl Gathered {
     /// # Safety
     ///
     /// As for [`take_all`](Self::take_all), and there is one to be taken.
+    #[inline(always)]
     unsafe fn take(&mut self) -> Result<NonNull<bindings::io_kiocb>> {
         let inline_of = core::mem::replace(&mut self.inline_of, null());
         if inline_of.is_null() {
             self.nr -= 1;
         }
 
+        let mut more = false;
         // SAFETY: By the function's requirements.
-        let taken = unsafe { bindings::io_fused_take_secondary(self.req, inline_of, self.left) };
+        let taken = unsafe {
+            bindings::io_fused_take_secondary(self.req, inline_of, self.left, &raw mut more)
+        };
+        let index = self.taken;
+        self.taken = index.wrapping_add(1);
+        // Who goes on to add SQEs while they are taken has an end as well.
+        let endless = more && self.taken == MAX_MEMBERS;
+        if endless {
+            self.nr = 0;
+        } else if more {
+            self.nr += 1;
+        }
         let secondary = from_err_ptr(taken).map_err(|e| {
             // Else it is consumed, but it is not there, or there was no memory for a request.
             if e == ENODATA {
@@ -306,13 +349,21 @@ impl Gathered {
         // SAFETY: `io_fused_take_secondary()` does not return null. The secondary is ours, and is
         // not issued.
         unsafe {
-            // The number of a group that is accepted fits.
-            (*secondary).fused_index = self.taken as u8;
+            // The number of a fused command that is accepted fits; members need none.
+            (*secondary).fused_index = index as u8;
             let secondary = NonNull::new_unchecked(secondary);
             self.chain.push(secondary);
-            self.taken = self.taken.wrapping_add(1);
+            if endless {
+                return Err(EINVAL);
+            }
             Ok(secondary)
         }
+    }
+
+    /// Whether this is an SQE group.
+    fn of_leader(&self) -> bool {
+        // SAFETY: The primary is being initialised by whoever owns this value.
+        unsafe { (*self.req).flags & bindings::REQ_F_SQE_GROUP as u64 != 0 }
     }
 
     /// The group failed: take what is left of it, if anything, and cancel all.
@@ -339,7 +390,7 @@ impl Gathered {
 ///
 /// # Safety
 ///
-/// `req` is a live primary that was not issued, and `uring_lock` is held.
+/// `req` is a live primary or leader that was not issued, and `uring_lock` is held.
 #[export]
 unsafe extern "C" fn io_fused_nr_waiting(req: *mut bindings::io_kiocb) -> c_uint {
     // SAFETY: By the function's requirements.
@@ -359,17 +410,8 @@ unsafe extern "C" fn io_fused_cmd_sqe_copy(req: *mut bindings::io_kiocb) {
     let Some(mut group) = (unsafe { Group::of(req) }) else {
         return;
     };
-    let mut chain = group.take_gathered();
-    let mut kept = Chain::new();
-
-    while let Some(secondary) = chain.pop() {
-        // SAFETY: The secondary is prepared and not issued, and goes from one chain to the other.
-        unsafe {
-            bindings::io_fused_defer_secondary(secondary.as_ptr());
-            kept.push(secondary);
-        }
-    }
-    group.set_gathered(kept);
+    // SAFETY: As above.
+    unsafe { group.defer() };
 }
 
 /// Issue the primary: hand it to the driver.
@@ -524,7 +566,8 @@ unsafe extern "C" fn io_fused_cmd_lease_part(
     else {
         return EINVAL.to_errno();
     };
-    if !may_lease(&mut issue, lease) {
+    // In an SQE group there may be others between those that borrow a buffer.
+    if !may_lease(&mut issue, lease) || issue.state().is_sqe_group {
         return EINVAL.to_errno();
     }
     // It has no way to say this of a part.
@@ -589,8 +632,9 @@ unsafe extern "C" fn io_fused_cmd_start(
     if unlocked == accepted.is_null() {
         return EINVAL.to_errno();
     }
-    // A driver that wants to know how many bytes were moved can not be told.
-    if done.is_some() && issue.state().has_cmd {
+    // A driver that wants to know how many bytes were moved can not be told; not of an SQE group,
+    // whose members may have buffers of their own.
+    if done.is_some() && (issue.state().has_cmd || issue.state().is_sqe_group) {
         return EINVAL.to_errno();
     }
     issue.state().done = done;
@@ -615,17 +659,29 @@ unsafe extern "C" fn io_fused_cmd_start(
 ///
 /// Called by io_uring as task work of a primary that [`io_fused_cmd_start`] accepted.
 unsafe extern "C" fn start_in_task(tw_req: bindings::io_tw_req, tw: bindings::io_tw_token_t) {
-    if tw.cancel {
+    // SAFETY: The request is a primary, or a leader that is done, and waits for this.
+    let flags = unsafe { (*tw_req.req).flags };
+    let is_leader = flags & bindings::REQ_F_SQE_GROUP as u64 != 0;
+
+    if is_leader && (tw.cancel || flags & bindings::REQ_F_FAIL as u64 != 0) {
+        // SAFETY: As above, and nothing was started. It has its result, and completes here and
+        // nowhere else. Task work runs with `uring_lock` held.
+        unsafe {
+            Group::prepared(tw_req.req).cancel();
+            bindings::req_set_fail(tw_req.req);
+            bindings::io_req_task_complete(tw_req, tw);
+        }
+    } else if tw.cancel {
         // SAFETY: The primary was not started, so it is completed here and nowhere else. Task work
         // runs with `uring_lock` held.
         unsafe { bindings::io_req_defer_failed(tw_req.req, ECANCELED.to_errno()) };
     } else {
-        // SAFETY: As above; the request is a primary.
+        // SAFETY: As above.
         unsafe { Group::prepared(tw_req.req) }.start();
     }
 }
 
-/// The primary failed before its secondaries were issued: cancel them and end the lease.
+/// The primary or leader failed before its secondaries were issued: cancel them and end the lease.
 ///
 /// # Safety
 ///

@@ -49,7 +49,7 @@ pub(crate) enum Phase {
 /// # Invariants
 ///
 /// Points to an initialised `struct io_fused_group` whose `primary` is a live request of opcode
-/// `IORING_OP_FUSED_CMD`. `whole`, if it is not null, is another one.
+/// `IORING_OP_FUSED_CMD`, or a leader. `whole`, if it is not null, is another such group.
 #[derive(Clone, Copy)]
 struct Raw(NonNull<bindings::io_fused_group>);
 
@@ -209,13 +209,16 @@ impl Issue {
             (*ptr).bytes = 0;
             (*ptr).error = 0;
             (*ptr).pending = 1;
-            (*ptr).nr = nr;
+            (*ptr).nr = nr.into();
+            (*ptr).nr_leased = nr.into();
             (*ptr).nr_extra = 0;
             (*ptr).error_index = 0;
             (*ptr).dirs = dir;
             (*ptr).phase = Phase::Gathered as u8;
-            (*ptr).is_short = false;
+            (*ptr).breaks_link = false;
             (*ptr).has_cmd = false;
+            (*ptr).is_sqe_group = false;
+            (*ptr).skips_cqe = false;
             set_up_lease(&mut *ptr, lease, dir, lease_ended);
         }
         let state = self.state();
@@ -295,8 +298,8 @@ impl Group {
     ///
     /// # Safety
     ///
-    /// `req` is a request of opcode `IORING_OP_FUSED_CMD` that is being prepared and has no group
-    /// yet, `uring_lock` is held and the ring's `group_cache` is initialised.
+    /// `req` is a primary or leader that is being prepared and has no group yet, `uring_lock` is
+    /// held and the ring's `group_cache` is initialised.
     pub(crate) unsafe fn create(req: *mut bindings::io_kiocb) -> Result {
         // SAFETY: By the safety requirement.
         let group = unsafe {
@@ -322,12 +325,15 @@ impl Group {
             (*group).pending = 0;
             (*group).nr = 0;
             (*group).nr_extra = 0;
+            (*group).nr_leased = 0;
             (*group).error_index = 0;
             (*group).dirs = 0;
             (*group).phase = Phase::Gathered as u8;
             (*group).leased = false;
-            (*group).is_short = false;
+            (*group).breaks_link = false;
             (*group).has_cmd = false;
+            (*group).is_sqe_group = false;
+            (*group).skips_cqe = false;
             (*req).group = group;
         }
         Ok(())
@@ -337,18 +343,19 @@ impl Group {
     ///
     /// # Safety
     ///
-    /// `req` is a live request of opcode `IORING_OP_FUSED_CMD` that was not started, `uring_lock`
-    /// is held as long as the value is used, and there is no other reference to the group
-    /// meanwhile.
+    /// `req` is a live request of opcode `IORING_OP_FUSED_CMD` or a leader, it was not started,
+    /// `uring_lock` is held as long as the value is used, and there is no other reference to the
+    /// group meanwhile.
     pub(crate) unsafe fn of(req: *mut bindings::io_kiocb) -> Option<Self> {
         // SAFETY: By the safety requirement.
         let flags = unsafe { (*req).flags };
 
-        if flags & bindings::REQ_F_ASYNC_DATA as u64 == 0 {
+        if flags & (bindings::REQ_F_ASYNC_DATA as u64 | bindings::REQ_F_SQE_GROUP as u64) == 0 {
             return None;
         }
         // INVARIANT: `io_fused_cmd_prep()` makes the group before it allocates the async data, and
-        // nothing else sets the flag on a request of this opcode. A group that has ended is null.
+        // nothing else sets the flag on a request of this opcode. A leader that was gathered has
+        // its group as long as it has its flag. A group that has ended is null.
         // `uring_lock` is held by the safety requirement.
         // SAFETY: By the safety requirement.
         NonNull::new(unsafe { (*req).group }).map(|group| Self(Raw(group)))
@@ -358,8 +365,9 @@ impl Group {
     ///
     /// # Safety
     ///
-    /// `io_fused_cmd_prep()` succeeded for `req`, whose group has not ended; `uring_lock` is held
-    /// as long as the value is used, and there is no other reference to the group meanwhile.
+    /// `io_fused_cmd_prep()` succeeded for `req`, or `req` is a leader with its group, and the
+    /// group has not ended; `uring_lock` is held as long as the value is used, and there is no
+    /// other reference to the group meanwhile.
     pub(crate) unsafe fn prepared(req: *mut bindings::io_kiocb) -> Self {
         // INVARIANT: By the safety requirement.
         // SAFETY: By the safety requirement; the command is the first member of the request.
@@ -409,12 +417,32 @@ impl Group {
         unsafe { Chain::from_raw(list) }
     }
 
+    /// Keeps what the SQEs of the secondaries say, and who submitted them, for a later start.
+    ///
+    /// # Safety
+    ///
+    /// This is still their submission.
+    pub(crate) unsafe fn defer(&mut self) {
+        let mut chain = self.take_gathered();
+        let mut kept = Chain::new();
+
+        while let Some(secondary) = chain.pop() {
+            // SAFETY: By the safety requirement. The secondary is prepared and not issued, and goes
+            // from one chain to the other.
+            unsafe {
+                bindings::io_fused_defer_secondary(secondary.as_ptr());
+                kept.push(secondary);
+            }
+        }
+        self.set_gathered(kept);
+    }
+
     /// Issues the secondaries, in SQE order.
     pub(crate) fn start(mut self) {
         if !self.state().part.is_null() {
             return self.start_parts();
         }
-        let nr = self.state().nr;
+        let (nr, nr_leased) = (self.state().nr, self.state().nr_leased);
         let mut chain = self.take_gathered();
         let state = self.state();
         let mut node = null_mut();
@@ -424,10 +452,11 @@ impl Group {
         if state.leased {
             node = addr_of_mut!(state.lease.node);
             // A reference for each secondary; that of the group is the last one's. A group that is
-            // started has at least one, and all of them are in the chain.
-            state.lease.node.refs += i32::from(nr) - 1;
-            // The end of the lease is that of all secondaries.
-            state.pending = 1;
+            // started has at least one, and all of them are in the chain. In an SQE group those
+            // count that want it, or there would be no lease.
+            state.lease.node.refs += i32::from(nr_leased) - 1;
+            // The end of the lease is that of all of these.
+            state.pending = nr - nr_leased + 1;
             // A driver that keeps the command takes all of the buffer for good data.
             if state.done.is_some() {
                 coverage = Coverage::of(&state.lease.imu);
@@ -443,10 +472,11 @@ impl Group {
 
             // SAFETY: The secondary is prepared and was not issued, so all of it is ours, and
             // `io_fused_queue_secondary()` may be called for it once, under `uring_lock`. If there
-            // is a node, one of its references is for this secondary; and if the buffer is to be
-            // written, then all secondaries write it, or the group would have been refused.
+            // is a node, one of its references is for this secondary, if it leases; and if the
+            // buffer is to be written, then all of these write it, or the group would have been
+            // refused.
             unsafe {
-                if !node.is_null() {
+                if !node.is_null() && secondary::is_leased(secondary) {
                     (*secondary).__bindgen_anon_2.buf_node = node;
                     (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;
                     if let Some(coverage) = &mut coverage {
@@ -535,13 +565,17 @@ impl Group {
             return;
         }
 
-        let res = if state.error != 0 {
+        // A leader has a result of its own; it has lent its buffer, if it is one that does that.
+        let (is_sqe_group, leased) = (state.is_sqe_group, state.leased);
+        let res = if is_sqe_group {
+            0
+        } else if state.error != 0 {
             state.error
         } else {
             i32::try_from(state.bytes).unwrap_or(i32::MAX)
         };
         // What breaks a link behind it alone, such as a short read, breaks that of the group.
-        let fails = state.error != 0 || state.is_short;
+        let fails = state.error != 0 || state.breaks_link;
         let done = state.done;
 
         if !state.whole.is_null() {
@@ -560,8 +594,10 @@ impl Group {
             if fails {
                 bindings::req_set_fail(primary);
             }
-            (*primary).cqe.res = res;
-            (*primary).cqe.__bindgen_anon_1.flags = 0;
+            if !is_sqe_group || leased {
+                (*primary).cqe.res = res;
+                (*primary).cqe.__bindgen_anon_1.flags = 0;
+            }
             bindings::wq_list_add_tail(
                 addr_of_mut!((*primary).__bindgen_anon_3.comp_list),
                 addr_of_mut!((*(*primary).ctx).__bindgen_anon_2.submit_state.fused_done),
@@ -570,7 +606,7 @@ impl Group {
     }
 
     /// The primary fails before its secondaries were issued: cancels them, ends the lease and the
-    /// group.
+    /// group. A leader may have been issued.
     pub(crate) fn cancel(mut self) {
         let (ctx, primary) = (self.0.ctx(), self.0.primary());
         // A link that fails without CQEs takes the CQEs of the group with it.
@@ -598,14 +634,16 @@ impl Group {
         self.end();
     }
 
-    /// Frees the group; its primary is an ordinary command now, or about to be completed.
-    fn end(self) {
+    /// Frees the group; its primary is an ordinary command now, or about to be completed. Nothing
+    /// waits for a leader any more.
+    pub(crate) fn end(self) {
         let (group, primary, ctx) = (self.0 .0, self.0.primary(), self.0.ctx());
 
         // SAFETY: The group came from this cache, and nobody refers to it any more: its secondaries
         // and its lease are over, and the primary forgets it here. `uring_lock` protects the cache.
         unsafe {
             (*primary).group = null_mut();
+            (*primary).flags &= !(bindings::REQ_F_SQE_GROUP as u64);
             bindings::io_cache_free(
                 addr_of_mut!((*ctx).__bindgen_anon_2.group_cache),
                 group.as_ptr().cast(),

@@ -72,14 +72,28 @@ pub(crate) unsafe fn check(req: *mut bindings::io_kiocb) -> Result {
 /// # Safety
 ///
 /// `req` is a prepared secondary.
-pub(crate) unsafe fn nr_notifs(req: *mut bindings::io_kiocb) -> u8 {
+pub(crate) unsafe fn nr_notifs(req: *mut bindings::io_kiocb) -> u16 {
     // SAFETY: By the safety requirement.
-    if cfg!(CONFIG_NET) && unsafe { opcode_is(req, bindings::io_uring_op_IORING_OP_SEND_ZC) } {
-        // SAFETY: By the safety requirement, and it is a SEND_ZC.
-        unsafe { bindings::io_send_zc_nr_notifs(req) as u8 }
+    let sends_zc = unsafe {
+        opcode_is(req, bindings::io_uring_op_IORING_OP_SEND_ZC)
+            || opcode_is(req, bindings::io_uring_op_IORING_OP_SENDMSG_ZC)
+    };
+    if cfg!(CONFIG_NET) && sends_zc {
+        // SAFETY: By the safety requirement, and it is one of these.
+        unsafe { bindings::io_send_zc_nr_notifs(req) as u16 }
     } else {
         0
     }
+}
+
+/// Whether a secondary takes its buffer from a lease.
+///
+/// # Safety
+///
+/// `req` is a live secondary.
+pub(crate) unsafe fn is_leased(req: *mut bindings::io_kiocb) -> bool {
+    // SAFETY: By the safety requirement.
+    unsafe { (*req).flags & bindings::REQ_F_LEASE as u64 != 0 }
 }
 
 /// # Safety
@@ -110,14 +124,16 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
     };
     let state = group.state();
 
+    state.breaks_link |= flags & bindings::REQ_F_FAIL as u64 != 0;
     match u32::try_from(res) {
         Ok(count) => {
             // SAFETY: By the safety requirement, the secondary still holds the lease.
             let moved = unsafe { zero_rest(req, count, state) };
 
             state.bytes += u64::from(moved);
-            state.is_short |= flags & bindings::REQ_F_FAIL as u64 != 0;
         }
+        // A member of an SQE group may have such a result though it is fine: a time-out.
+        Err(_) if state.is_sqe_group => {}
         Err(_) => fail(state, res, index),
     }
     if flags & bindings::REQ_F_KEEP_VEC as u64 != 0 {

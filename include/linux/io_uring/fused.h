@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What a driver needs to serve the primary of an IORING_OP_FUSED_CMD.
+ * What a driver needs to serve the primary of an IORING_OP_FUSED_CMD. The leader
+ * of an SQE group (IOSQE_SQE_GROUP) whose members ask for its buffer is one as
+ * well; its members are secondaries then.
  * Rust drivers use rust/kernel/io_uring/fused.rs instead.
  */
 #ifndef _LINUX_IO_URING_FUSED_H
@@ -59,7 +61,8 @@ struct io_fused_part {
  * From then on it is an ordinary uring command of the driver; during @done the
  * issue_flags for it are 0. @done is not called for a command that is canceled
  * before its secondaries are issued, nor may they be uring commands then
- * (-EINVAL), whose results are no bytes. A handler that wants to refuse the
+ * (-EINVAL), whose results are no bytes, nor members of an SQE group (-EINVAL),
+ * which may have buffers of their own. A handler that wants to refuse the
  * command returns an error instead of starting it.
  */
 /*

@@ -70,18 +70,60 @@ struct io_uring_sqe *group_add_cmd(struct group *g, int fd, __u32 result)
 	return sqe;
 }
 
+struct io_uring_sqe *group_add_nop(struct group *g, __u32 result)
+{
+	struct io_uring_sqe *sqe = group_add(g, IORING_OP_NOP, -1, 0, result, 0);
+
+	sqe->nop_flags = IORING_NOP_INJECT_RESULT;
+	return sqe;
+}
+
+struct io_uring_sqe *group_lead(struct group *g, struct ring *r, const struct mode *mode,
+				int op, int fd, __u64 addr, __u32 len, __u64 off)
+{
+	memset(g, 0, sizeof(*g));
+	g->ring = r;
+	g->mode = mode;
+	g->primary->opcode = op;
+	g->primary->flags = IOSQE_SQE_GROUP;
+	g->primary->fd = fd;
+	g->primary->addr = addr;
+	g->primary->len = len;
+	g->primary->off = off;
+	g->primary->user_data = UD_PRIMARY;
+	return g->primary;
+}
+
+void group_lead_cmd(struct group *g, struct ring *r, const struct mode *mode, int dev,
+		    unsigned int op, unsigned int flags, unsigned int len)
+{
+	group_init(g, r, mode, dev, op, flags, len);
+	g->primary->opcode = IORING_OP_URING_CMD;
+	g->primary->flags = IOSQE_SQE_GROUP;
+	g->primary->uring_cmd_flags = 0;
+}
+
+static bool is_sqe_group(const struct group *g)
+{
+	return g->primary->flags & IOSQE_SQE_GROUP;
+}
+
 void group_push(struct group *g)
 {
 	bool sqe128 = g->ring->p.flags & IORING_SETUP_SQE128;
 	int i;
 
-	if (g->mode->inline_form && g->nr == 1) {
+	if (is_sqe_group(g)) {
+		for (i = 0; i < g->nr - 1; i++)
+			g->secondary[i]->flags |= IOSQE_SQE_GROUP;
+	} else if (g->mode->inline_form && g->nr == 1) {
 		g->primary->uring_cmd_flags |= IORING_FUSED_CMD_INLINE;
 		g->primary[1] = *g->secondary[0];
 		ring_push(g->ring, g->primary, true);
 		return;
+	} else {
+		g->primary->nr_secondary = g->nr;
 	}
-	g->primary->nr_secondary = g->nr;
 	ring_push(g->ring, g->primary, sqe128);
 	for (i = 0; i < g->nr; i++)
 		ring_push(g->ring, g->secondary[i], sqe128);

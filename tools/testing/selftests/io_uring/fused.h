@@ -69,6 +69,17 @@ struct io_uring_sqe *group_add(struct group *g, int op, int fd, __u64 addr,
 			       __u32 len, __u64 off);
 /* One that is a command to the device, and has this @result */
 struct io_uring_sqe *group_add_cmd(struct group *g, int fd, __u32 result);
+/* One that is a NOP with this @result */
+struct io_uring_sqe *group_add_nop(struct group *g, __u32 result);
+/*
+ * A group in the form of IOSQE_SQE_GROUP. Its leader, which is returned, is
+ * ->primary, its members are ->secondary.
+ */
+struct io_uring_sqe *group_lead(struct group *g, struct ring *r, const struct mode *mode,
+				int op, int fd, __u64 addr, __u32 len, __u64 off);
+/* The same, led by command @op to @dev, for @len bytes of buffer 0 */
+void group_lead_cmd(struct group *g, struct ring *r, const struct mode *mode, int dev,
+		    unsigned int op, unsigned int flags, unsigned int len);
 /* Fill in the SQEs; publishes nothing. */
 void group_push(struct group *g);
 

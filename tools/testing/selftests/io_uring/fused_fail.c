@@ -56,13 +56,31 @@ static bool set_up(void)
 		!write_file(DEBUGFS "fail_usercopy/verbose", "0") && !fail_nth(0);
 }
 
+/* How a group is said: as a fused command, or by a flag with a lease or without one */
+enum form { FUSED, LEADER, PLAIN_LEADER };
+
 /* A group of many kinds, on a ring that has nothing in its caches yet */
-static void make(struct group *g, struct ring *r, const struct mode *mode, int dev, int file,
-		 int sock)
+static void make(struct group *g, struct ring *r, const struct mode *mode, enum form form,
+		 int dev, int file, int sock)
 {
 	static const struct iovec vec[] = { { NULL, 512 }, { (void *)4096, 512 } };
+	static unsigned char own[8192];
+	static const struct iovec own_vec[] = { { own, 512 }, { own + 4096, 512 } };
+	int i;
 
-	group_init(g, r, mode, dev, OP_LEND, LEND_SOURCE, 8192);
+	if (form == FUSED)
+		group_init(g, r, mode, dev, OP_LEND, LEND_SOURCE, 8192);
+	else if (form == LEADER)
+		group_lead_cmd(g, r, mode, dev, OP_LEND, LEND_SOURCE, 8192);
+	else
+		group_lead(g, r, mode, IORING_OP_SEND, sock, (uintptr_t)own, 10, 0);
+	if (form == PLAIN_LEADER) {
+		group_add(g, IORING_OP_WRITEV, file, (uintptr_t)own_vec, 2, 0);
+		group_add(g, IORING_OP_SEND, sock, (uintptr_t)own, 100, 0);
+		group_add(g, IORING_OP_WRITE, file, (uintptr_t)own, 512, 512)->flags |=
+			IOSQE_ASYNC;
+		return;
+	}
 	if (mode->inline_form)
 		group_add(g, IORING_OP_WRITE, file, 0, 512, 0);
 	else
@@ -72,6 +90,8 @@ static void make(struct group *g, struct ring *r, const struct mode *mode, int d
 		group_add(g, IORING_OP_SEND_ZC, sock, 0, 100, 0)->addr3 = UD_OTHER;
 		group_add(g, IORING_OP_WRITE_FIXED, file, 512, 512, 512)->flags |= IOSQE_ASYNC;
 	}
+	for (i = 0; form == LEADER && i < g->nr; i++)
+		g->secondary[i]->flags |= IOSQE_IO_DRAIN;
 }
 
 /* Each SQE that was consumed posts once, the primary last. NULL if so. */
@@ -95,7 +115,7 @@ static const char *account(struct group *g, struct log *log, int consumed)
 }
 
 static void sweep(struct __test_metadata *_metadata, struct ring *r, const struct mode *mode,
-		  int dev, int file, bool linked)
+		  enum form form, int dev, int file, bool linked)
 {
 	int nth, sock[2], done = 0, injected = 0;
 	char buf[4096];
@@ -116,7 +136,7 @@ static void sweep(struct __test_metadata *_metadata, struct ring *r, const struc
 		ASSERT_EQ(0, mode_ring(mode, r, 32));
 		if (linked)
 			push_nop(r, UD_OTHER + 1, IOSQE_IO_LINK);
-		make(&g, r, mode, dev, file, sock[0]);
+		make(&g, r, mode, form, dev, file, sock[0]);
 		group_push(&g);
 		left = ring_publish(r);
 		ASSERT_EQ(0, fail_nth(nth));
@@ -156,12 +176,22 @@ static void sweep(struct __test_metadata *_metadata, struct ring *r, const struc
 
 TEST_F_TIMEOUT(fused, nth_fails, 120)
 {
-	sweep(_metadata, &self->ring, &variant->mode, self->dev, self->file, false);
+	sweep(_metadata, &self->ring, &variant->mode, FUSED, self->dev, self->file, false);
 }
 
 TEST_F_TIMEOUT(fused, nth_fails_linked, 120)
 {
-	sweep(_metadata, &self->ring, &variant->mode, self->dev, self->file, true);
+	sweep(_metadata, &self->ring, &variant->mode, FUSED, self->dev, self->file, true);
+}
+
+TEST_F_TIMEOUT(fused, nth_fails_leader, 120)
+{
+	sweep(_metadata, &self->ring, &variant->mode, LEADER, self->dev, self->file, false);
+}
+
+TEST_F_TIMEOUT(fused, nth_fails_plain_leader, 120)
+{
+	sweep(_metadata, &self->ring, &variant->mode, PLAIN_LEADER, self->dev, self->file, true);
 }
 
 TEST_HARNESS_MAIN

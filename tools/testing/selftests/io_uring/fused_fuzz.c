@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Random groups of IORING_OP_FUSED_CMD from several threads, with a model that
- * predicts each CQE and the contents of each buffer.
+ * Random groups of IORING_OP_FUSED_CMD and IOSQE_SQE_GROUP from several threads,
+ * with a model that predicts each CQE and the contents of each buffer.
  *
  *   fused_fuzz [-t seconds] [-s seed] [-j threads]
  *   fused_fuzz -s seed -r thread:round	one round again, told in detail

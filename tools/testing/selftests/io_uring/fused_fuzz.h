@@ -47,6 +47,8 @@ struct fuzz_group {
 	int nr_linked;
 	int buffer;		/* that it got, or -1 */
 	bool dest;
+	bool by_flag;		/* an SQE group */
+	bool plain;		/* one whose members have buffers of their own */
 	bool started;
 	bool kept;		/* by the driver, when it is over */
 	int told;		/* what the driver is told of it then */

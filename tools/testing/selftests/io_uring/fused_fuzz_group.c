@@ -6,6 +6,29 @@
 #include <string.h>
 #include "fused_fuzz.h"
 
+/* The same for an SQE group whose members may say what any request may */
+static void spoil_plain(struct fuzz *f, struct fuzz_group *fg)
+{
+	static const unsigned char ops[] = {
+		IORING_OP_FUSED_CMD, IORING_OP_LINK_TIMEOUT, IORING_OP_LAST, 255,
+	};
+	int index = rnd(f, fg->g.nr);
+	struct io_uring_sqe *sqe = fg->g.secondary[index];
+
+	fg->secondary[index].zc = false;
+	switch (rnd(f, 3)) {
+	case 0:
+		sqe->flags |= one_in(f, 2) ? IOSQE_IO_LINK : IOSQE_IO_HARDLINK;
+		break;
+	case 1:
+		sqe->opcode = ops[rnd(f, sizeof(ops))];
+		break;
+	case 2:
+		sqe->personality = 1 + rnd(f, 1000);
+		break;
+	}
+}
+
 /* Make a group malformed that is not: -EINVAL whatever it is */
 static void spoil(struct fuzz *f, struct fuzz_group *fg)
 {
@@ -16,14 +39,19 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 		IORING_OP_NOP, IORING_OP_SENDMSG, IORING_OP_RECVMSG, IORING_OP_FUSED_CMD,
 		IORING_OP_TIMEOUT, IORING_OP_LAST, 255,
 	};
-	struct io_uring_sqe *sqe = fg->g.secondary[index];
+	struct io_uring_sqe *sqe;
 
+	/* not one without a lease, of which there are none but at the end */
+	while (fg->g.secondary[index]->opcode == IORING_OP_NOP)
+		index--;
+	sqe = fg->g.secondary[index];
 	/* it does not come as far as to have a notification */
 	if (how < 3)
 		fg->secondary[index].zc = false;
 	switch (how) {
 	case 0:
-		sqe->flags |= flags[rnd(f, sizeof(flags))];
+		/* the last one is what makes an SQE group */
+		sqe->flags |= flags[rnd(f, sizeof(flags) - fg->by_flag)];
 		break;
 	case 1:
 		sqe->opcode = ops[rnd(f, sizeof(ops))];
@@ -48,6 +76,34 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 		while (!spoil_field(f, fg, index))
 			;
 		break;
+	}
+}
+
+/* Say by a flag what was going to be a fused command. */
+static void make_leader(struct fuzz *f, struct fuzz_group *fg)
+{
+	struct io_uring_sqe *sqe;
+	int i;
+
+	fg->g.primary->flags |= IOSQE_SQE_GROUP;
+	fg->g.primary->uring_cmd_flags = 0;
+	fg->g.primary->opcode = IORING_OP_URING_CMD;
+	if (fg->plain) {
+		fg->g.primary->opcode = IORING_OP_NOP;
+		fg->g.primary->nop_flags = IORING_NOP_INJECT_RESULT |
+			(one_in(f, 4) ? IORING_NOP_TW : 0);
+		fg->g.primary->len = one_in(f, 4) ? -ENOSR : (int)rnd(f, 1000);
+	}
+	for (i = 0; i < fg->g.nr && !fg->plain; i++)
+		fg->g.secondary[i]->flags |= IOSQE_IO_DRAIN;
+	for (i = 0; i < 2 && fg->g.nr < 64 && one_in(f, 3); i++) {
+		struct expect *e = &fg->secondary[fg->g.nr];
+
+		e->res = one_in(f, 4) ? -ENOSR : (int)rnd(f, 1000);
+		sqe = group_add_nop(&fg->g, e->res);
+		sqe->user_data += (fg - f->group) * 100;
+		if (one_in(f, 3))
+			sqe->nop_flags |= IORING_NOP_TW;
 	}
 }
 
@@ -85,6 +141,9 @@ static void predict(struct fuzz *f, struct fuzz_group *fg)
 			sum += res;
 	}
 	res = error ? error : sum > INT_MAX ? INT_MAX : sum;
+	/* a leader has its own */
+	if (fg->by_flag)
+		res = fg->plain ? (int)fg->g.primary->len : 0;
 	if (fg->kept) {
 		/* its result is what it is released with */
 		fg->told = res;
@@ -140,11 +199,17 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 	fg->started = true;
 	if (leased && !res)
 		fg->buffer = index;
+	fg->by_flag = !fg->kept && one_in(f, 3);
+	fg->plain = fg->by_flag && !leased;
+	if (fg->by_flag)
+		make_leader(f, fg);
+	if (fg->plain && (int)fg->g.primary->len < 0)
+		res = fg->g.primary->len;
 
 	/* what the driver says, then what the SQEs say, which counts first */
 	if (res) {
 		refused(f, fg, res);
-	} else if (one_in(f, 15)) {
+	} else if (!fg->plain && one_in(f, 15)) {
 		switch (rnd(f, 4)) {
 		case 0:
 			group_cmd(&fg->g)->flags |= 1U << (2 + rnd(f, 14));
@@ -152,7 +217,7 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 		case 1:
 			fg->g.primary->uring_cmd_flags ^= IORING_FUSED_CMD_BUF;
 			/* a bad address would be found first */
-			for (i = 0; leased && i < fg->g.nr; i++) {
+			for (i = 0; leased && !fg->by_flag && i < fg->g.nr; i++) {
 				fg->g.secondary[i]->addr = (uintptr_t)f->user;
 				fg->g.secondary[i]->len = is_vectored(fg->g.secondary[i]) ? 0 : 100;
 			}
@@ -174,7 +239,10 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 		fg->buffer = -1;
 	}
 	if (one_in(f, 10)) {
-		spoil(f, fg);
+		if (fg->plain)
+			spoil_plain(f, fg);
+		else
+			spoil(f, fg);
 		refused(f, fg, -EINVAL);
 		fg->buffer = -1;
 	}
@@ -202,9 +270,18 @@ static bool comes_short(struct fuzz *f, struct fuzz_group *fg)
 	return false;
 }
 
+/* A member that fails breaks the group's link, though the leader does not say so. */
+static bool member_fails(struct fuzz_group *fg)
+{
+	for (int i = 0; i < fg->g.nr; i++)
+		if (fg->secondary[i].res < 0)
+			return true;
+	return false;
+}
+
 void push_group(struct fuzz *f, struct fuzz_group *fg, int index)
 {
-	bool fails = fg->primary.res < 0 || comes_short(f, fg);
+	bool fails = fg->primary.res < 0 || comes_short(f, fg) || member_fails(fg);
 
 	if (one_in(f, 8)) {
 		fg->has_before = true;

@@ -323,4 +323,58 @@ TEST(iopoll)
 	ring_exit(&ring);
 }
 
+/* IOPOLL: an SQE group of which all are polled for */
+TEST(iopoll_leader)
+{
+	struct mode mode = { .ring_flags = IORING_SETUP_IOPOLL };
+	int disk = open(DISK, O_RDWR | O_DIRECT), dev = open(DEVICE, O_RDWR);
+	unsigned char *buf = aligned_alloc(4096, LEN), *more = aligned_alloc(4096, LEN);
+	off_t size = lseek(disk, 0, SEEK_END);
+	struct log log = { };
+	struct ring ring;
+	struct group g;
+
+	if (disk < 0 || dev < 0)
+		SKIP(return, "no " DISK " or no " DEVICE);
+	if (read_sysfs("/sys/block/nvme0n1/device/model") != 1)
+		SKIP(return, DISK " is not one of QEMU's, it may be of use");
+	if (read_sysfs("/sys/block/nvme0n1/queue/io_poll") != 1)
+		SKIP(return, "no poll queues: boot with nvme.poll_queues=1");
+	fill(buf, 3, 0, LEN);
+	ASSERT_EQ(LEN, pwrite(disk, buf, LEN, 0));
+	ASSERT_EQ(0, mode_ring(&mode, &ring, 64));
+
+	/* one-to-many copy */
+	memset(more, 0, LEN);
+	group_lead(&g, &ring, &mode, IORING_OP_READ, disk, (uintptr_t)more, 8192, 0);
+	group_add(&g, IORING_OP_WRITE, disk, (uintptr_t)more, 8192, 65536);
+	group_add(&g, IORING_OP_WRITE, disk, (uintptr_t)more, 4096, 131072);
+	ASSERT_EQ(NULL, group_run(&g, 8192, 2, (int[]){ 8192, 4096 }));
+	ASSERT_EQ(8192, pread(disk, more, 8192, 65536));
+	EXPECT_TRUE(is_pattern(more, 3, 0, 8192));
+	/* a leader that comes short fails, though polling does not say so */
+	group_lead(&g, &ring, &mode, IORING_OP_READ, disk, (uintptr_t)more, 8192, size - 4096);
+	group_add(&g, IORING_OP_READ, disk, (uintptr_t)more, 4096, 0);
+	ASSERT_EQ(NULL, group_run(&g, 4096, 1, (int[]){ -ECANCELED }));
+	/* a member that does breaks the link behind the group */
+	group_lead(&g, &ring, &mode, IORING_OP_READ, disk, (uintptr_t)more, 4096, 0)->flags |=
+		IOSQE_IO_LINK;
+	group_add(&g, IORING_OP_READ, disk, (uintptr_t)more + 8192, 8192, size - 4096);
+	group_push(&g);
+	push_nop(&ring, UD_OTHER, 0);
+	ASSERT_LT(0, ring_submit(&ring));
+	EXPECT_EQ(-ECANCELED, log_until(&log, &ring, UD_OTHER));
+	EXPECT_EQ(4096, log_res(&log, UD_PRIMARY));
+	EXPECT_EQ(4096, log_res(&log, 0));
+	/* and with a lease */
+	group_lead_cmd(&g, &ring, &mode, dev, OP_LEND, 0, LEN);
+	group_add(&g, IORING_OP_READ, disk, 0, 8192, 4096)->flags |= IOSQE_IO_DRAIN;
+	group_add(&g, IORING_OP_READ, disk, (uintptr_t)more, 4096, 0);
+	ASSERT_EQ(NULL, group_run(&g, 0, 2, (int[]){ 8192, 4096 }));
+	ASSERT_EQ(LEN, pread(dev, buf, LEN, 0));
+	EXPECT_TRUE(is_pattern(buf, 3, 4096, 8192));
+	EXPECT_TRUE(is_pattern(more, 3, 0, 4096));
+	ring_exit(&ring);
+}
+
 TEST_HARNESS_MAIN

@@ -9,6 +9,9 @@
  * nothing else is to be submitted or read. A request that takes more than
  * IORING_FUSED_MAX_SECONDARY pieces is served by several groups, whose
  * primaries only lease its buffer, side by side, and is committed after them.
+ *
+ * With "--group" the same groups are said by a flag: their leaders only lease
+ * the buffer as well, and have no byte count for a result.
  */
 
 #include "kublk.h"
@@ -64,6 +67,13 @@ static void prep_primary(struct ublk_queue *q, struct io_uring_sqe *sqe,
 	sqe->user_data = build_user_data(tag, ublk_cmd_op_nr(cmd_op), group,
 					 q->q_id, !is_commit);
 
+	if (ublk_queue_use_group(q)) {
+		sqe->opcode = IORING_OP_URING_CMD;
+		sqe->flags |= IOSQE_SQE_GROUP;
+		sqe->uring_cmd_flags = 0;
+		sqe->nr_secondary = 0;
+	}
+
 	*cmd = (struct ublksrv_io_cmd) {
 		.q_id	= q->q_id,
 		.tag	= tag,
@@ -95,12 +105,20 @@ static void queue_group(struct ublk_thread *t, struct ublk_queue *q, int tag,
 			unsigned int nr)
 {
 	unsigned int first = group * IORING_FUSED_MAX_SECONDARY;
+	struct io_uring_sqe *sqe;
 	unsigned int i;
 
 	prep_primary(q, io_uring_get_sqe(&t->ring), cmd_op, tag, group, nr);
-	for (i = 0; i < nr; i++)
-		ublk_fused_prep_secondary(q, io_uring_get_sqe(&t->ring), tag,
-					  ublk_op, first + i, &seg[first + i]);
+	for (i = 0; i < nr; i++) {
+		sqe = io_uring_get_sqe(&t->ring);
+		ublk_fused_prep_secondary(q, sqe, tag, ublk_op, first + i, &seg[first + i]);
+		if (!ublk_queue_use_group(q))
+			continue;
+		/* a member that takes the leader's buffer; the last ends the group */
+		sqe->flags |= IOSQE_IO_DRAIN;
+		if (i < nr - 1)
+			sqe->flags |= IOSQE_SQE_GROUP;
+	}
 }
 
 /* Several groups, side by side. Returns how many. */
@@ -152,7 +170,7 @@ int ublk_fused_queue_io(struct ublk_thread *t, struct ublk_queue *q, int tag,
 			return -EAGAIN;
 	}
 
-	if (groups > 1)
+	if (groups > 1 || ublk_queue_use_group(q))
 		return queue_groups(t, q, tag, ublk_op, seg, nr);
 
 	queue_group(t, q, tag, UBLK_U_IO_COMMIT_AND_FETCH_REQ, 0, ublk_op, seg, nr);
@@ -178,12 +196,20 @@ void ublk_fused_io_done(struct ublk_thread *t, struct ublk_queue *q,
 
 	/*
 	 * A secondary speaks up only when it failed or came short. The
-	 * primary's CQE follows and is the one that counts.
+	 * primary's CQE follows and is the one that counts, but for an SQE
+	 * group.
 	 */
 	if (!is_fused_primary(cqe)) {
 		ublk_err("%s: qid %d tag %u secondary %u: res %d\n", __func__,
 			 q->q_id, tag, user_data_to_tgt_data(cqe->user_data),
 			 cqe->res);
+		/* what is read short has zeroes behind it, see below for the rest */
+		if (ublk_queue_use_group(q) && io->result >= 0) {
+			if (cqe->res < 0)
+				io->result = cqe->res;
+			else if (ublksrv_get_op(iod) == UBLK_IO_OP_WRITE)
+				io->result = -EIO;
+		}
 		return;
 	}
 
@@ -197,6 +223,9 @@ void ublk_fused_io_done(struct ublk_thread *t, struct ublk_queue *q,
 	if (!ublk_completed_tgt_io(t, q, tag))
 		return;
 
+	/* a leader does not tell how much was moved, but who came short has spoken */
+	if (ublk_queue_use_group(q) && io->result >= 0)
+		io->result = iod->nr_sectors << 9;
 	if (io->refs > 1 && io->result >= 0 &&
 	    io->result != (int)(iod->nr_sectors << 9)) {
 		ublk_err("%s: qid %d tag %u: short I/O, %d of %u bytes\n",

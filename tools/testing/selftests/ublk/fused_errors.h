@@ -231,6 +231,11 @@ void test_fused_commit_refused(struct server *s);
 void test_fused_commit_twice(struct server *s);
 void test_fused_commit_canceled(struct server *s);
 
+/* fused_errors_leader.c: SQE groups */
+void test_leader_read(struct server *s);
+void test_leader_write(struct server *s);
+void test_leader_refused(struct server *s);
+
 /* fused_errors_life.c: the life of a lease, and what ends it */
 void test_other_ring(struct server *s);
 void test_commit_while_leased(struct server *s);

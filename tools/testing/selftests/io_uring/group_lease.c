@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * SQE groups whose leader is a command to a driver that lends its buffer to the
+ * members that ask for it, which IOSQE_IO_DRAIN says.
+ */
+#include <sys/uio.h>
+#include "group.h"
+
+/* Start a group led by command @op */
+#define LEAD_CMD(op, flags, len) \
+	group_lead_cmd(&self->g, &self->ring, &variant->mode, self->dev, op, flags, len)
+/* A member that takes its buffer from the lease */
+#define ADD_LEASED(op, fd, addr, len, off) ({				\
+	struct io_uring_sqe *leased_ = ADD(op, fd, addr, len, off);	\
+									\
+	leased_->flags |= IOSQE_IO_DRAIN;				\
+	leased_;							\
+})
+#define ADD_LEASED_READ(addr, len, off) \
+	ADD_LEASED(IORING_OP_READ, self->file, addr, len, off)
+
+/* uapi: addr is an offset; reads of all kinds write the buffer; the leader has 0 */
+TEST_F(fused, reads)
+{
+	const struct iovec vec[] = { { (void *)2048, 100 }, { (void *)1536, 412 } };
+
+	SET_BUFFER(0, 9);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, 0);
+	ADD_LEASED(IORING_OP_READ_FIXED, self->file, 512, 512, 1000);
+	ADD_LEASED(IORING_OP_READV, self->file, (uintptr_t)vec, 2, 5000);
+	EXPECT_GROUP(0, 512, 512, 512);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 0, 512));
+	EXPECT_TRUE(is_pattern(self->buf + 512, 0, 1000, 512));
+	EXPECT_TRUE(is_pattern(self->buf + 1024, 9, 1024, 512));
+	EXPECT_TRUE(is_pattern(self->buf + 2048, 0, 5000, 100));
+	EXPECT_TRUE(is_pattern(self->buf + 1536, 0, 5100, 412));
+}
+
+TEST_F(fused, writes)
+{
+	int out = memfd_create("out", 0);
+
+	SET_BUFFER(0, 3);
+	LEAD_CMD(OP_LEND, LEND_SOURCE, 4096);
+	ADD_LEASED(IORING_OP_WRITE, out, 100, 512, 0);
+	ADD_LEASED(IORING_OP_WRITE_FIXED, out, 0, 512, 512);
+	EXPECT_GROUP(0, 512, 512);
+	ASSERT_EQ(1024, pread(out, self->buf, 1024, 0));
+	EXPECT_TRUE(is_pattern(self->buf, 3, 100, 512));
+	EXPECT_TRUE(is_pattern(self->buf + 512, 3, 0, 512));
+	close(out);
+}
+
+TEST_F(fused, sockets)
+{
+	int sock[2];
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	SET_BUFFER(0, 3);
+	LEAD_CMD(OP_LEND, LEND_SOURCE, 4096);
+	ADD_LEASED(IORING_OP_SEND, sock[0], 1024, 512, 0);
+	EXPECT_GROUP(0, 512);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED(IORING_OP_RECV, sock[1], 0, 512, 0)->msg_flags = MSG_WAITALL;
+	EXPECT_GROUP(0, 512);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 3, 1024, 512));
+	/* what would count bytes that are not moved is refused as of a secondary */
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED(IORING_OP_RECV, sock[1], 0, 512, 0)->msg_flags = MSG_TRUNC;
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	close(sock[0]);
+	close(sock[1]);
+}
+
+/* uapi: a command as a member, with IORING_URING_CMD_FIXED as that of a fused command */
+TEST_F(fused, commands)
+{
+	LEAD_CMD(OP_LEND, 0, 4096);
+	group_add_cmd(&self->g, self->dev, 7)->flags |= IOSQE_IO_DRAIN;
+	EXPECT_GROUP(0, 7);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	group_add_cmd(&self->g, self->dev, 7)->flags |= IOSQE_IO_DRAIN;
+	self->g.secondary[0]->uring_cmd_flags = 0;
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	/* without the lease it is any command */
+	LEAD_CMD(OP_LEND, 0, 4096);
+	group_add_cmd(&self->g, self->dev, 7)->uring_cmd_flags = 0;
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(0, 7, 512);
+}
+
+/* members with the lease and with buffers of their own, in one group */
+TEST_F(fused, both)
+{
+	unsigned char *own = self->buf + BUFFER_LEN;
+	int out = memfd_create("out", 0);
+
+	SET_BUFFER(0, 9);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_NOP(1);
+	ADD_LEASED_READ(0, 512, 0);
+	/* in the other direction, which is none of the lease's business */
+	fill(own, 5, 0, 512);
+	ADD(IORING_OP_WRITE, out, (uintptr_t)own, 512, 0);
+	ADD(IORING_OP_READ, self->file, (uintptr_t)own + 1024, 512, 512);
+	EXPECT_GROUP(0, 1, 512, 512, 512);
+	EXPECT_TRUE(is_pattern(own + 1024, 0, 512, 512));
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 0, 512));
+	EXPECT_TRUE(is_pattern(self->buf + 512, 9, 512, 4096 - 512));
+	close(out);
+}
+
+/* the driver has its buffer when the last member that leases it is done */
+TEST_F(fused, back_before_the_end)
+{
+	unsigned char *own = self->buf + BUFFER_LEN;
+	long end = now_ms() + TIMEOUT_MS;
+	struct log log = { };
+	int fd[2];
+
+	ASSERT_EQ(0, pipe(fd));
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, 100);
+	ADD(IORING_OP_READ, fd[0], (uintptr_t)own, 4, -1);
+	PUSH_GROUP();
+	SUBMIT();
+	EXPECT_EQ(512, log_until(&log, &self->ring, 0));
+	while (pread(self->dev, self->buf, BUFFER_LEN, 0) != BUFFER_LEN) {
+		log_rest(&log, &self->ring, 1);
+		ASSERT_LT(now_ms(), end);
+	}
+	EXPECT_TRUE(is_pattern(self->buf, 0, 100, 512));
+	EXPECT_EQ(NO_CQE, log_res(&log, UD_PRIMARY));
+	ASSERT_EQ(4, write(fd[1], "good", 4));
+	EXPECT_CQES(&log, 0, 512, 4);
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* uapi: a member in the wrong direction: nothing is issued */
+TEST_F(fused, direction)
+{
+	int out = memfd_create("out", 0);
+
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, 0);
+	ADD_LEASED(IORING_OP_WRITE, out, 0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
+	EXPECT_EQ(0, lseek(out, 0, SEEK_END));
+	GET_BUFFER(0);
+	close(out);
+}
+
+/* uapi: a range outside of the buffer; short reads; the leader has its own result */
+TEST_F(fused, ranges)
+{
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, 0);
+	ADD_LEASED_READ(4096, 1, 0);
+	ADD_LEASED_READ(~0ULL - 5, 10, 0);
+	EXPECT_GROUP(0, 512, -EFAULT, -EFAULT);
+	SET_BUFFER(0, 9);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, FILE_LEN - 100);
+	EXPECT_GROUP(0, 100);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, FILE_LEN - 100, 100));
+	EXPECT_TRUE(all_are(self->buf + 100, 0, 412));
+	EXPECT_TRUE(is_pattern(self->buf + 512, 9, 512, 4096 - 512));
+}
+
+/* what a member may be that takes the lease, and what it may say */
+TEST_F(fused, members)
+{
+	static const unsigned char others[] = {
+		IORING_OP_NOP, IORING_OP_FSYNC, IORING_OP_TIMEOUT, IORING_OP_POLL_ADD,
+		IORING_OP_SENDMSG, IORING_OP_RECVMSG, IORING_OP_LINK_TIMEOUT,
+		IORING_OP_FUSED_CMD, IORING_OP_URING_CMD128,
+	};
+	int i;
+
+	for (i = 0; i < (int)ARRAY_SIZE(others); i++) {
+		/* the second entry of one that is wide would be the NOP */
+		if (others[i] == IORING_OP_URING_CMD128 &&
+		    variant->mode.ring_flags & IORING_SETUP_SQE_MIXED)
+			continue;
+		LEAD_CMD(OP_LEND, 0, 4096);
+		ADD_LEASED(others[i], self->file, 0, 0, 0);
+		ADD_NOP(0);
+		EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
+	}
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, 0)->flags |= IOSQE_BUFFER_SELECT;
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, 0)->flags |= IOSQE_ASYNC | IOSQE_CQE_SKIP_SUCCESS;
+	EXPECT_GROUP(0, NO_CQE);
+	/* a failed one posts, and so does what else there is */
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(4096, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	EXPECT_GROUP(0, -EFAULT);
+}
+
+/* who may lead such a group: a command of a driver that lends, without flags of its own */
+TEST_F(fused, leaders)
+{
+	LEAD_NOP(5);
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	LEAD(IORING_OP_READ, self->file, (uintptr_t)self->buf, 512, 0);
+	ADD_NOP(1);
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	self->g.primary->uring_cmd_flags = IORING_URING_CMD_FIXED;
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	/* a file without commands */
+	LEAD_CMD(OP_LEND, 0, 4096);
+	self->g.primary->fd = self->file;
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(-EOPNOTSUPP, -ECANCELED);
+	/* one that lends nothing, one that wants to know what was moved */
+	LEAD_CMD(OP_START, 0, 0);
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	LEAD_CMD(OP_KEEP, 0, 4096);
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	GET_BUFFER(0);
+	/* the driver refuses */
+	LEAD_CMD(OP_REFUSE, 0, 0);
+	group_cmd(&self->g)->arg = ENOENT;
+	ADD_LEASED_READ(0, 512, 0);
+	ADD_NOP(1);
+	EXPECT_GROUP(-ENOENT, -ECANCELED, -ECANCELED);
+}
+
+/* a command that leads members with buffers of their own is any command */
+TEST_F(fused, plain_command)
+{
+	LEAD_CMD(OP_RESULT, 0, 0);
+	group_cmd(&self->g)->arg = 77;
+	ADD_NOP(1);
+	EXPECT_GROUP(77, 1);
+	LEAD_CMD(OP_RESULT, 0, 0);
+	group_cmd(&self->g)->arg = -EIO;
+	ADD_NOP(1);
+	EXPECT_GROUP(-EIO, -ECANCELED);
+}
+
+/* ASYNC, links and drain of a leader that lends */
+TEST_F(fused, flags)
+{
+	static const unsigned int flags[] = {
+		IOSQE_ASYNC, IOSQE_IO_DRAIN, IOSQE_IO_LINK, IOSQE_IO_HARDLINK,
+		IOSQE_ASYNC | IOSQE_IO_DRAIN | IOSQE_IO_LINK,
+	};
+	const unsigned int links = IOSQE_IO_LINK | IOSQE_IO_HARDLINK;
+	int i, fails;
+
+	for (i = 0; i < (int)ARRAY_SIZE(flags) * 2; i++) {
+		struct log log = { };
+		unsigned int f = flags[i / 2];
+		int nop = 0;
+
+		fails = i & 1;
+		push_nop(&self->ring, UD_OTHER, f & links);
+		LEAD_CMD(OP_LEND, 0, 4096);
+		self->g.primary->flags |= f;
+		ADD_LEASED_READ(0, 512, i);
+		ADD_NOP(fails ? -EIO : 7);
+		PUSH_GROUP();
+		push_nop(&self->ring, UD_OTHER + 1, 0);
+		SUBMIT();
+		if (fails && f & IOSQE_IO_LINK)
+			nop = -ECANCELED;
+		EXPECT_EQ(nop, log_until(&log, &self->ring, UD_OTHER + 1));
+		EXPECT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY));
+		EXPECT_EQ(512, log_res(&log, 0));
+		EXPECT_EQ(fails ? -EIO : 7, log_res(&log, 1));
+		EXPECT_TRUE(!(f & links) ||
+			    log_index(&log, UD_PRIMARY) < log_index(&log, UD_OTHER + 1));
+		EXPECT_EQ(5, log.nr);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 0, i, 512));
+	}
+}
+
+/* uapi: cancel and exit: the driver gets its buffer */
+TEST_F(fused, cancel)
+{
+	long end = now_ms() + TIMEOUT_MS;
+	int sock[2], what;
+
+	for (what = 0; what < 3; what++) {
+		struct log log = { };
+
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+		LEAD_CMD(OP_LEND, 0, 4096);
+		ADD_LEASED(IORING_OP_RECV, sock[0], 0, 512, 0);
+		ADD_LEASED_READ(512, 512, 0);
+		PUSH_GROUP();
+		SUBMIT();
+		ASSERT_EQ(512, log_until(&log, &self->ring, 1));
+		EXPECT_EQ(-1, pread(self->dev, self->buf, 512, 0));
+		if (what == 0) {
+			ASSERT_EQ(0, cancel_one(&log, &self->ring, 0));
+			EXPECT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY));
+			EXPECT_TRUE(canceled(log_res(&log, 0)));
+		} else if (what == 1) {
+			EXPECT_EQ(0, cancel_all(&log, &self->ring, UD_PRIMARY));
+		} else {
+			ring_exit(&self->ring);
+			ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 8));
+		}
+		while (pread(self->dev, self->buf, 512, 0) != 512) {
+			ASSERT_EQ(EBUSY, errno);
+			ASSERT_LT(now_ms(), end);
+			usleep(1000);
+		}
+		close(sock[0]);
+		close(sock[1]);
+	}
+}
+
+TEST_HARNESS_MAIN
