@@ -93,6 +93,20 @@ def sections(text):
     return found
 
 
+# They have files of which somebody else should take care.
+GENERAL = ("THE REST", "RUST")
+
+
+def orphans(text, files):
+    """Files that no entry of MAINTAINERS names but the most general ones."""
+    patterns = [line.split("\t")[1] for title, lines in sections(text).items() if title not in GENERAL
+                for line in lines if line.startswith("F:\t")]
+    # As get_maintainer.pl takes them: a directory and all below it, or names in one.
+    wanted = [re.compile(re.escape(p).replace(r"\*", "[^/]*").replace(r"\?", "[^/]") + (".*" if p.endswith("/") else "$"))
+              for p in patterns]
+    return [f for f in files if not any(w.match(f) for w in wanted)]
+
+
 def check(found, who, old, new):
     """Refuse while anything is open. `old` and `new` are MAINTAINERS."""
     wrong = [f"series/README: {q} is open" for q in QUESTIONS if found[q] == "open"]
