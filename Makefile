@@ -19,7 +19,7 @@ tree: setup
 refresh:
 	@dev/stack refresh
 series:
-	@dev/stack series
+	@dev/stack series && dev/liburing/mails
 # These take build/linux as it is if somebody works there.
 run: setup
 	@dev/tree --keep
