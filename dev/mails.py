@@ -4,7 +4,8 @@ what the sender has to answer first, and who gets them.
 series/groups has a line per series, in the order of the stack: its name, its
 change-id, and the patch that it begins with, without number. It goes on to the
 next series; the last one to the end. series/cover.NAME is its cover letter: the
-subject, an empty line, the text.
+subject, an empty line, the text. A single patch without one is sent by itself: it
+applies on the base, and no series depends on it.
 
 series/README asks what only the sender can answer, on lines
 "    question: answer"; an answer "open" is none.
@@ -26,9 +27,14 @@ class Group:
         self.name, self.change_id, self.first = name, change_id, first
         self.patches = []
         self.subject = self.text = None
+        self.by_itself = False
 
     def read_cover(self, path):
         """The cover letter."""
+        self.by_itself = not path.is_file() and len(self.patches) == 1
+        if self.by_itself:
+            self.subject = stem(self.patches[0])
+            return
         if not path.is_file():
             raise Problem(f"{path.name} is missing: the cover letter of series/groups: {self.name}")
         self.subject, _, text = path.read_text().strip().partition("\n")
@@ -67,7 +73,7 @@ def read_groups(series, names):
 
 def own_files(groups):
     """What belongs to series/ beside the patches."""
-    return {"series/README", "series/groups"} | {f"series/cover.{g.name}" for g in groups}
+    return {"series/README", "series/groups"} | {f"series/cover.{g.name}" for g in groups if not g.by_itself}
 
 
 QUESTIONS = ("signed-off-by", "assisted-by", "base-commit", "maintainers")
@@ -149,10 +155,11 @@ def address(mail, to, cc):
 
 
 def cover(mail, group, base, after):
-    """Fill in a cover letter. `after` is the series that this one applies on."""
+    """Fill in a cover letter, or what a lone patch has at its end. `after` is the series that this one applies on."""
     text = mail.read_text()
-    text = text.replace("*** SUBJECT HERE ***", group.subject)
-    text = text.replace("*** BLURB HERE ***", group.text)
+    if not group.by_itself:
+        text = text.replace("*** SUBJECT HERE ***", group.subject)
+        text = text.replace("*** BLURB HERE ***", group.text)
     trailers = f"change-id: {group.change_id}\n"
     if after:
         trailers += f"prerequisite-change-id: {after}\n"
