@@ -9,7 +9,7 @@ help:
 	@echo "make check     style, lints, documentation, series = tree"
 	@echo "make tree      assemble build/linux from series/ and the kernel directories"
 	@echo "make refresh   write the commits of build/linux back"
-	@echo "make series    write build/outgoing/*.patch, ready to be mailed"
+	@echo "make series    write build/outgoing/, several series of mails; series/README asks first"
 	@echo "make setup     fetch and install what is missing"
 
 setup:
@@ -19,7 +19,7 @@ tree: setup
 refresh:
 	@dev/stack refresh
 series:
-	@dev/stack series
+	@dev/stack series && dev/liburing/mails
 # These take build/linux as it is if somebody works there.
 run: setup
 	@dev/tree --keep

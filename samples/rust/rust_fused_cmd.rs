@@ -49,7 +49,6 @@ use kernel::{
 module! {
     type: FusedSample,
     name: "rust_fused_cmd",
-    authors: ["Rust for Linux Contributors"],
     description: "Sample of a driver that serves fused io_uring commands",
     license: "GPL v2",
 }

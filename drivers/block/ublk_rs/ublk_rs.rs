@@ -105,7 +105,6 @@ macro_rules! ublk_module {
         module! {
             type: UblkModule,
             name: $name,
-            authors: ["Rust for Linux Contributors"],
             description: "Userspace block device in Rust",
             license: "GPL v2",
             params: {
