@@ -131,11 +131,15 @@ FIXTURE_TEARDOWN(late)
 	EXPECT_EQ(0, delete_dev(self->s.id));
 }
 
-/* The request is not lost with the command: somebody else is told of it, or it fails */
-TEST_F_TIMEOUT(late, request_is_not_lost, 120)
+/*
+ * The request is not lost with the command: somebody else is told of it, or it
+ * fails. A write can not be given to a server without its memory, a read can: the
+ * server would be told of it where nobody looks.
+ */
+static void not_lost(struct __test_metadata *_metadata, struct srv *s, enum end end, bool another,
+		     enum block_op op)
 {
-	struct srv *s = &self->s;
-	struct late l = { .s = s, .end = variant->end };
+	struct late l = { .s = s, .end = end };
 	__u64 fetch = 0;
 	struct blk_io io;
 	pthread_t thread;
@@ -146,15 +150,15 @@ TEST_F_TIMEOUT(late, request_is_not_lost, 120)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, late, &l));
 	while (!__atomic_load_n(&l.fetches, __ATOMIC_ACQUIRE))
 		usleep(1000);
-	if (variant->another) {
+	if (another) {
 		bring_provide(&b, 0, 1, NULL);
 		fetch = bring_fetch(&b, 0);
 	}
-	block_start(&io, s->id, B_WRITE, 8, 4096);
+	block_start(&io, s->id, op, 8, 4096);
 	wait_woken(s->id);
 	__atomic_store_n(&l.may_end, 1, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
-	if (variant->end == THREAD_EXITS) {
+	if (end == THREAD_EXITS) {
 		/*
 		 * Nobody can do the task work of its ring, which is still open. That
 		 * is a server that does not answer: it waits until the ring closes.
@@ -162,9 +166,10 @@ TEST_F_TIMEOUT(late, request_is_not_lost, 120)
 		EXPECT_EQ(BLOCKS, block_wait(&io, 100));
 		io_uring_queue_exit(&l.b->own);
 	}
-	if (variant->another) {
+	if (another) {
 		ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
-		EXPECT_EQ((char)0xa5, *(char *)s->buf[tag]);
+		if (op == B_WRITE)
+			EXPECT_EQ((char)0xa5, *(char *)s->buf[tag]);
 		EXPECT_EQ(16, batch_commit(&b, 0, tag, 4096));
 		EXPECT_EQ(1, block_wait(&io, INT_MAX));
 		return;
@@ -172,6 +177,16 @@ TEST_F_TIMEOUT(late, request_is_not_lost, 120)
 	/* the last command of the queue was gone with its task: it is closed */
 	EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
 	EXPECT_EQ(-ENODEV, bring_wait(&b, bring_fetch(&b, 0), INT_MAX, NULL));
+}
+
+TEST_F_TIMEOUT(late, request_is_not_lost, 120)
+{
+	not_lost(_metadata, &self->s, variant->end, variant->another, B_WRITE);
+}
+
+TEST_F_TIMEOUT(late, read_is_not_lost, 120)
+{
+	not_lost(_metadata, &self->s, variant->end, variant->another, B_READ);
 }
 
 /* The same when the whole server is killed; the request waits for the next one if it may */
