@@ -136,10 +136,10 @@ FIXTURE_TEARDOWN(late)
  * fails. A write can not be given to a server without its memory, a read can: the
  * server would be told of it where nobody looks.
  */
-static void not_lost(struct __test_metadata *_metadata, struct srv *s, enum end end, bool another,
+static void not_lost(struct __test_metadata *_metadata, struct srv *s, enum end how, bool another,
 		     enum block_op op)
 {
-	struct late l = { .s = s, .end = end };
+	struct late l = { .s = s, .end = how };
 	__u64 fetch = 0;
 	struct blk_io io;
 	pthread_t thread;
@@ -158,7 +158,7 @@ static void not_lost(struct __test_metadata *_metadata, struct srv *s, enum end 
 	wait_woken(s->id);
 	__atomic_store_n(&l.may_end, 1, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
-	if (end == THREAD_EXITS) {
+	if (how == THREAD_EXITS) {
 		/*
 		 * Nobody can do the task work of its ring, which is still open. That
 		 * is a server that does not answer: it waits until the ring closes.
