@@ -211,8 +211,8 @@ zones_in_use() { blkzone report "$dev" | grep SEQ_WRITE_REQUIRED | grep -vc 'zco
 
 # A file system that writes to the zones in order, and resets those that it has emptied.
 on_zoned_files() {
-	local round used
-	add zoned --size 512MiB --zone-size 4MiB --pre-alloc-size 4MiB --conv-zones 16 "$@" || return
+	local round used=0
+	add zoned --size 512MiB --zone-size 4MiB --pre-alloc-size 4MiB --conv-zones 6 "$@" || return
 	mkfs.f2fs -q -f -m "$dev" >>"$log" 2>&1 || bad "mkfs.f2fs fails" || return
 	for round in 1 2 3; do
 		mount -t f2fs "$dev" "$mnt" || bad "cannot mount $dev, time $round" || return
@@ -231,6 +231,8 @@ on_zoned_files() {
 		fsck.f2fs -f --dry-run "$dev" >"$work/fsck" 2>&1 && ! grep -q '\[Fail\]' "$work/fsck" ||
 			bad "fsck.f2fs: $(grep -aE 'Fail|ASSERT|FIX' "$work/fsck" | head -n 3)" || return
 	done
+	mount -t f2fs "$dev" "$mnt" && rm -r "${mnt:?}"/* && umount "$mnt" || bad "cannot empty it" || return
+	[ "$(zones_in_use)" -lt "$used" ] || bad "$used zones were in use, and $(zones_in_use) are" || return
 	del
 }
 
