@@ -206,6 +206,36 @@ on_zoned() {
 	del
 }
 
+# How many zones that are written in order hold something.
+zones_in_use() { blkzone report "$dev" | grep SEQ_WRITE_REQUIRED | grep -vc 'zcond: *1(em)'; }
+
+# A file system that writes to the zones in order, and resets those that it has emptied.
+on_zoned_files() {
+	local round used=0
+	add zoned --size 512MiB --zone-size 4MiB --pre-alloc-size 4MiB --conv-zones 6 "$@" || return
+	mkfs.f2fs -q -f -m "$dev" >>"$log" 2>&1 || bad "mkfs.f2fs fails" || return
+	for round in 1 2 3; do
+		mount -t f2fs "$dev" "$mnt" || bad "cannot mount $dev, time $round" || return
+		cp -r "$work/tree" "$mnt/$round" || bad "cannot copy files" || return
+		fio --name=files --directory="$mnt" --nrfiles=4 --size=24M --bs=64k --rw=write --verify=crc32c \
+			--verify_fatal=1 --verify_state_save=0 --end_fsync=1 >"$work/fio" 2>&1 ||
+			bad "fio: $(grep -aE 'err=|verify:|error' "$work/fio" | head -n 3)" || return
+		sync -f "$mnt"
+		used=$(zones_in_use)
+		[ "$used" -ge 8 ] || bad "$used zones hold 24 MiB and more" || return
+		umount "$mnt" && mount -t f2fs "$dev" "$mnt" || bad "cannot mount $dev again" || return
+		diff -r "$work/tree" "$mnt/$round" >/dev/null || bad "the files differ" || return
+		[ $round = 1 ] || rm -r "${mnt:?}/$((round - 1))" || bad "cannot remove files" || return
+		umount "$mnt" || bad "cannot unmount" || return
+		# Write pointers as well.
+		fsck.f2fs -f --dry-run "$dev" >"$work/fsck" 2>&1 && ! grep -q '\[Fail\]' "$work/fsck" ||
+			bad "fsck.f2fs: $(grep -aE 'Fail|ASSERT|FIX' "$work/fsck" | head -n 3)" || return
+	done
+	mount -t f2fs "$dev" "$mnt" && rm -r "${mnt:?}"/* && umount "$mnt" || bad "cannot empty it" || return
+	[ "$(zones_in_use)" -lt "$used" ] || bad "$used zones were in use, and $(zones_in_use) are" || return
+	del
+}
+
 # A file system, then data, on a loop or qcow2 device; delete it.
 with_data() {
 	local recover=''
@@ -328,6 +358,8 @@ also on_qcow2 --buffered-io
 run on_qcow2 -r
 also on_zoned
 run on_zoned -q 2
+# Only the speed kernel has it.
+if grep -qw f2fs /proc/filesystems; then run on_zoned_files; else echo "# no f2fs"; fi
 run read_only
 also read_only -z
 run several

@@ -21,6 +21,7 @@
 
 struct shared *sh;
 unsigned long base_seed, round_nr;
+static pid_t main_pid;
 
 int patience(void)
 {
@@ -55,6 +56,8 @@ void wrong(const char *fmt, ...)
 	va_end(args);
 	printf("# %s\n", what);
 	say_where();
+	if (getpid() == main_pid)
+		printf("not ok 1 batch_fuzz\n");
 	fflush(stdout);
 	_exit(1);
 }
@@ -95,7 +98,16 @@ static void must_end(pid_t pid, const char *who)
 		wrong("the %s failed: %x", who, status);
 }
 
-/* A child that fails has said why */
+/* A child that fails has said why; that it is gone does not take the round's time */
+static void must_not_fail(pid_t pid, const char *who)
+{
+	siginfo_t info = {};
+
+	if (!waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid &&
+	    (info.si_code != CLD_EXITED || info.si_status))
+		wrong("the %s failed: %d", who, info.si_status);
+}
+
 static void wait_for(int *what, pid_t pid, const char *who)
 {
 	while (!get(*what)) {
@@ -240,8 +252,10 @@ static void one_round(void)
 	if (sh->plan.ending != QUIET) {
 		int at = below(&seed, sh->plan.requests);
 
-		while (get(sh->got_data) < at && !has_ended(user))
+		while (get(sh->got_data) < at && !has_ended(user)) {
+			must_not_fail(srv, "server");
 			usleep(1000);
+		}
 	}
 	if (sh->plan.ending >= KILLED) {
 		set(sh->killing, 1);
@@ -256,8 +270,13 @@ static void one_round(void)
 		set(sh->stopping, 1);
 		ctrl_simple(sh->id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0);
 	}
-	if (waitpid(user, &res, 0) == user && res)
-		wrong("the client failed: %x", res);
+	while (!has_ended(user)) {
+		/* its requests may wait for another server */
+		if (sh->plan.ending != KILLED)
+			must_not_fail(srv, "server");
+		usleep(1000);
+	}
+	must_end(user, "client");
 	if (sh->plan.ending != STOPPED && sh->plan.ending != KILLED) {
 		set(sh->quiet, 1);
 		wait_for(&sh->checked, srv, "server");
@@ -280,6 +299,7 @@ int main(int argc, char **argv)
 	time_t end;
 	int opt;
 
+	main_pid = getpid();
 	base_seed = time(NULL);
 	while ((opt = getopt(argc, argv, "t:s:r:")) != -1) {
 		switch (opt) {

@@ -65,8 +65,8 @@ static void *late(void *arg)
 	return NULL;
 }
 
-/* The request is there, and the FETCH on its way */
-static void wait_woken(int id)
+/* As many requests are there, and the FETCH is on its way */
+static void wait_woken(int id, int nr)
 {
 	for (;;) {
 		FILE *f = fopen(str("/sys/kernel/debug/ublk_rs/%d", id), "r");
@@ -79,7 +79,7 @@ static void wait_woken(int id)
 			return;
 		}
 		while (fgets(line, sizeof(line), f))
-			woken = woken || (strstr(line, "1 tags to tell, ") &&
+			woken = woken || (strstr(line, str(" %d tags to tell, ", nr)) &&
 					  strstr(line, "one telling"));
 		fclose(f);
 		if (woken)
@@ -131,11 +131,15 @@ FIXTURE_TEARDOWN(late)
 	EXPECT_EQ(0, delete_dev(self->s.id));
 }
 
-/* The request is not lost with the command: somebody else is told of it, or it fails */
-TEST_F_TIMEOUT(late, request_is_not_lost, 120)
+/*
+ * The request is not lost with the command: somebody else is told of it, or it
+ * fails. A write can not be given to a server without its memory, a read can: the
+ * server would be told of it where nobody looks.
+ */
+static void not_lost(struct __test_metadata *_metadata, struct srv *s, enum end how, bool another,
+		     enum block_op op)
 {
-	struct srv *s = &self->s;
-	struct late l = { .s = s, .end = variant->end };
+	struct late l = { .s = s, .end = how };
 	__u64 fetch = 0;
 	struct blk_io io;
 	pthread_t thread;
@@ -146,15 +150,15 @@ TEST_F_TIMEOUT(late, request_is_not_lost, 120)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, late, &l));
 	while (!__atomic_load_n(&l.fetches, __ATOMIC_ACQUIRE))
 		usleep(1000);
-	if (variant->another) {
+	if (another) {
 		bring_provide(&b, 0, 1, NULL);
 		fetch = bring_fetch(&b, 0);
 	}
-	block_start(&io, s->id, B_WRITE, 8, 4096);
-	wait_woken(s->id);
+	block_start(&io, s->id, op, 8, 4096);
+	wait_woken(s->id, 1);
 	__atomic_store_n(&l.may_end, 1, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
-	if (variant->end == THREAD_EXITS) {
+	if (how == THREAD_EXITS) {
 		/*
 		 * Nobody can do the task work of its ring, which is still open. That
 		 * is a server that does not answer: it waits until the ring closes.
@@ -162,9 +166,10 @@ TEST_F_TIMEOUT(late, request_is_not_lost, 120)
 		EXPECT_EQ(BLOCKS, block_wait(&io, 100));
 		io_uring_queue_exit(&l.b->own);
 	}
-	if (variant->another) {
+	if (another) {
 		ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
-		EXPECT_EQ((char)0xa5, *(char *)s->buf[tag]);
+		if (op == B_WRITE)
+			EXPECT_EQ((char)0xa5, *(char *)s->buf[tag]);
 		EXPECT_EQ(16, batch_commit(&b, 0, tag, 4096));
 		EXPECT_EQ(1, block_wait(&io, INT_MAX));
 		return;
@@ -172,6 +177,16 @@ TEST_F_TIMEOUT(late, request_is_not_lost, 120)
 	/* the last command of the queue was gone with its task: it is closed */
 	EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
 	EXPECT_EQ(-ENODEV, bring_wait(&b, bring_fetch(&b, 0), INT_MAX, NULL));
+}
+
+TEST_F_TIMEOUT(late, request_is_not_lost, 120)
+{
+	not_lost(_metadata, &self->s, variant->end, variant->another, B_WRITE);
+}
+
+TEST_F_TIMEOUT(late, read_is_not_lost, 120)
+{
+	not_lost(_metadata, &self->s, variant->end, variant->another, B_READ);
 }
 
 /* The same when the whole server is killed; the request waits for the next one if it may */
@@ -197,7 +212,7 @@ static void server_killed(struct __test_metadata *_metadata, __u64 flags)
 	}
 	ASSERT_EQ((ssize_t)sizeof(id), read(pipes[0], &id, sizeof(id)));
 	block_start(&io, id, B_WRITE, 8, 4096);
-	wait_woken(id);
+	wait_woken(id, 1);
 	kill(pid, SIGKILL);
 	EXPECT_EQ(-1, exit_status(pid));
 	if (flags) {
@@ -228,6 +243,46 @@ TEST(server_is_killed)
 		SKIP(return, "%s", why_not());
 	server_killed(_metadata, 0);
 	server_killed(_metadata, UBLK_F_USER_RECOVERY);
+}
+
+/* More CQEs than a FETCH posts before other work of the task has its turn */
+#define NR_TURNS	40
+
+/* It goes on by itself then: no further request wakes it up */
+TEST(takes_more_than_one_turn)
+{
+	struct ublksrv_ctrl_dev_info info = default_info(UBLK_F_BATCH_IO | UBLK_F_USER_COPY);
+	struct blk_io io[NR_TURNS];
+	int i, tag = -1;
+	struct bring b;
+	struct srv s;
+	__u64 fetch;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	info.flags |= UBLK_F_NO_AUTO_PART_SCAN;
+	info.queue_depth = NR_TURNS;
+	srv_info(&s, &info, NULL);
+	srv_attach(&s);
+	lazy_init(&b, &s);
+	for (i = 0; i < NR_TURNS; i += DEPTH)
+		ASSERT_EQ(0, batch_prep(&b, 0, i, i + DEPTH));
+	srv_start(&s);
+	for (i = 0; i < NR_TURNS; i++)
+		bring_provide(&b, i, 1, NULL);
+	fetch = bring_fetch(&b, 0);
+	for (i = 0; i < NR_TURNS; i++)
+		block_start(&io[i], s.id, B_READ, 8 * i, 4096);
+	wait_woken(s.id, NR_TURNS);
+	for (i = 0; i < NR_TURNS; i++) {
+		ASSERT_EQ(2, batch_request(&b, fetch, 10000, &tag));
+		EXPECT_EQ(8, batch_commit(&b, 0, tag, 4096));
+	}
+	for (i = 0; i < NR_TURNS; i++)
+		EXPECT_EQ(1, block_wait(&io[i], INT_MAX));
+	bring_exit(&b);
+	srv_close(&s);
+	EXPECT_EQ(0, delete_dev(s.id));
 }
 
 /* Requests whose data is registered ---------------------------------------- */

@@ -180,6 +180,11 @@ static bool answer(struct zoned *z, int tag)
 	case ERROR:
 		end_request(z, tag, -ENOSPC);
 		return true;
+	case NOTHING_MORE:
+		if (!first)
+			break;
+		end_request(z, tag, 0);
+		return true;
 	case NOTHING:
 		end_request(z, tag, 0);
 		return true;

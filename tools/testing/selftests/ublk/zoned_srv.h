@@ -21,6 +21,7 @@ enum answer {
 	SILENCE,		/* nothing: who asks waits */
 	ERROR,
 	NOTHING,		/* no zone */
+	NOTHING_MORE,		/* no zone, when asked for more than the first ones */
 	ONE_LESS,		/* not the last zone */
 	MANY,			/* what fits in the request, not only what was asked for */
 	BAD_START,
