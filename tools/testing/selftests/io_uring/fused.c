@@ -113,17 +113,16 @@ void group_push(struct group *g)
 	bool sqe128 = g->ring->p.flags & IORING_SETUP_SQE128;
 	int i;
 
-	if (is_sqe_group(g)) {
-		for (i = 0; i < g->nr - 1; i++)
-			g->secondary[i]->flags |= IOSQE_SQE_GROUP;
-	} else if (g->mode->inline_form && g->nr == 1) {
+	if (!is_sqe_group(g) && g->mode->inline_form && g->nr == 1) {
 		g->primary->uring_cmd_flags |= IORING_FUSED_CMD_INLINE;
 		g->primary[1] = *g->secondary[0];
 		ring_push(g->ring, g->primary, true);
 		return;
-	} else {
-		g->primary->nr_secondary = g->nr;
 	}
+	if (!is_sqe_group(g))
+		g->primary->nr_secondary = g->nr;
+	for (i = 0; is_sqe_group(g) && i < g->nr - 1; i++)
+		g->secondary[i]->flags |= IOSQE_SQE_GROUP;
 	ring_push(g->ring, g->primary, sqe128);
 	for (i = 0; i < g->nr; i++)
 		ring_push(g->ring, g->secondary[i], sqe128);

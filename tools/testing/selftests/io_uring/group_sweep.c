@@ -163,7 +163,7 @@ static bool is_second_pass(unsigned int i)
 	return i >= 7 * 32;
 }
 
-TEST_F(fused, flags)
+TEST_F_TIMEOUT(fused, flags, 120)
 {
 	unsigned int i, leader, member;
 	enum fate fate;
@@ -225,7 +225,7 @@ static void model_two(unsigned int first, const enum fate fate[2], struct want w
 }
 
 /* Two groups, linked, with every combination of fates, ASYNC, DRAIN and hardness */
-TEST_F(fused, two)
+TEST_F_TIMEOUT(fused, two, 120)
 {
 	unsigned int i, bits, g;
 	struct log log;
