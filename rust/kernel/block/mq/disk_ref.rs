@@ -4,10 +4,12 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
+use super::ZonedLimits;
 use crate::{
     bindings,
     error::{
         code::{
+            EAGAIN,
             EBUSY,
             EINVAL, //
         },
@@ -249,18 +251,22 @@ impl DiskRef {
 
     /// Calls `f` while nobody has the disk or one of its partitions open, and nobody can open it.
     ///
-    /// Fails with `EBUSY` if the disk is open.
+    /// Fails with `EBUSY` if the disk is open, and with `EAGAIN` if somebody is about to open or
+    /// close it, or looks for partitions. The latter waits for the driver, so nobody waits for that
+    /// here.
     ///
     /// # Context
     ///
-    /// Process context; sleeps. `f` is called with the disk's `open_mutex` held, as is
+    /// Process context. `f` is called with the disk's `open_mutex` held, as is
     /// [`Operations::open`](super::Operations::open). So it must neither remove the disk nor scan
     /// it: both take this mutex. Wraps the C function `disk_openers()`.
     pub fn while_closed<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
         let disk = self.as_raw();
 
         // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
-        unsafe { bindings::mutex_lock(&raw mut (*disk).open_mutex) };
+        if unsafe { bindings::mutex_trylock(&raw mut (*disk).open_mutex) } == 0 {
+            return Err(EAGAIN);
+        }
         // SAFETY: The disk is valid.
         let ret = match unsafe { bindings::disk_openers(disk) } {
             0 => Ok(f()),
@@ -276,16 +282,32 @@ impl DiskRef {
     ///
     /// The zones of a zoned disk are looked at again, through
     /// [`Operations::report_zones`](super::Operations::report_zones), with the `open_mutex` of the
-    /// disk held. This is possible only while nobody has the disk open, else it fails with `EBUSY`,
-    /// because the block layer's tables of zones have another size meanwhile than the disk. If the
-    /// zones make no sense it fails with `ENODEV`, or with the error of the driver. The disk has no
-    /// sectors then, until another call succeeds.
+    /// disk held. This is possible only while nobody has the disk open, or is about to open or close
+    /// it, else it fails with `EBUSY`, because the block layer's tables of zones have another size
+    /// meanwhile than the disk. If the zones make no sense it fails with `ENODEV`, or with the error
+    /// of the driver. The disk has no sectors then, until another call succeeds.
     ///
     /// # Context
     ///
     /// Process context; may sleep. Wraps the C functions `set_capacity_and_notify()` and
     /// `blk_revalidate_disk_zones()`.
     pub fn set_capacity_and_notify(&self, sectors: u64) -> Result {
+        self.resize(sectors, None)
+    }
+
+    /// As [`Self::set_capacity_and_notify`], and the block layer is told again what the device can
+    /// do, before it looks at the zones: it has forgotten limits that so many zones can not reach
+    /// as the disk had until now. Has no effect beyond that on a disk that is not zoned.
+    ///
+    /// # Context
+    ///
+    /// As [`Self::set_capacity_and_notify`]. Freezes the queue. Wraps the C function
+    /// `queue_limits_commit_update_frozen()` as well.
+    pub fn resize_zoned(&self, sectors: u64, limits: ZonedLimits) -> Result {
+        self.resize(sectors, Some(limits))
+    }
+
+    fn resize(&self, sectors: u64, limits: Option<ZonedLimits>) -> Result {
         let set = |sectors| {
             // SAFETY: By the type invariants the disk is valid. The result only says whether user
             // space was told.
@@ -303,8 +325,27 @@ impl DiskRef {
                 return Ok(());
             }
             // Nobody can write without the tables of zones, which are gone then.
-            self.revalidate_zones().inspect_err(|_| set(0))
-        })?
+            limits
+                .map_or(Ok(()), |limits| self.set_zoned_limits(limits))
+                .and_then(|()| self.revalidate_zones())
+                .inspect_err(|_| set(0))
+        })
+        .map_err(|_| EBUSY)?
+    }
+
+    /// Sets how many zones of a zoned disk may be open or active.
+    fn set_zoned_limits(&self, limits: ZonedLimits) -> Result {
+        let queue = self.queue();
+        // As `queue_limits_start_update()`.
+        //
+        // SAFETY: By the type invariants the queue is valid, so its mutex is initialized.
+        unsafe { bindings::mutex_lock(&raw mut (*queue).limits_lock) };
+        // SAFETY: The queue is valid, and its limits do not change while the mutex is held.
+        let mut new = unsafe { (*queue).limits };
+        new.max_open_zones = limits.max_open_zones;
+        new.max_active_zones = limits.max_active_zones;
+        // SAFETY: The queue is valid, and its `limits_lock` is held, which this unlocks.
+        to_result(unsafe { bindings::queue_limits_commit_update_frozen(queue, &mut new) })
     }
 
     /// Whether the disk is a zoned one.
