@@ -27,6 +27,12 @@ use kernel::{
     prelude::*, //
 };
 
+/// Whether secondaries can move the data of a request in a batch. Nobody could say where that of a
+/// zone append was written; and a question for zones must be able to end when the server dies.
+fn can_move(rq: &Request<Disk>) -> bool {
+    rq.has_data() && !matches!(rq.op(), Op::ZoneAppend | Op::DriverIn)
+}
+
 impl Slot {
     /// Allocates what a lease takes, if that is not there. Fails with [`ENOMEM`].
     pub(super) fn add_memory(&self) -> Result {
@@ -48,11 +54,16 @@ impl Slot {
     pub(crate) fn check_batch(&self, moves: bool) -> Result {
         let state = self.state.lock();
         let rq = state.stage.owned().ok_or(EBUSY)?;
-        // Nobody could say where the data of a zone append was written.
-        if rq.op() == Op::ZoneAppend || (moves && (!rq.has_data() || rq.op() == Op::DriverIn)) {
-            return Err(EINVAL);
+        let can = if moves {
+            can_move(rq)
+        } else {
+            rq.op() != Op::ZoneAppend
+        };
+        if can {
+            Ok(())
+        } else {
+            Err(EINVAL)
         }
-        Ok(())
     }
 
     /// The data of the server's request, to be lent, and memory for that. When the lease ends,
@@ -61,11 +72,12 @@ impl Slot {
     /// Fails with [`EBUSY`] if the server has no request from this slot or the lease of another
     /// batch has not ended, and with [`EINVAL`] or [`ENOMEM`] if the request can not be lent.
     pub(crate) fn lend_to_batch(&self) -> Result<(RequestLease<Disk>, PartMemory)> {
-        let (rq, memory) = {
+        let (rq, memory, _former) = {
             let mut state = self.state.lock();
-            let rq = state.stage.owned().cloned();
+            // Another one may have come since it was checked.
+            let rq = state.stage.owned().filter(|rq| can_move(rq)).cloned();
             match (rq, state.memory.take()) {
-                (Some(rq), Some(memory)) => (rq, memory),
+                (Some(rq), Some(memory)) => (rq, memory, state.note_server()),
                 (rq, memory) => {
                     state.memory = memory;
                     drop(state);

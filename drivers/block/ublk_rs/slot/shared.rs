@@ -11,6 +11,7 @@ use super::{
         Registered, //
     },
     Slot,
+    SlotState,
     ToSend, //
 };
 use crate::{
@@ -58,6 +59,22 @@ impl Next {
     /// What the server finds in the descriptor.
     fn desc_addr(self) -> u64 {
         self.auto_reg.map_or(self.addr, AutoReg::addr)
+    }
+}
+
+impl SlotState {
+    /// The current process serves the slot: the one that has prepared it may have left it to a
+    /// child. Returns what is to be dropped outside of the lock.
+    pub(super) fn note_server(&mut self) -> Option<ARef<Task>> {
+        let current = current!();
+        let leader = current.group_leader();
+        let known = self.task.as_ref().map(|task| task.as_ptr());
+
+        if known == Some(leader.as_ptr()) {
+            None
+        } else {
+            self.task.replace(ARef::from(leader))
+        }
     }
 }
 
@@ -223,15 +240,7 @@ impl Slot {
             let registered = if here { state.auto_reg } else { None };
             state.addr = next.desc_addr();
             state.auto_reg = next.auto_reg;
-            // The process that has prepared the slot may have left it to a child.
-            let current = current!();
-            let leader = current.group_leader();
-            let known = state.task.as_ref().map(|task| task.as_ptr());
-            let former = if known == Some(leader.as_ptr()) {
-                None
-            } else {
-                state.task.replace(ARef::from(leader))
-            };
+            let former = state.note_server();
             let rq = state.stage.commit_shared();
             // What is dropped is so outside of the lock.
             (rq, registered, self.release(&mut state), former)
@@ -256,15 +265,16 @@ impl Slot {
         result: i32,
         batch: &mut CompletionBatch<Disk>,
     ) -> Result {
-        let (rq, hold) = {
+        let (rq, hold, _former) = {
             let mut state = self.state.lock();
             if state.stage.owned().is_none() {
                 drop(state);
                 return Err(EBUSY);
             }
             state.addr = 0;
+            let former = state.note_server();
             let rq = state.stage.commit_shared();
-            (rq, self.release(&mut state))
+            (rq, self.release(&mut state), former)
         };
         if let Some(rq) = rq {
             let verdict = self.take_data(&rq, 0, result, hold.is_some());

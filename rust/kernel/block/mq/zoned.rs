@@ -340,7 +340,9 @@ impl ZoneReporter<'_> {
             disk: unsafe { (&raw const (*(*disk).part0).bd_nr_sectors).read_volatile() },
         };
         let sector = sector & !(zone - 1);
-        let zones = geometry.disk.saturating_sub(sector).div_ceil(zone);
+        let rest = geometry.disk.saturating_sub(sector);
+        // Rounded up. A division would be one by zero for all that the compiler knows.
+        let zones = (rest >> zone.trailing_zeros()) + u64::from(rest & (zone - 1) != 0);
 
         // INVARIANT: The pointers are valid by the safety requirements, and nothing was reported.
         Ok(Self {
