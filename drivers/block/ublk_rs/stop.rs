@@ -18,8 +18,15 @@ use crate::{
 use kernel::{
     prelude::*,
     sync::Arc,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     workqueue::WorkItem, //
 };
+
+/// How often is looked whether a disk is closed.
+const POLL: Delta = Delta::from_millis(10);
 
 /// `STOP_DEV`: deletes the disk and cancels the server's commands.
 ///
@@ -71,14 +78,24 @@ fn stop_disk(dev: &Device) -> bool {
     has_server
 }
 
-/// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], and with
-/// [`ENODEV`] if there is no disk.
+/// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], as while the
+/// block layer waits for the server's zones, with [`ENODEV`] if there is no disk, and with [`EINTR`].
+///
+/// Waits for who is about to open or close the disk, or looks for partitions.
 ///
 /// From the check on nobody can open it, but for the administrator.
 pub(crate) fn try_stop(dev: &Device) -> Result {
     // There can be no other disk while somebody has a reference to this one.
     let disk = dev.state.lock().disk_ref().ok_or(ENODEV)?;
-    disk.while_closed(|| dev.state.lock().opening = Opening::Refused)?;
+    loop {
+        match disk.while_closed(|| dev.state.lock().opening = Opening::Refused) {
+            Ok(()) => break,
+            Err(e) if e != EAGAIN => return Err(e),
+            Err(_) if dev.is_revalidating() => return Err(EBUSY),
+            Err(_) if current!().signal_pending() => return Err(EINTR),
+            Err(_) => fsleep(POLL),
+        }
+    }
     stop(dev);
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::{
     bindings,
     error::{
         code::{
+            EAGAIN,
             EBUSY,
             EINVAL, //
         },
@@ -249,18 +250,22 @@ impl DiskRef {
 
     /// Calls `f` while nobody has the disk or one of its partitions open, and nobody can open it.
     ///
-    /// Fails with `EBUSY` if the disk is open.
+    /// Fails with `EBUSY` if the disk is open, and with `EAGAIN` if somebody is about to open or
+    /// close it, or looks for partitions. The latter waits for the driver, so nobody waits for that
+    /// here.
     ///
     /// # Context
     ///
-    /// Process context; sleeps. `f` is called with the disk's `open_mutex` held, as is
+    /// Process context. `f` is called with the disk's `open_mutex` held, as is
     /// [`Operations::open`](super::Operations::open). So it must neither remove the disk nor scan
     /// it: both take this mutex. Wraps the C function `disk_openers()`.
     pub fn while_closed<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
         let disk = self.as_raw();
 
         // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
-        unsafe { bindings::mutex_lock(&raw mut (*disk).open_mutex) };
+        if unsafe { bindings::mutex_trylock(&raw mut (*disk).open_mutex) } == 0 {
+            return Err(EAGAIN);
+        }
         // SAFETY: The disk is valid.
         let ret = match unsafe { bindings::disk_openers(disk) } {
             0 => Ok(f()),
@@ -276,10 +281,10 @@ impl DiskRef {
     ///
     /// The zones of a zoned disk are looked at again, through
     /// [`Operations::report_zones`](super::Operations::report_zones), with the `open_mutex` of the
-    /// disk held. This is possible only while nobody has the disk open, else it fails with `EBUSY`,
-    /// because the block layer's tables of zones have another size meanwhile than the disk. If the
-    /// zones make no sense it fails with `ENODEV`, or with the error of the driver. The disk has no
-    /// sectors then, until another call succeeds.
+    /// disk held. This is possible only while nobody has the disk open, or is about to open or close
+    /// it, else it fails with `EBUSY`, because the block layer's tables of zones have another size
+    /// meanwhile than the disk. If the zones make no sense it fails with `ENODEV`, or with the error
+    /// of the driver. The disk has no sectors then, until another call succeeds.
     ///
     /// # Context
     ///
@@ -304,7 +309,8 @@ impl DiskRef {
             }
             // Nobody can write without the tables of zones, which are gone then.
             self.revalidate_zones().inspect_err(|_| set(0))
-        })?
+        })
+        .map_err(|_| EBUSY)?
     }
 
     /// Whether the disk is a zoned one.
