@@ -26,7 +26,10 @@ use crate::{
     }, //
 };
 use kernel::{
-    block::mq::RequestLease,
+    block::mq::{
+        Op,
+        RequestLease, //
+    },
     io_uring::{
         CommandHandler,
         FusedCmd,
@@ -128,8 +131,13 @@ fn check<'a, H: CommandHandler>(
     dev.slot(payload.q_id, payload.tag).ok_or(EINVAL)
 }
 
-/// Makes a lease of a request that the server works on.
+/// Makes a lease of a request that the server works on. Not of a question for zones: that must be
+/// able to end when the server dies, and a lease would keep it.
 fn lease(rq: RequestRef) -> Result<RequestLease<Disk>> {
+    if rq.op() == Op::DriverIn {
+        ending::finish(rq);
+        return Err(EINVAL);
+    }
     RequestLease::new(rq).map_err(|(e, rq)| {
         // The server may have committed the request meanwhile, so this may be its end.
         ending::finish(rq);

@@ -118,7 +118,8 @@ fn buffer(queue: &DriverQueue<'_, Disk>, nr_zones: u32) -> Result<KVec<u8>> {
 }
 
 /// Ends the request for zones if nobody is going to answer it. Fails with [`ENODEV`] if the device
-/// is about to be stopped.
+/// is about to be stopped, and with [`EIO`] if its server dies: then nobody waits until the buffer
+/// of an answer is not registered any more, as that may be so until the server closes its files.
 fn look_after(dev: &Device) -> Result {
     if dev.stop_is_waiting() {
         dev.slots().for_each(Slot::abort_report);
@@ -127,5 +128,8 @@ fn look_after(dev: &Device) -> Result {
     for slot in dev.slots() {
         slot.abort_if_deserted();
     }
-    Ok(())
+    match dev.state.lock().phase.server() {
+        Some(server) if !server.leader.is_group_dying() => Ok(()),
+        _ => Err(EIO),
+    }
 }

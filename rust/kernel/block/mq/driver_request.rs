@@ -19,6 +19,15 @@ use crate::{
     },
     page::PAGE_SIZE,
     prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc, //
+    },
     time::{
         delay::fsleep,
         msecs_to_jiffies,
@@ -47,16 +56,80 @@ impl<T: DriverRequests> Request<T> {
     ///
     /// Any context.
     pub fn driver_data(&self) -> Option<&T::Data> {
+        let data = self.sent()?.data;
+        // SAFETY: `DriverQueue::execute_in()` of a disk with this `T` has set it to data that it
+        // has borrowed until the request has ended. That is not before all references to it are
+        // gone.
+        unsafe { data.cast::<T::Data>().as_ref() }
+    }
+}
+
+impl<T: Operations> Request<T> {
+    /// What came with a request of the driver's own; [`None`] for a request of anybody else.
+    fn sent(&self) -> Option<&Sent> {
         if self.op() != Op::DriverIn {
             return None;
         }
         // SAFETY: The pointer only changes while the block layer owns the request, but a reference
         // to it exists.
-        let data = unsafe { *self.wrapper_ref().driver_data() };
-        // SAFETY: If it is not null, then `DriverQueue::execute_in()` of a disk with this `T` has
-        // set it to data that it has borrowed until the request has ended. That is not before all
-        // references to it are gone.
-        unsafe { data.cast::<T::Data>().as_ref() }
+        let sent = unsafe { *self.wrapper_ref().driver_data() };
+        // SAFETY: If it is not null, then `DriverQueue::execute_in()` has set it to something that
+        // stays until the request has ended. That is not before all references to it are gone.
+        unsafe { sent.cast::<Sent>().as_ref() }
+    }
+
+    /// The buffer that is to be filled by a request of the driver's own.
+    pub(super) fn answer(&self) -> Option<Arc<Answer>> {
+        self.sent().map(|sent| sent.answer.clone())
+    }
+}
+
+/// What comes with a request of the driver's own.
+struct Sent {
+    /// The driver's data, a `T::Data`.
+    data: *const c_void,
+    answer: Arc<Answer>,
+}
+
+/// The buffer that a request of the driver's own is to fill.
+///
+/// It may be lent without a reference to the request, so that the request can end although it is
+/// not given back.
+///
+/// # Invariants
+///
+/// While a request is in flight that is to fill the buffer, or `loans` is not 0, the bytes are
+/// accessed through the pages only. It is lent by who has a reference to such a request.
+pub(super) struct Answer {
+    buf: UnsafeCell<KVec<u8>>,
+    loans: Atomic<u32>,
+}
+
+// SAFETY: By the type invariants nobody but the task that has sent the request uses `buf`, and it
+// does so when nobody has the pages.
+unsafe impl Sync for Answer {}
+
+impl Answer {
+    fn new(buf: KVec<u8>) -> Self {
+        Self {
+            buf: UnsafeCell::new(buf),
+            loans: Atomic::new(0),
+        }
+    }
+
+    /// To be called with a reference to the request.
+    pub(super) fn lend(&self) {
+        self.loans.fetch_add(1, Relaxed);
+    }
+
+    /// Ends what [`Self::lend`] has begun: the pages are not used any more.
+    pub(super) fn give_back(&self) {
+        // What was written to the pages is seen by who finds that they are not lent.
+        self.loans.fetch_sub(1, Release);
+    }
+
+    fn is_lent(&self) -> bool {
+        self.loans.load(Acquire) != 0
     }
 }
 
@@ -179,9 +252,14 @@ impl<T: DriverRequests> DriverQueue<'_, T> {
     /// request still waits for a tag, then the request is not sent, and this is the error. When it
     /// was sent, then `while_waiting` has to see to it that it ends; what it returns is ignored.
     ///
-    /// Fails with the error that the request ends with, with `EINVAL` if `buf` is empty or larger
-    /// than the limits of the queue allow, see [`Self::max_buffer`], with `ENODEV` if the disk is
-    /// being removed, and with `ENOMEM`.
+    /// The driver may have registered the buffer with io_uring, see [`Request::register_buffer`],
+    /// which does not keep such a request from ending. If it has succeeded, this waits until the
+    /// buffer was given back, or until `while_waiting` returns an error, which is the error then.
+    ///
+    /// Fails with the error that the request ends with, with `EINVAL` if the length of `buf` is not
+    /// a multiple of 4096 or larger than the limits of the queue allow, see [`Self::max_buffer`],
+    /// with `ENODEV` if the disk is being removed, and with `ENOMEM`. `buf` may be empty then,
+    /// because it is freed when nobody uses it any more.
     ///
     /// # Context
     ///
@@ -195,11 +273,20 @@ impl<T: DriverRequests> DriverQueue<'_, T> {
         mut while_waiting: impl FnMut() -> Result,
     ) -> Result {
         let len = c_uint::try_from(buf.len())?;
+        // Else the block layer might copy it.
+        if buf.len() % MIN_BUFFER != 0 {
+            return Err(EINVAL);
+        }
         pin_init::stack_pin_init!(let end = End::new());
 
+        let answer = Arc::new(Answer::new(KVec::new()), GFP_NOIO)?;
+        let sent = Sent {
+            data: core::ptr::from_ref(data).cast(),
+            answer: answer.clone(),
+        };
         let rq = self.alloc(&mut while_waiting)?;
         // SAFETY: The request is ours. The buffer is from `kmalloc()` and has this length, or is
-        // empty, which is refused. It is borrowed until the request has ended.
+        // empty, which is refused. The answer owns it until the request has ended.
         to_result(unsafe {
             bindings::blk_rq_map_kern(
                 rq.as_raw(),
@@ -208,11 +295,23 @@ impl<T: DriverRequests> DriverQueue<'_, T> {
                 bindings::GFP_NOIO,
             )
         })?;
-        rq.send(data, &end);
+        // SAFETY: Nobody else knows it yet. Moving the vector does not move its bytes.
+        unsafe { *answer.buf.get() = core::mem::take(buf) };
+        rq.send(&sent, &end);
         while !end.wait() {
             let _ = while_waiting();
         }
-        end.status().to_result()
+        let result = end.status().to_result();
+        // It is not lent any more from here on, as all references to the request are gone.
+        while answer.is_lent() {
+            result?;
+            while_waiting()?;
+            fsleep(Delta::from_millis(POLL_MSECS.into()));
+        }
+        // SAFETY: The request has ended, and the buffer is not lent, nor will it be. Others may
+        // have a reference to the answer that they are about to drop, and don't use it.
+        *buf = unsafe { core::mem::take(&mut *answer.buf.get()) };
+        result
     }
 
     /// Whether the disk is being removed, so that there will be no tag any more.
@@ -274,9 +373,9 @@ impl<T: DriverRequests> Idle<T> {
     }
 
     /// Sends the request. The caller waits for `end` before it drops anything that is given here.
-    fn send(&self, data: &T::Data, end: &End) {
+    fn send(&self, sent: &Sent, end: &End) {
         let rq = self.as_raw();
-        self.set_data(core::ptr::from_ref(data).cast());
+        self.set_data(core::ptr::from_ref(sent).cast());
         // SAFETY: By the type invariants the request is not in flight, so nobody else looks at it.
         unsafe {
             (*rq).end_io = Some(End::callback);

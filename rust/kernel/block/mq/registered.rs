@@ -3,6 +3,7 @@
 //! Registering the pages of a request with io_uring.
 
 use super::{
+    driver_request::Answer,
     Operations,
     Request, //
 };
@@ -14,7 +15,11 @@ use crate::{
         IssueFlags, //
     },
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    types::ForeignOwnable, //
 };
 use core::ptr::NonNull;
 
@@ -24,6 +29,10 @@ impl<T: Operations> Request<T> {
     /// The reference goes to the table. When the buffer was removed from there, and the last of its
     /// users is done, [`Operations::lease_ended`] gets the reference back.
     ///
+    /// If it is a request that the driver has sent to itself, then the table keeps its buffer only,
+    /// and [`Operations::lease_ended`] gets the reference back before this returns. So such a
+    /// request can end although its buffer is still registered.
+    ///
     /// Fails with `EINVAL` if the ring has no such index or the request no data, with `EBUSY` if
     /// the index is taken, and with `ENOMEM`; the reference is returned with the error.
     ///
@@ -32,7 +41,7 @@ impl<T: Operations> Request<T> {
     /// Process context; may sleep. If `flags` do not prove that the ring's lock is held, then this
     /// takes it, and the lock of no other ring may be held.
     ///
-    /// Wraps C's `io_buffer_register_request()`.
+    /// Wraps C's `io_buffer_register_request()` and `io_buffer_register_bvec()`.
     pub fn register_buffer(
         this: ARef<Self>,
         cmd: CmdRef<'_>,
@@ -41,6 +50,15 @@ impl<T: Operations> Request<T> {
     ) -> Result<(), (Error, ARef<Self>)> {
         if !this.has_data() {
             return Err((EINVAL, this));
+        }
+        if let Some(answer) = this.answer() {
+            return match this.register_answer(answer, cmd, index, flags) {
+                Ok(()) => {
+                    T::lease_ended(this);
+                    Ok(())
+                }
+                Err(e) => Err((e, this)),
+            };
         }
         let (cmd, bits) = cmd.raw(flags);
         let rq = ARef::into_raw(this);
@@ -62,6 +80,56 @@ impl<T: Operations> Request<T> {
             (e, unsafe { ARef::from_raw(rq) })
         })
     }
+
+    /// Registers the buffer of a request of the driver's own, which keeps the buffer only.
+    fn register_answer(
+        &self,
+        answer: Arc<Answer>,
+        cmd: CmdRef<'_>,
+        index: u32,
+        flags: IssueFlags<'_>,
+    ) -> Result {
+        let mut table = KVec::with_capacity(self.bvecs().count(), GFP_NOIO)?;
+        for bv in self.bvecs() {
+            table.push(bv, GFP_NOIO)?;
+        }
+        let (cmd, bits) = cmd.raw(flags);
+
+        answer.lend();
+        let answer = answer.into_foreign();
+        // SAFETY: The command is valid, and the flags tell truly whether the lock of its ring is
+        // held. The table is copied. What it describes is the buffer of the answer itself, as that
+        // is of whole pages, and the reference that was given up keeps it until
+        // `release_answer()` takes it.
+        let ret = unsafe {
+            bindings::io_buffer_register_bvec(
+                cmd,
+                table.as_ptr(),
+                table.len() as c_uint,
+                Some(release_answer),
+                answer,
+                1 << bindings::READ,
+                index,
+                bits,
+            )
+        };
+        to_result(ret).inspect_err(|_| {
+            // SAFETY: It was given up above. After an error, nobody else takes it.
+            unsafe { release_answer(answer) }
+        })
+    }
+}
+
+/// Called by io_uring when the last user of a registered answer is gone.
+///
+/// # Safety
+///
+/// `answer` must be a reference that [`Request::register_answer`] gave up.
+unsafe extern "C" fn release_answer(answer: *mut c_void) {
+    // SAFETY: By the safety requirement.
+    let answer = unsafe { <Arc<Answer> as ForeignOwnable>::from_foreign(answer) };
+
+    answer.give_back();
 }
 
 /// Called by io_uring when the last user of a registered request is gone.

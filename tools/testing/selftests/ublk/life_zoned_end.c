@@ -3,8 +3,10 @@
  * life_zoned_end: a server that is asked for the zones of its disk does not
  * answer, and is killed, or its device stopped or deleted.
  */
+#include <linux/fs.h>
 #include <signal.h>
 #include <time.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include "zoned_srv.h"
 #include "kselftest_harness.h"
@@ -78,6 +80,32 @@ FIXTURE_VARIANT_ADD(zoned_end, resize_deleted) {
 	.resize = true,
 };
 
+FIXTURE_VARIANT_ADD(zoned_end, kills_itself_auto) {
+	.end = SERVER_KILLS_ITSELF,
+	.flags = UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG,
+};
+
+FIXTURE_VARIANT_ADD(zoned_end, kills_itself_registered) {
+	.end = SERVER_KILLS_ITSELF,
+	.flags = UBLK_F_SUPPORT_ZERO_COPY,
+};
+
+FIXTURE_VARIANT_ADD(zoned_end, stopped_auto) {
+	.end = STOPPED,
+	.flags = UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG,
+};
+
+FIXTURE_VARIANT_ADD(zoned_end, stopped_registered) {
+	.end = STOPPED,
+	.flags = UBLK_F_SUPPORT_ZERO_COPY,
+};
+
+FIXTURE_VARIANT_ADD(zoned_end, resize_stopped_auto) {
+	.end = STOPPED,
+	.flags = UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG,
+	.resize = true,
+};
+
 FIXTURE_SETUP(zoned_end)
 {
 	__u64 features = 0;
@@ -102,6 +130,7 @@ static pid_t silent(__u64 flags, bool resize, enum end end, int to_parent, int f
 {
 	pid_t pid = child();
 	struct zoned z;
+	int tag;
 
 	if (pid)
 		return pid;
@@ -132,7 +161,10 @@ static pid_t silent(__u64 flags, bool resize, enum end end, int to_parent, int f
 		cmd->data[0] = getpid();
 		io_uring_submit(&ring);
 	}
-	zoned_asked(&z);
+	tag = zoned_asked(&z);
+	if (flags & UBLK_F_SUPPORT_ZERO_COPY && !(flags & UBLK_F_AUTO_BUF_REG) &&
+	    zoned_buffer(&z, UBLK_U_IO_REGISTER_IO_BUF, tag))
+		give_up("REGISTER_IO_BUF", 0);
 	tell(to_parent);
 	if (end == SERVER_KILLED || end == SERVER_KILLS_ITSELF)
 		for (;;)
@@ -191,8 +223,97 @@ TEST_F_TIMEOUT(zoned_end, while_asked, 120)
 		return;
 	}
 	/* only what had a disk can be recovered */
-	EXPECT_TRUE(wait_dev_state(self->id, variant->resize && variant->flags ?
+	EXPECT_TRUE(wait_dev_state(self->id, variant->resize &&
+				   variant->flags & UBLK_F_USER_RECOVERY ?
 				   UBLK_S_DEV_QUIESCED : UBLK_S_DEV_DEAD));
+}
+
+FIXTURE(zoned_zc) {
+	struct zoned z;
+};
+
+FIXTURE_VARIANT(zoned_zc) {
+	__u64 flags;
+	bool early;
+};
+
+FIXTURE_VARIANT_ADD(zoned_zc, automatic) {
+	.flags = UBLK_F_AUTO_BUF_REG,
+};
+
+FIXTURE_VARIANT_ADD(zoned_zc, registered) {
+};
+
+FIXTURE_VARIANT_ADD(zoned_zc, registered_after_commit) {
+	.early = true,
+};
+
+FIXTURE_SETUP(zoned_zc)
+{
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	zoned_open(&self->z, UBLK_F_SUPPORT_ZERO_COPY | variant->flags, false);
+	self->z.early = variant->early;
+}
+
+FIXTURE_TEARDOWN(zoned_zc)
+{
+	srv_close(&self->z.s);
+	EXPECT_EQ(0, delete_dev(self->z.s.id));
+	zoned_free(&self->z);
+}
+
+/* The answer is read into a registered buffer */
+TEST_F_TIMEOUT(zoned_zc, answers, 60)
+{
+	ASSERT_EQ(0, zoned_start(&self->z));
+	EXPECT_EQ((NR_ZONES + 1023) / 1024, self->z.questions);
+	EXPECT_EQ(0, zoned_serve(&self->z, zoned_resize(self->z.s.id, SECTORS / 2)));
+}
+
+/* A server that does not read, while somebody looks for partitions, and is killed */
+TEST_F_TIMEOUT(zoned_end, while_scanned, 120)
+{
+	pid_t pid, scanner;
+	int up[2];
+
+	if (variant->end != SERVER_KILLED || !variant->resize)
+		SKIP(return, "one of these is enough");
+	ASSERT_EQ(0, pipe(up));
+	pid = child();
+	if (!pid) {
+		struct zoned z;
+
+		zoned_open(&z, variant->flags, false);
+		if (zoned_start(&z))
+			give_up("START_DEV", 0);
+		if (write(up[1], &z.s.id, sizeof(z.s.id)) != sizeof(z.s.id))
+			give_up("write", -errno);
+		while (srv_request(&z.s, 1000) < 0)
+			;
+		tell(up[1]);
+		for (;;)
+			pause();
+	}
+	close(up[1]);
+	ASSERT_EQ((ssize_t)sizeof(self->id), read(up[0], &self->id, sizeof(self->id)));
+	scanner = child();
+	if (!scanner) {
+		int fd = open(str("/dev/ublkb%d", self->id), O_RDONLY);
+
+		_exit(fd < 0 || ioctl(fd, BLKRRPART) ? errno : 0);
+	}
+	hear(up[0]);
+	/* the scan holds a lock that is needed for this */
+	EXPECT_EQ(EBUSY, exit_status(zoned_command(self->id, UBLK_U_CMD_UPDATE_SIZE,
+						   SECTORS / 2)));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-1, exit_status(pid));
+	EXPECT_TRUE(wait_dev_state(self->id, variant->flags ? UBLK_S_DEV_QUIESCED :
+				   UBLK_S_DEV_DEAD));
+	EXPECT_EQ(0, delete_dev(self->id));
+	self->id = -1;
+	exit_status(scanner);
 }
 
 TEST_HARNESS_MAIN

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The server of life_zoned and life_zoned_end, and the NVMe target on its disk. */
+#include <limits.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include "zoned_srv.h"
@@ -165,6 +167,43 @@ static void spoil(struct zoned *z, struct blk_zone *zones, unsigned int nr)
 	}
 }
 
+int zoned_buffer(struct zoned *z, __u32 op, int tag)
+{
+	struct io io = { .op = op, .tag = tag, .addr = tag + 1 };
+
+	return srv_wait(&z->s, srv_send(&z->s, &io), INT_MAX);
+}
+
+/* Read an answer from a file into the registered buffer of a request, as far as that goes */
+static ssize_t fill_registered(struct zoned *z, int tag, const void *answer, size_t len)
+{
+	struct io_uring_sqe *sqe;
+	__u64 ud = z->s.next++;
+	int fd = memfd_create("answer", MFD_CLOEXEC), res;
+
+	if (fd < 0 || write(fd, answer, len) != (ssize_t)len)
+		give_up("memfd", -errno);
+	if (!(z->s.flags & UBLK_F_AUTO_BUF_REG)) {
+		res = zoned_buffer(z, UBLK_U_IO_REGISTER_IO_BUF, tag);
+		if (res)
+			give_up("REGISTER_IO_BUF", res);
+	}
+	sqe = io_uring_get_sqe(&z->s.ring);
+	if (!sqe)
+		give_up("SQE", -ENOSPC);
+	io_uring_prep_read_fixed(sqe, fd, NULL, len, 0, tag + 1);
+	sqe->user_data = ud;
+	io_uring_submit(&z->s.ring);
+	res = srv_wait(&z->s, ud, INT_MAX);
+	close(fd);
+	if (!z->early && !(z->s.flags & UBLK_F_AUTO_BUF_REG) &&
+	    zoned_buffer(z, UBLK_U_IO_UNREGISTER_IO_BUF, tag))
+		give_up("UNREGISTER_IO_BUF", 0);
+	if (res < 0)
+		errno = -res;
+	return res;
+}
+
 /* What the server answers to a question; false if it does not answer */
 static bool answer(struct zoned *z, int tag)
 {
@@ -200,11 +239,16 @@ static bool answer(struct zoned *z, int tag)
 	if (z->answer == MANY)
 		memset(zones + nr, 0xff, (room - nr) * sizeof(*zones));
 	spoil(z, zones, nr);
-	len = pwrite(z->s.cdev, zones, room * sizeof(*zones), pos_of(tag));
+	if (z->s.flags & UBLK_F_SUPPORT_ZERO_COPY)
+		len = fill_registered(z, tag, zones, room * sizeof(*zones));
+	else
+		len = pwrite(z->s.cdev, zones, room * sizeof(*zones), pos_of(tag));
 	free(zones);
 	if (len < (ssize_t)(nr * sizeof(*zones)))
 		give_up("pwrite", len < 0 ? -errno : (int)len);
 	end_request(z, tag, len);
+	if (z->early && zoned_buffer(z, UBLK_U_IO_UNREGISTER_IO_BUF, tag))
+		give_up("UNREGISTER_IO_BUF", 0);
 	return true;
 }
 

@@ -39,6 +39,8 @@ struct zoned {
 	char *data;
 	enum answer answer;
 	int questions;
+	/* with UBLK_F_SUPPORT_ZERO_COPY: commit while the answer is registered */
+	bool early;
 	/* what the server adds to where it says it has appended */
 	__u64 lie;
 	/* with UBLK_F_BATCH_IO: what the server is told with, and how often it was */
@@ -58,6 +60,8 @@ int zoned_start(struct zoned *z);
 int zoned_serve(struct zoned *z, pid_t pid);
 /* Wait until the server is asked; the tag */
 int zoned_asked(struct zoned *z);
+/* UBLK_U_IO_(UN)REGISTER_IO_BUF of the data of a tag */
+int zoned_buffer(struct zoned *z, __u32 op, int tag);
 /* A child that sends one control command and exits with what it returned */
 pid_t zoned_command(int id, __u32 op, __u64 data);
 /* The same for UPDATE_SIZE, as soon as nobody, for instance udev, has the disk open */
