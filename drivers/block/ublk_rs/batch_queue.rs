@@ -31,6 +31,7 @@ use kernel::{
     prelude::*,
     rbtree::{
         RBTree,
+        RBTreeNode,
         RBTreeNodeReservation, //
     },
     sync::{
@@ -115,15 +116,25 @@ struct State<C> {
     tags: TagRing,
     /// The server's commands, but for the one that is telling, whose entry is empty.
     commands: RBTree<FetchId, Option<C>>,
+    /// How many there are: they may be too many to be counted under the lock.
+    nr_commands: usize,
     /// Whether a command is telling, or on its way to its task to do so.
     telling: bool,
     closed: bool,
 }
 
 impl<C> State<C> {
-    /// Takes the command that is to tell the server of what is there, if one is needed.
+    /// Takes the entry of a command out, to be dropped without the lock.
+    fn remove(&mut self, id: &FetchId) -> Option<RBTreeNode<FetchId, Option<C>>> {
+        let entry = self.commands.remove_node(id)?;
+        self.nr_commands -= 1;
+        Some(entry)
+    }
+
+    /// Takes the command that is to tell the server of what is there, if one is needed. Of what is
+    /// in a closed queue nobody is told any more.
     fn next_to_tell(&mut self) -> Option<C> {
-        if self.telling || self.tags.len == 0 {
+        if self.closed || self.telling || self.tags.len == 0 {
             return None;
         }
         let cmd = self.commands.iter_mut().next()?.1.take();
@@ -151,6 +162,7 @@ impl<C: Tells> BatchQueue<C> {
         let state = State {
             tags: TagRing::new(depth)?,
             commands: RBTree::new(),
+            nr_commands: 0,
             telling: false,
             closed: false,
         };
@@ -183,6 +195,7 @@ impl<C: Tells> BatchQueue<C> {
                 return Err(cmd);
             }
             state.commands.insert(room.into_node(id, Some(cmd)));
+            state.nr_commands += 1;
             state.next_to_tell()
         };
         if let Some(cmd) = next {
@@ -239,7 +252,7 @@ impl<C: Tells> BatchQueue<C> {
             let mut state = self.state.lock();
             state.telling = false;
             if state.closed {
-                let entry = state.commands.remove_node(&id);
+                let entry = state.remove(&id);
                 drop(state);
                 drop(entry);
                 return Err(cmd);
@@ -265,7 +278,7 @@ impl<C: Tells> BatchQueue<C> {
     pub(crate) fn retire(&self, id: FetchId, gone: bool) {
         let (entry, next) = {
             let mut state = self.state.lock();
-            let entry = state.commands.remove_node(&id);
+            let entry = state.remove(&id);
             state.telling = false;
             if gone && state.commands.is_empty() {
                 state.closed = true;
@@ -285,7 +298,7 @@ impl<C: Tells> BatchQueue<C> {
         let (cmd, entry) = {
             let mut state = self.state.lock();
             let cmd = state.commands.get_mut(&id)?.take()?;
-            let entry = state.commands.remove_node(&id);
+            let entry = state.remove(&id);
             if state.commands.is_empty() {
                 state.closed = true;
             }
@@ -311,7 +324,7 @@ impl<C: Tells> BatchQueue<C> {
                 .commands
                 .iter_mut()
                 .find_map(|(id, cmd)| Some((*id, cmd.take()?)))?;
-            (cmd, state.commands.remove_node(&id))
+            (cmd, state.remove(&id))
         };
         drop(entry);
         Some(cmd)
@@ -342,7 +355,7 @@ impl<C: Tells> BatchQueue<C> {
     /// How many tags there are, how many commands, and whether one of these is telling.
     pub(crate) fn snapshot(&self) -> (usize, usize, bool) {
         let state = self.state.lock();
-        (state.tags.len, state.commands.keys().count(), state.telling)
+        (state.tags.len, state.nr_commands, state.telling)
     }
 }
 
@@ -485,6 +498,23 @@ mod tests {
         assert_eq!(queue.snapshot(), (2, 0, false));
         assert_eq!(queue.take_untold(), Some(0));
         assert_eq!(queue.take_untold(), Some(1));
+        Ok(())
+    }
+
+    #[test]
+    fn closed_queue_tells_nobody() -> Result {
+        let queue = TestQueue::new(4)?;
+        let (first_id, first) = attach(&queue)?;
+        let (_, second) = attach(&queue)?;
+        assert!(queue.push(0));
+        queue.kick();
+        queue.close();
+        // It had no room for it. The other one is for who closes the queue.
+        queue.retire(first_id, false);
+        assert_eq!((first.times_sent(), second.times_sent()), (1, 0));
+        assert!(queue.take_waiting().is_some());
+        assert_eq!(queue.take_untold(), Some(0));
+        assert_eq!(queue.snapshot(), (0, 0, false));
         Ok(())
     }
 
