@@ -114,14 +114,22 @@ impl<T: Operations> OwnedRequest<T> {
 
     /// Whether as many sectors as the request has lie in its zone, from `sector` on.
     fn is_in_zone(&self, sector: u64) -> bool {
-        // SAFETY: By the type invariants the request is valid, and so is its queue, whose zone size
-        // does not change.
-        let zone = u64::from(unsafe { (*(*self.rq.as_ptr()).q).limits.chunk_sectors });
+        // SAFETY: By the type invariants the request is valid, and so is its queue.
+        let queue = unsafe { (*self.rq.as_ptr()).q };
+        // SAFETY: The size of a zone does not change.
+        let zone = u64::from(unsafe { (*queue).limits.chunk_sectors });
+        // SAFETY: A queue with a request of a user has a disk, and that a block device. Its size
+        // may be changed meanwhile: this sees one or the other.
+        let disk_end =
+            unsafe { (&raw const (*(*(*queue).disk).part0).bd_nr_sectors).read_volatile() };
         let end = sector.checked_add(self.sectors().into());
 
         zone.is_power_of_two()
             && sector & !(zone - 1) == self.sector() & !(zone - 1)
-            && end.is_some_and(|end| end <= (sector & !(zone - 1)).saturating_add(zone))
+            && end.is_some_and(|end| {
+                // The last zone may be smaller.
+                end <= (sector & !(zone - 1)).saturating_add(zone).min(disk_end)
+            })
     }
 
     /// Ends the first `bytes` bytes of the request with success. If that is not all of it, then the
