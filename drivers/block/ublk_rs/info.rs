@@ -158,16 +158,16 @@ pub(crate) fn get_params(dev: &Device, char_major: u32, cmd: &CtrlCmd) -> Result
 pub(crate) fn update_size(dev: &Device, sectors: u64) -> Result {
     // The disk stays while this is held.
     let _lifecycle = dev.lifecycle.lock();
-    let disk = {
+    let (disk, limits) = {
         let state = dev.state.lock();
         let disk = state.disk_ref().ok_or(ENODEV)?;
         if dev.has(UBLK_F_ZONED) && !state.phase.is_live() {
             drop(state);
             return Err(EBUSY);
         }
-        disk
+        (disk, state.params.zoned.limits())
     };
-    zone_report::while_revalidating(dev, || disk.set_capacity_and_notify(sectors))?;
+    zone_report::while_revalidating(dev, || disk.resize_zoned(sectors, limits))?;
     dev.state.lock().params.basic.dev_sectors = sectors;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
+use super::ZonedLimits;
 use crate::{
     bindings,
     error::{
@@ -291,6 +292,22 @@ impl DiskRef {
     /// Process context; may sleep. Wraps the C functions `set_capacity_and_notify()` and
     /// `blk_revalidate_disk_zones()`.
     pub fn set_capacity_and_notify(&self, sectors: u64) -> Result {
+        self.resize(sectors, None)
+    }
+
+    /// As [`Self::set_capacity_and_notify`], and the block layer is told again what the device can
+    /// do, before it looks at the zones: it has forgotten limits that so many zones can not reach
+    /// as the disk had until now. Has no effect beyond that on a disk that is not zoned.
+    ///
+    /// # Context
+    ///
+    /// As [`Self::set_capacity_and_notify`]. Freezes the queue. Wraps the C function
+    /// `queue_limits_commit_update_frozen()` as well.
+    pub fn resize_zoned(&self, sectors: u64, limits: ZonedLimits) -> Result {
+        self.resize(sectors, Some(limits))
+    }
+
+    fn resize(&self, sectors: u64, limits: Option<ZonedLimits>) -> Result {
         let set = |sectors| {
             // SAFETY: By the type invariants the disk is valid. The result only says whether user
             // space was told.
@@ -308,9 +325,27 @@ impl DiskRef {
                 return Ok(());
             }
             // Nobody can write without the tables of zones, which are gone then.
-            self.revalidate_zones().inspect_err(|_| set(0))
+            limits
+                .map_or(Ok(()), |limits| self.set_zoned_limits(limits))
+                .and_then(|()| self.revalidate_zones())
+                .inspect_err(|_| set(0))
         })
         .map_err(|_| EBUSY)?
+    }
+
+    /// Sets how many zones of a zoned disk may be open or active.
+    fn set_zoned_limits(&self, limits: ZonedLimits) -> Result {
+        let queue = self.queue();
+        // As `queue_limits_start_update()`.
+        //
+        // SAFETY: By the type invariants the queue is valid, so its mutex is initialized.
+        unsafe { bindings::mutex_lock(&raw mut (*queue).limits_lock) };
+        // SAFETY: The queue is valid, and its limits do not change while the mutex is held.
+        let mut new = unsafe { (*queue).limits };
+        new.max_open_zones = limits.max_open_zones;
+        new.max_active_zones = limits.max_active_zones;
+        // SAFETY: The queue is valid, and its `limits_lock` is held, which this unlocks.
+        to_result(unsafe { bindings::queue_limits_commit_update_frozen(queue, &mut new) })
     }
 
     /// Whether the disk is a zoned one.
