@@ -202,7 +202,7 @@ impl Slot {
         result: i32,
         batch: &mut CompletionBatch<Disk>,
     ) -> Result {
-        let (rq, registered, hold) = {
+        let (rq, registered, hold, _former) = {
             let mut state = self.state.lock();
             let Some(op) = state.stage.owned().map(|rq| rq.op()) else {
                 drop(state);
@@ -221,8 +221,18 @@ impl Slot {
             let registered = if here { state.auto_reg } else { None };
             state.addr = next.desc_addr();
             state.auto_reg = next.auto_reg;
+            // The process that has prepared the slot may have left it to a child.
+            let current = current!();
+            let leader = current.group_leader();
+            let known = state.task.as_ref().map(|task| task.as_ptr());
+            let former = if known == Some(leader.as_ptr()) {
+                None
+            } else {
+                state.task.replace(ARef::from(leader))
+            };
             let rq = state.stage.commit_shared();
-            (rq, registered, self.release(&mut state))
+            // What is dropped is so outside of the lock.
+            (rq, registered, self.release(&mut state), former)
         };
         if let Some(auto_reg) = registered {
             // If it is not there any more, the server was faster.
