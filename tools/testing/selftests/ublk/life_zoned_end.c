@@ -3,10 +3,8 @@
  * life_zoned_end: a server that is asked for the zones of its disk does not
  * answer, and is killed, or its device stopped or deleted.
  */
-#include <linux/fs.h>
 #include <signal.h>
 #include <time.h>
-#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include "zoned_srv.h"
 #include "kselftest_harness.h"
@@ -268,52 +266,43 @@ TEST_F_TIMEOUT(zoned_zc, answers, 60)
 {
 	ASSERT_EQ(0, zoned_start(&self->z));
 	EXPECT_EQ((NR_ZONES + 1023) / 1024, self->z.questions);
+	fill_zones(&self->z, SECTORS / 2, NR_CONV);
 	EXPECT_EQ(0, zoned_serve(&self->z, zoned_resize(self->z.s.id, SECTORS / 2)));
 }
 
-/* A server that does not read, while somebody looks for partitions, and is killed */
-TEST_F_TIMEOUT(zoned_end, while_scanned, 120)
+static int max_open_zones(int id)
 {
-	pid_t pid, scanner;
-	int up[2];
+	FILE *f = fopen(str("/sys/block/ublkb%d/queue/max_open_zones", id), "r");
+	int nr = -1;
 
-	if (variant->end != SERVER_KILLED || !variant->resize)
-		SKIP(return, "one of these is enough");
-	ASSERT_EQ(0, pipe(up));
-	pid = child();
-	if (!pid) {
-		struct zoned z;
+	if (f && fscanf(f, "%d", &nr) != 1)
+		nr = -1;
+	if (f)
+		fclose(f);
+	return nr;
+}
 
-		zoned_open(&z, variant->flags, false);
-		if (zoned_start(&z))
-			give_up("START_DEV", 0);
-		if (write(up[1], &z.s.id, sizeof(z.s.id)) != sizeof(z.s.id))
-			give_up("write", -errno);
-		while (srv_request(&z.s, 1000) < 0)
-			;
-		tell(up[1]);
-		for (;;)
-			pause();
-	}
-	close(up[1]);
-	ASSERT_EQ((ssize_t)sizeof(self->id), read(up[0], &self->id, sizeof(self->id)));
-	scanner = child();
-	if (!scanner) {
-		int fd = open(str("/dev/ublkb%d", self->id), O_RDONLY);
+/* A limit that the disk can not reach, until it has grown */
+TEST(limits_after_growth)
+{
+	struct ublk_params p = { .len = sizeof(p) };
+	struct zoned z;
 
-		_exit(fd < 0 || ioctl(fd, BLKRRPART) ? errno : 0);
-	}
-	hear(up[0]);
-	/* the scan holds a lock that is needed for this */
-	EXPECT_EQ(EBUSY, exit_status(zoned_command(self->id, UBLK_U_CMD_UPDATE_SIZE,
-						   SECTORS / 2)));
-	ASSERT_EQ(0, kill(pid, SIGKILL));
-	EXPECT_EQ(-1, exit_status(pid));
-	EXPECT_TRUE(wait_dev_state(self->id, variant->flags ? UBLK_S_DEV_QUIESCED :
-				   UBLK_S_DEV_DEAD));
-	EXPECT_EQ(0, delete_dev(self->id));
-	self->id = -1;
-	exit_status(scanner);
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	zoned_open(&z, 0, true);
+	ASSERT_EQ(0, ctrl_simple(z.s.id, UBLK_U_CMD_GET_PARAMS, &p, sizeof(p), 0));
+	p.types &= ~UBLK_PARAM_TYPE_DEVT;
+	p.zoned.max_open_zones = NR_EQUAL;
+	ASSERT_EQ(0, ctrl_simple(z.s.id, UBLK_U_CMD_SET_PARAMS, &p, sizeof(p), 0));
+	ASSERT_EQ(0, zoned_start(&z));
+	EXPECT_EQ(0, max_open_zones(z.s.id));
+	fill_zones(&z, 8 * NR_EQUAL * ZONE, 0);
+	EXPECT_EQ(0, zoned_serve(&z, zoned_resize(z.s.id, 8 * NR_EQUAL * ZONE)));
+	EXPECT_EQ(NR_EQUAL, max_open_zones(z.s.id));
+	srv_close(&z.s);
+	EXPECT_EQ(0, delete_dev(z.s.id));
+	zoned_free(&z);
 }
 
 TEST_HARNESS_MAIN
