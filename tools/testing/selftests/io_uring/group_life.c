@@ -202,7 +202,7 @@ TEST_F(fused, kill_and_exec)
 	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 8));
 }
 
-/* a member that has to end before exec() can go on: a poll of another ring, a futex */
+/* a member that has to end before exec() can go on: a wait for a private futex */
 TEST_F(fused, exec_tracked)
 {
 	struct mode mode = variant->mode;
@@ -220,7 +220,7 @@ TEST_F(fused, exec_tracked)
 		ASSERT_EQ(0, mode_ring(&mode, &self->ring, 8));
 		/* its leader never ends by itself */
 		LEAD(IORING_OP_READ, fd[0], (uintptr_t)self->buf, 4, -1);
-		sqe = ADD(IORING_OP_FUTEX_WAIT, 2 /* FUTEX2_SIZE_U32 */,
+		sqe = ADD(IORING_OP_FUTEX_WAIT, 2 | 128 /* FUTEX2_SIZE_U32, FUTEX2_PRIVATE */,
 			  (uintptr_t)&futex, 0, 0);
 		sqe->addr3 = ~0U;
 		PUSH_GROUP();
