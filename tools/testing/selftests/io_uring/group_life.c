@@ -2,6 +2,7 @@
 /*
  * SQE groups: cancellation and exit, and the corners of the rings.
  */
+#include <pthread.h>
 #include "group.h"
 
 /* A group whose leader is done, with a member that waits for @fd */
@@ -202,37 +203,47 @@ TEST_F(fused, kill_and_exec)
 	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 8));
 }
 
-/* a member that has to end before exec() can go on: a poll of another ring, a futex */
-TEST_F(fused, exec_tracked)
+struct submitter {
+	struct ring *ring;
+	const struct mode *mode;
+	int fd;
+};
+
+/* Submits a group that waits, and goes. */
+static void *submit_and_exit(void *arg)
 {
-	struct mode mode = variant->mode;
-	int fd[2], status;
+	static unsigned char buf[4];
 	static unsigned int futex;
-	pid_t pid;
+	struct submitter *s = arg;
+	struct io_uring_sqe *sqe;
+	struct group g;
+
+	if (mode_ring(s->mode, s->ring, 8))
+		return arg;
+	group_lead(&g, s->ring, s->mode, IORING_OP_READ, s->fd, (uintptr_t)buf, 4, -1);
+	/* FUTEX2_SIZE_U32 and FUTEX2_PRIVATE */
+	sqe = group_add(&g, IORING_OP_FUTEX_WAIT, 2 | 128, (uintptr_t)&futex, 0, 0);
+	sqe->addr3 = ~0U;
+	group_push(&g);
+	return ring_submit(s->ring) < 0 ? arg : NULL;
+}
+
+/* a member that has to end with its thread: a wait for a private futex */
+TEST_F(fused, thread_exits)
+{
+	struct submitter s = { .ring = &self->ring, .mode = &variant->mode };
+	pthread_t thread;
+	void *failed;
+	int fd[2];
 
 	ring_exit(&self->ring);
 	ASSERT_EQ(0, pipe(fd));
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		struct io_uring_sqe *sqe;
-
-		ASSERT_EQ(0, mode_ring(&mode, &self->ring, 8));
-		/* its leader never ends by itself */
-		LEAD(IORING_OP_READ, fd[0], (uintptr_t)self->buf, 4, -1);
-		sqe = ADD(IORING_OP_FUTEX_WAIT, 2 /* FUTEX2_SIZE_U32 */,
-			  (uintptr_t)&futex, 0, 0);
-		sqe->addr3 = ~0U;
-		PUSH_GROUP();
-		SUBMIT();
-		execl("/bin/true", "true", NULL);
-		_exit(1);
-	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	s.fd = fd[0];
+	ASSERT_EQ(0, pthread_create(&thread, NULL, submit_and_exit, &s));
+	ASSERT_EQ(0, pthread_join(thread, &failed));
+	EXPECT_EQ(NULL, failed);
 	close(fd[0]);
 	close(fd[1]);
-	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 8));
 }
 
 /* more CQEs than the ring holds: none is lost, the leaders' come last */

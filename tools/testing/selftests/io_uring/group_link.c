@@ -236,7 +236,7 @@ TEST_F(fused, link_timeout)
 TEST_F(fused, drain)
 {
 	struct log log = { };
-	int fd[2], async;
+	int fd[2], async, i;
 
 	for (async = 0; async < 2; async++) {
 		log.nr = 0;
@@ -270,8 +270,37 @@ TEST_F(fused, drain)
 		SUBMIT();
 		EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER + 3));
 		ASSERT_EQ(4, write(fd[1], "last", 4));
-		log_rest(&log, &self->ring, 20);
+		for (i = 0; i < 500 && log.nr < 8; i++)
+			log_rest(&log, &self->ring, 20);
 		EXPECT_EQ(8, log.nr);
+		close(fd[0]);
+		close(fd[1]);
+	}
+}
+
+/* what comes later waits for a group that drains, though its leader is done */
+TEST_F(fused, drain_goes_on)
+{
+	struct log log = { };
+	int fd[2], async;
+
+	for (async = 0; async < 2; async++) {
+		log.nr = 0;
+		ASSERT_EQ(0, pipe(fd));
+		LEAD_NOP(5)->flags |= IOSQE_IO_DRAIN | (async ? IOSQE_ASYNC : 0);
+		ADD_NOP(6);
+		ADD(IORING_OP_READ, fd[0], (uintptr_t)self->buf, 4, -1);
+		PUSH_GROUP();
+		SUBMIT();
+		ASSERT_EQ(6, log_until(&log, &self->ring, 0));
+		push_nop(&self->ring, UD_OTHER, 0);
+		SUBMIT();
+		log_rest(&log, &self->ring, 20);
+		EXPECT_EQ(1, log.nr);
+		ASSERT_EQ(4, write(fd[1], "good", 4));
+		EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER));
+		EXPECT_EQ(2, log_index(&log, UD_PRIMARY));
+		EXPECT_EQ(4, log.nr);
 		close(fd[0]);
 		close(fd[1]);
 	}
