@@ -462,7 +462,7 @@ impl Group {
                 coverage = Coverage::of(&state.lease.imu);
             }
         } else {
-            state.pending = nr.into();
+            state.pending = nr;
         }
         // From here on no reference to the group is held. It can not end before its last secondary
         // was queued, and completed requests are freed later than that: when `uring_lock` is about
