@@ -93,8 +93,9 @@ impl BvecTable {
 /// # Safety
 ///
 /// What [`table`](Self::table) returned must describe memory that stays valid, with a table that
-/// stays valid and unchanged, from then on until [`ended`](Self::ended) is called or the value is
-/// dropped, also while the value is in its foreign form.
+/// stays valid and unchanged, from then on until [`ended`](Self::ended), or
+/// [`part_ended`](PartLessor::part_ended), is called or the value is dropped, also while the value is
+/// in its foreign form.
 pub unsafe trait Lessor: ForeignOwnable + Send + 'static {
     /// Returns the buffer to lend.
     fn table(&self) -> BvecTable;
@@ -184,7 +185,11 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     pub fn nr_secondaries(&self) -> u32 {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()`, which is the first
         // member of its request and has a group. Its secondaries have been counted.
-        unsafe { (*(*self.cmd.as_ptr().cast::<bindings::io_kiocb>()).group).nr.into() }
+        unsafe {
+            (*(*self.cmd.as_ptr().cast::<bindings::io_kiocb>()).group)
+                .nr
+                .into()
+        }
     }
 
     /// Whether the secondaries need a buffer from the driver (`IORING_FUSED_CMD_BUF`).

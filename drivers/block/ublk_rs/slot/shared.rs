@@ -260,11 +260,7 @@ impl Slot {
     /// Takes back the request that the server worked on, with its result, and without any data that
     /// was moved: that is what a batch of fused commands has beside others. As
     /// [`Self::commit_shared`].
-    pub(crate) fn commit_unmoved(
-        &self,
-        result: i32,
-        batch: &mut CompletionBatch<Disk>,
-    ) -> Result {
+    pub(crate) fn commit_unmoved(&self, result: i32, batch: &mut CompletionBatch<Disk>) -> Result {
         let (rq, hold, _former) = {
             let mut state = self.state.lock();
             if state.stage.owned().is_none() {

@@ -198,39 +198,6 @@ impl<T: Operations> RequestLease<T> {
         // INVARIANT: `self` is not dropped, so the new value is the only owner.
         Handle(this.0 .0, PhantomData).into_request()
     }
-
-    /// The pages, as io_uring takes them.
-    #[inline]
-    fn describe(&self) -> BvecTable {
-        let (rq, gathered) = self.0.get();
-        let dir = if rq.is_write() {
-            Direction::Source
-        } else {
-            Direction::Dest
-        };
-        let len = rq.bytes() as usize;
-
-        if let Some(table) = gathered {
-            return BvecTable {
-                bvec: table.as_ptr(),
-                nr: table.len() as u32,
-                skip: 0,
-                len,
-                dir,
-            };
-        }
-
-        // SAFETY: By the type invariants this is a request of one bio, which has data.
-        let first = unsafe { rq.first_table() };
-
-        BvecTable {
-            bvec: first.bvec,
-            nr: first.nr as u32,
-            skip: first.skip,
-            len,
-            dir,
-        }
-    }
 }
 
 impl<T: Operations> Drop for RequestLease<T> {
@@ -297,7 +264,34 @@ unsafe impl<T: Operations> ForeignOwnable for RequestLease<T> {
 unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
     #[inline]
     fn table(&self) -> BvecTable {
-        self.describe()
+        let (rq, gathered) = self.0.get();
+        let dir = if rq.is_write() {
+            Direction::Source
+        } else {
+            Direction::Dest
+        };
+        let len = rq.bytes() as usize;
+
+        if let Some(table) = gathered {
+            return BvecTable {
+                bvec: table.as_ptr(),
+                nr: table.len() as u32,
+                skip: 0,
+                len,
+                dir,
+            };
+        }
+
+        // SAFETY: By the type invariants this is a request of one bio, which has data.
+        let first = unsafe { rq.first_table() };
+
+        BvecTable {
+            bvec: first.bvec,
+            nr: first.nr as u32,
+            skip: first.skip,
+            len,
+            dir,
+        }
     }
 
     #[inline]
@@ -306,15 +300,9 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
     }
 }
 
-// SAFETY: As above.
-unsafe impl<T: Operations + 'static> PartLessor for RequestLease<T> {
+impl<T: Operations + 'static> PartLessor for RequestLease<T> {
     #[inline]
-    fn table(&self) -> BvecTable {
-        self.describe()
-    }
-
-    #[inline]
-    fn ended(self, memory: PartMemory, result: i32) -> bool {
+    fn part_ended(self, memory: PartMemory, result: i32) -> bool {
         T::part_ended(self.into_request(), memory, result)
     }
 }

@@ -9,19 +9,16 @@
 //! C header: [`include/linux/io_uring/fused.h`](srctree/include/linux/io_uring/fused.h)
 
 use super::{
-    BvecTable,
     CommandHandler,
-    FusedCmd, //
+    FusedCmd,
+    Lessor, //
 };
 use crate::{
     alloc::Flags,
     bindings,
     io_uring::Outcome,
     prelude::*,
-    types::{
-        ForeignOwnable,
-        Opaque, //
-    }, //
+    types::Opaque, //
 };
 
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
@@ -71,15 +68,9 @@ impl PartMemory {
 
 /// Something that can lend a buffer to some of the secondaries of a fused command.
 ///
-/// # Safety
-///
-/// What [`table`](Self::table) returned must describe memory that stays valid, with a table that
-/// stays valid and unchanged, from then on until [`ended`](Self::ended) is called or the value is
-/// dropped, also while the value is in its foreign form.
-pub unsafe trait PartLessor: ForeignOwnable + Send + 'static {
-    /// Returns the buffer to lend.
-    fn table(&self) -> BvecTable;
-
+/// What [`Lessor::ended`] is for the only lease of a command, [`Self::part_ended`] is for one of
+/// several.
+pub trait PartLessor: Lessor {
     /// Gives buffer and memory back. Called once, when the last user of the lease is gone.
     ///
     /// `result` is the number of bytes that its secondaries moved, or the first error of these in
@@ -93,7 +84,7 @@ pub unsafe trait PartLessor: ForeignOwnable + Send + 'static {
     ///
     /// Task context with the ring's `uring_lock` held, possibly in another task than the one that
     /// submitted the command.
-    fn ended(self, memory: PartMemory, result: i32) -> bool;
+    fn part_ended(self, memory: PartMemory, result: i32) -> bool;
 }
 
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
@@ -102,7 +93,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     ///
     /// Fails with [`EINVAL`] if there are less than that, if they move data the other way or are
     /// uring commands, or if nothing was to be lent. Then it gives back what it was given. If the
-    /// command is refused or dropped instead of being started then [`PartLessor::ended`] is called.
+    /// command is refused or dropped instead of being started then [`PartLessor::part_ended`] is called.
     ///
     /// # Context
     ///
@@ -119,7 +110,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         let lease = table.as_lease(private, None);
 
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()`. By the safety
-        // requirements of `PartLessor`, the table is valid until the lease ends. The memory is
+        // requirements of `Lessor`, the table is valid until the lease ends. The memory is
         // nobody else's. `end_part::<L>` takes both, once.
         let ret = unsafe { core_lease_part(self.cmd, part, &lease, nr.into(), end_part::<L>) };
         if ret < 0 {
@@ -161,7 +152,7 @@ unsafe extern "C" fn end_part<L: PartLessor>(
     // SAFETY: By the safety requirement.
     let (lessor, memory) = unsafe { (L::from_foreign(private), PartMemory::from_raw(part)) };
 
-    lessor.ended(memory, res)
+    lessor.part_ended(memory, res)
 }
 
 /// Without the fused command in the kernel there is no value of the type to call these with.
