@@ -667,8 +667,9 @@ unsafe extern "C" fn start_in_task(tw_req: bindings::io_tw_req, tw: bindings::io
         // SAFETY: As above, and nothing was started. It has its result, and completes here and
         // nowhere else. Task work runs with `uring_lock` held.
         unsafe {
-            Group::prepared(tw_req.req).cancel();
+            // Its CQE may not be skipped any more then, nor those of its members.
             bindings::req_set_fail(tw_req.req);
+            Group::prepared(tw_req.req).cancel();
             bindings::io_req_task_complete(tw_req, tw);
         }
     } else if tw.cancel {

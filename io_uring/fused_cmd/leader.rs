@@ -21,6 +21,7 @@ use super::{
         Phase, //
     },
     prepare_ring,
+    secondary,
     start_in_task,
     Gathered, //
 };
@@ -86,6 +87,9 @@ unsafe extern "C" fn io_group_gather(
     let mut group = unsafe { Group::prepared(req) };
     group.state().is_sqe_group = true;
     gathered.hand_to(&mut group);
+    // A drain does not have to wait for what the leader has, either.
+    // SAFETY: The request is prepared.
+    group.state().nr_extra += unsafe { secondary::nr_notifs(req) };
     // SAFETY: The request is being initialised, `check()` says that it is a uring command if it
     // leases, which is the first member of it.
     unsafe {
@@ -155,6 +159,9 @@ unsafe extern "C" fn io_group_leader_done(req: *mut bindings::io_kiocb) {
     unsafe {
         // One that was freed by a worker has this set, though there was no CQE.
         (*req).flags &= !(bindings::REQ_F_REFCOUNT as u64 | bindings::REQ_F_CQE_SKIP as u64);
+        if secondary::has_failed(req) {
+            bindings::req_set_fail(req);
+        }
         if skips_cqe && (*req).flags & bindings::REQ_F_FAIL as u64 == 0 {
             (*req).flags |= bindings::REQ_F_CQE_SKIP as u64;
         }

@@ -132,8 +132,11 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
 
             state.bytes += u64::from(moved);
         }
-        // A member of an SQE group may have such a result though it is fine: a time-out.
-        Err(_) if state.is_sqe_group => {}
+        // It has no part in the result of a leader, but breaks the links behind that.
+        Err(_) if state.is_sqe_group => {
+            // SAFETY: By the safety requirement.
+            state.breaks_link |= unsafe { has_failed(req) };
+        }
         Err(_) => fail(state, res, index),
     }
     if flags & bindings::REQ_F_KEEP_VEC as u64 != 0 {
@@ -145,6 +148,24 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
     if flags & bindings::REQ_F_LEASE as u64 == 0 {
         group.arrive();
     }
+}
+
+/// Whether the result of a request is an error. Not all opcodes set `REQ_F_FAIL` then, and a time-out
+/// is none that comes as it was asked for.
+///
+/// # Safety
+///
+/// `req` is a live request that has its result.
+pub(super) unsafe fn has_failed(req: *mut bindings::io_kiocb) -> bool {
+    // SAFETY: By the safety requirement.
+    let (res, is_timeout) = unsafe {
+        (
+            (*req).cqe.res,
+            opcode_is(req, bindings::io_uring_op_IORING_OP_TIMEOUT),
+        )
+    };
+
+    res < 0 && !(is_timeout && res == ETIME.to_errno())
 }
 
 /// Notes the error of the secondary at `index`; the first one in SQE order counts.

@@ -155,6 +155,22 @@ TEST_F(fused, leader_fails)
 	EXPECT_GROUP(-EINVAL, -ECANCELED);
 }
 
+/* the same of an opcode that does not say that its result is an error */
+TEST_F(fused, leader_fails_silently)
+{
+	int fd[2], i;
+
+	ASSERT_EQ(0, pipe(fd));
+	for (i = 0; i < 4; i++) {
+		LEAD(IORING_OP_FSYNC, fd[0], 0, 0, 0)->flags |=
+			(i & 1 ? IOSQE_ASYNC : 0) | (i & 2 ? IOSQE_CQE_SKIP_SUCCESS : 0);
+		ADD_NOP(0);
+		EXPECT_GROUP(-EINVAL, -ECANCELED);
+	}
+	close(fd[0]);
+	close(fd[1]);
+}
+
 /* what breaks a link is a failure: a leader that comes short */
 TEST_F(fused, leader_short)
 {
@@ -420,7 +436,7 @@ TEST_F(fused, skip_success)
 TEST_F(fused, send_zc_leads)
 {
 	struct log log = { };
-	int sock[2], srv, i;
+	int sock[2], srv, drains, i;
 	struct sockaddr_in addr = { .sin_family = AF_INET };
 	socklen_t len = sizeof(addr);
 
@@ -432,20 +448,28 @@ TEST_F(fused, send_zc_leads)
 	sock[0] = socket(AF_INET, SOCK_STREAM, 0);
 	ASSERT_EQ(0, connect(sock[0], (void *)&addr, sizeof(addr)));
 	sock[1] = accept(srv, NULL, NULL);
-	LEAD(IORING_OP_SEND_ZC, sock[0], (uintptr_t)self->buf, 512, 0);
-	ADD(IORING_OP_RECV, sock[1], (uintptr_t)self->buf + 4096, 512, 0)->msg_flags =
-		MSG_WAITALL;
-	ADD_NOP(1);
-	PUSH_GROUP();
-	SUBMIT();
-	ASSERT_EQ(512, log_until(&log, &self->ring, UD_PRIMARY));
-	for (i = 0; log.nr < 4 && i < 100; i++)
-		log_rest(&log, &self->ring, 20);
-	ASSERT_EQ(4, log.nr);
-	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));
-	EXPECT_EQ(IORING_CQE_F_MORE, log.cqe[2].flags);
-	EXPECT_EQ(IORING_CQE_F_NOTIF, log.cqe[3].flags);
-	EXPECT_EQ(512, log_res(&log, 0));
+	/* also where all that it takes has to be known: behind a drain */
+	for (drains = 0; drains < 2; drains++) {
+		log.nr = 0;
+		LEAD(IORING_OP_SEND_ZC, sock[0], (uintptr_t)self->buf, 512, 0)->flags |=
+			drains ? IOSQE_IO_DRAIN : 0;
+		ADD(IORING_OP_RECV, sock[1], (uintptr_t)self->buf + 4096, 512, 0)->msg_flags =
+			MSG_WAITALL;
+		ADD_NOP(1);
+		PUSH_GROUP();
+		SUBMIT();
+		ASSERT_EQ(512, log_until(&log, &self->ring, UD_PRIMARY));
+		for (i = 0; log.nr < 4 && i < 100; i++)
+			log_rest(&log, &self->ring, 20);
+		ASSERT_EQ(4, log.nr);
+		EXPECT_EQ(2, log_index(&log, UD_PRIMARY));
+		EXPECT_EQ(IORING_CQE_F_MORE, log.cqe[2].flags);
+		EXPECT_EQ(IORING_CQE_F_NOTIF, log.cqe[3].flags);
+		EXPECT_EQ(512, log_res(&log, 0));
+		push_nop(&self->ring, UD_OTHER, 0);
+		SUBMIT();
+		EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER));
+	}
 	close(sock[0]);
 	close(sock[1]);
 	close(srv);
