@@ -484,6 +484,12 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
         INTERRUPTED..=RESTART => EINTR.to_errno(),
         TRY_AGAIN => {
             // SAFETY: The driver did not take the command, so it is still ours.
+            let mut issue = unsafe { Issue::of_cmd(cmd) };
+            // It would be asked again with what it has lent already.
+            if issue.has_parts() || issue.state().leased {
+                return EIO.to_errno();
+            }
+            // SAFETY: As above.
             unsafe { (*cmd).flags |= bindings::IORING_URING_CMD_REISSUE };
             ret
         }

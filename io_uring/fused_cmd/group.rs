@@ -425,7 +425,9 @@ impl Group {
         let done = state.done;
 
         if !state.whole.is_null() {
-            return self.end_part(res).arrive();
+            let mut whole = self.end_part(res);
+            whole.state().breaks_link |= fails;
+            return whole.arrive();
         }
         self.end();
         if let Some(done) = done {

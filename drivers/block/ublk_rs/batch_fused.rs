@@ -42,6 +42,9 @@ use kernel::{
 /// The most elements of a command: each request that is committed with data has a secondary.
 const MAX_ELEMENTS: usize = MAX_SECONDARIES as usize;
 
+// They are read to the stack.
+static_assert!(MAX_ELEMENTS * Moved::BYTES <= 512);
+
 /// The elements of a command.
 struct Batch<'a> {
     queue: &'a Queue,
@@ -56,7 +59,7 @@ impl<'a> Batch<'a> {
     ///   tag that there is not, a request that can not be committed so, other secondaries than the
     ///   command has, a result where they give one, or a device that does not lend data.
     /// - [`E2BIG`]: more elements than tags, or than secondaries that a command can have.
-    /// - [`EBUSY`]: the server does not have a request with this tag.
+    /// - [`EBUSY`]: the server does not have a request with this tag, or the tag is there twice.
     /// - [`EFAULT`].
     fn new(dev: &'a Device, cmd: &FusedCmd<'_, BatchCommands>) -> Result<Self> {
         let io: BatchIo = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
@@ -82,7 +85,15 @@ impl<'a> Batch<'a> {
         UserSlice::new(user, len).reader().read_slice(bytes)?;
 
         let mut nr_secondaries = 0;
-        for moved in batch.elements() {
+        for (at, moved) in batch.elements().enumerate() {
+            // Once it is committed, it may name another request.
+            if batch
+                .elements()
+                .take(at)
+                .any(|other| other.tag == moved.tag)
+            {
+                return Err(EBUSY);
+            }
             let slot = batch.queue.slot(moved.tag.into()).ok_or(EINVAL)?;
             slot.check_batch(moved.nr > 0)?;
             if moved.nr > 0 && moved.result != 0 {
@@ -101,8 +112,8 @@ impl<'a> Batch<'a> {
         bytes.chunks_exact(Moved::BYTES).filter_map(Moved::new)
     }
 
-    /// Lends the data of each request that has secondaries to these. Fails if a request has gone
-    /// away since it was checked, if a tag is there twice, or with [`ENOMEM`].
+    /// Lends the data of each request that has secondaries to these. Fails with [`EBUSY`] if a
+    /// request has gone away since it was checked, or is lent already, and with [`ENOMEM`].
     fn lend(&self, cmd: &mut FusedCmd<'_, BatchCommands>) -> Result {
         for moved in self.elements().filter(|moved| moved.nr > 0) {
             let slot = self.queue.slot(moved.tag.into()).ok_or(EINVAL)?;

@@ -80,7 +80,8 @@ struct io_fused_part {
  * were issued. It does not wait for other parts. @part is the driver's again.
  *
  * The primary completes when all parts are done, with @count plus the number of
- * parts for which @done has returned true.
+ * parts for which @done has returned true. A handler that has lent a buffer must not
+ * return -EAGAIN.
  */
 int io_fused_cmd_lease_part(struct io_uring_cmd *cmd,
 			    struct io_fused_part *part,

@@ -263,7 +263,9 @@ impl Slot {
     pub(crate) fn commit_unmoved(&self, result: i32, batch: &mut CompletionBatch<Disk>) -> Result {
         let (rq, hold, _former) = {
             let mut state = self.state.lock();
-            if state.stage.owned().is_none() {
+            // Another one may have come since it was checked: nobody has said where its data is.
+            let is_append = |rq: &RequestRef| rq.op() == Op::ZoneAppend;
+            if state.stage.owned().is_none_or(is_append) {
                 drop(state);
                 return Err(EBUSY);
             }

@@ -190,6 +190,11 @@ static void send_group(struct bring *b, struct group *g)
 		io_uring_prep_rw(s->op, sqe, s->fd, (void *)(unsigned long)s->at, s->len, s->off);
 		sqe->user_data = b->next++;
 	}
+	if (g->sqe_flags & IOSQE_IO_LINK) {
+		sqe = io_uring_get_sqe(b->ring);
+		io_uring_prep_nop(sqe);
+		sqe->user_data = b->next++;
+	}
 	io_uring_submit(b->ring);
 }
 
@@ -317,8 +322,11 @@ TEST_F(fused, one_fails)
 	}
 	/* a write that is lost in part */
 	self->g.sec[3].len = LEN / 2;
+	/* but it breaks the link */
+	self->g.sqe_flags = IOSQE_IO_LINK;
 	send_group(&self->b, &self->g);
 	EXPECT_EQ(4, result(&self->b, &self->g, res));
+	EXPECT_EQ(-ECANCELED, bring_wait(&self->b, self->b.next - 1, INT_MAX, NULL));
 	EXPECT_EQ(LEN, res[0]);
 	EXPECT_EQ(-EBADF, res[1]);
 	EXPECT_EQ(-EBADF, res[2]);
@@ -465,7 +473,7 @@ TEST_F_TIMEOUT(fused, refused, 120)
 		const char *what;
 		int want;
 		int q_id, elem_bytes, elem_flags, nr, tag, nr_of_first, result, more_secs;
-		bool no_buffer, unmapped, twice, wrong_way, cmd;
+		bool no_buffer, unmapped, twice, twice_without, wrong_way, cmd;
 	} cmds[] = {
 		{ "queue 1", -EINVAL, .q_id = 1 },
 		{ "elements of 16 bytes", -EINVAL, .elem_bytes = 16 },
@@ -479,6 +487,7 @@ TEST_F_TIMEOUT(fused, refused, 120)
 		{ "no such tag", -EINVAL, .tag = TAGS },
 		{ "tag 65535", -EINVAL, .tag = 65535 },
 		{ "a tag twice", -EBUSY, .twice = true },
+		{ "a tag with secondaries and without", -EBUSY, .twice_without = true },
 		{ "less secondaries than there are", -EINVAL, .more_secs = 1 },
 		{ "more secondaries than there are", -EINVAL, .nr_of_first = 2 },
 		{ "65535 secondaries", -EINVAL, .nr_of_first = 65535 },
@@ -505,6 +514,8 @@ TEST_F_TIMEOUT(fused, refused, 120)
 			g->elem[3].tag = cmds[i].tag;
 		if (cmds[i].twice)
 			g->elem[2].tag = g->elem[0].tag;
+		if (cmds[i].twice_without)
+			g->elem[3].tag = g->elem[1].tag;
 		if (cmds[i].more_secs)
 			sec(g, IORING_OP_READ, self->file, 0, 0, LEN);
 		if (cmds[i].nr_of_first)
