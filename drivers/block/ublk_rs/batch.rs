@@ -132,10 +132,10 @@ impl CommandHandler for BatchCommands {
     fn fused<'a>(
         dev: ArcBorrow<'a, Device>,
         cmd: FusedCmd<'a, Self>,
-        _flags: IssueFlags<'a>,
+        flags: IssueFlags<'a>,
     ) -> Outcome<'a> {
         match cmd.op() {
-            COMMIT_IO_CMDS => batch_fused::commit(&dev, cmd),
+            COMMIT_IO_CMDS => batch_fused::commit(&dev, cmd, flags),
             _ => fused::submit_shared(&dev, cmd),
         }
     }

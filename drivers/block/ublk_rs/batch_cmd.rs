@@ -98,7 +98,7 @@ impl BatchIo {
     ///
     /// Fails as [`Self::elements`] does, and with [`EINVAL`] if there are none.
     pub(crate) fn moved(&self, limits: Limits) -> Result<usize> {
-        if self.flags != 0 || self.nr_elem == 0 {
+        if self.flags != 0 || self.reserved != 0 || self.reserved2 != 0 || self.nr_elem == 0 {
             return Err(EINVAL);
         }
         Ok(self.elements(limits)?.total())
@@ -297,6 +297,12 @@ mod tests {
         assert_eq!(get(cmd(0, 0, 8)), Err(EINVAL));
         assert_eq!(get(cmd(0, 1, 16)), Err(EINVAL));
         assert_eq!(get(cmd(UBLK_BATCH_F_HAS_BUF_ADDR, 1, 16)), Err(EINVAL));
+
+        let reserved = BatchIo {
+            reserved2: 1,
+            ..cmd(0, 1, 8)
+        };
+        assert_eq!(get(reserved), Err(EINVAL));
 
         let [t0, t1] = 7u16.to_ne_bytes();
         let [n0, n1] = 3u16.to_ne_bytes();

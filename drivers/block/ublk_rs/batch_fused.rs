@@ -16,6 +16,7 @@ use crate::{
     data_mode::DataMode,
     device::Device,
     queue::Queue,
+    slot::shared::Next,
     types::{
         BatchCommands,
         Disk, //
@@ -28,7 +29,9 @@ use crate::{
 use kernel::{
     block::mq::CompletionBatch,
     io_uring::{
+        CmdRef,
         FusedCmd,
+        IssueFlags,
         Outcome,
         MAX_SECONDARIES, //
     },
@@ -129,13 +132,20 @@ impl<'a> Batch<'a> {
 
     /// Commits the requests that have no secondaries; returns how many these are. One that has gone
     /// away since it was checked does not count.
-    fn commit_others(&self) -> u32 {
+    fn commit_others(&self, cmd: CmdRef<'_>, flags: IssueFlags<'_>) -> u32 {
+        // The server has no buffer, here or there.
+        let next = Next {
+            addr: 0,
+            auto_reg: None,
+            appended_at: None,
+        };
         // They end when this is dropped.
         let mut ended: CompletionBatch<Disk> = CompletionBatch::default();
         let mut count = 0;
         for moved in self.elements().filter(|moved| moved.nr == 0) {
             if let Some(slot) = self.queue.slot(moved.tag.into()) {
-                count += u32::from(slot.commit_unmoved(moved.result, &mut ended).is_ok());
+                let done = slot.commit_shared(cmd, flags, next, moved.result, &mut ended);
+                count += u32::from(done.is_ok());
             }
         }
         count
@@ -143,7 +153,11 @@ impl<'a> Batch<'a> {
 }
 
 /// Serves the command. Its result is the number of requests that were committed.
-pub(crate) fn commit<'a>(dev: &Device, mut cmd: FusedCmd<'a, BatchCommands>) -> Outcome<'a> {
+pub(crate) fn commit<'a>(
+    dev: &Device,
+    mut cmd: FusedCmd<'a, BatchCommands>,
+    flags: IssueFlags<'_>,
+) -> Outcome<'a> {
     let batch = match Batch::new(dev, &cmd) {
         Ok(batch) => batch,
         Err(e) => return cmd.refuse(e),
@@ -152,6 +166,6 @@ pub(crate) fn commit<'a>(dev: &Device, mut cmd: FusedCmd<'a, BatchCommands>) -> 
     if let Err(e) = batch.lend(&mut cmd) {
         return cmd.refuse(e);
     }
-    let count = batch.commit_others();
+    let count = batch.commit_others(cmd.as_cmd(), flags);
     cmd.start_parts(count)
 }

@@ -45,6 +45,19 @@ impl Verdict {
     pub(crate) fn error(e: Error) -> Self {
         Self::Result(e.to_errno())
     }
+
+    /// On a request of whose data secondaries moved `result` bytes, or failed so.
+    ///
+    /// What a secondary read too little of was zeroed, and what no one was given as well. But what
+    /// a write is short of is lost.
+    #[inline]
+    pub(crate) fn on_moved(rq: &Request<Disk>, result: i32) -> Self {
+        if rq.op() == Op::Write && (0..rq.bytes() as i32).contains(&result) {
+            Self::error(EIO)
+        } else {
+            Self::Result(result)
+        }
+    }
 }
 
 /// A place for a [`Verdict`]. Atomic, as it is read by whoever has the last reference to the

@@ -114,14 +114,6 @@ impl SlotState {
             .is_some_and(|task| task.as_ptr() == Task::current_raw())
     }
 
-    /// Whether secondaries that moved `result` bytes of `bytes`, or failed so, were interrupted: by
-    /// the server, or because it dies.
-    fn broke_off(&self, result: i32, bytes: u32) -> bool {
-        result == ECANCELED.to_errno()
-            || result == EINTR.to_errno()
-            || (result < bytes as i32 && self.task.as_ref().is_some_and(|task| task.is_dying()))
-    }
-
     /// Whether the current task may send a command about the request of this slot, or else why
     /// not: [`EINVAL`] if it did not fetch the slot, [`EBUSY`] if the server has no request.
     fn check_server(&self) -> Result {
@@ -270,6 +262,16 @@ impl Slot {
             state.check_server()?;
         }
         Ok(())
+    }
+
+    /// Whether secondaries that moved `result` bytes of `bytes`, or failed so, were interrupted: by
+    /// the server, or because it dies.
+    fn broke_off(&self, state: &SlotState, result: i32, bytes: u32) -> bool {
+        let is_deserted = |task: &ARef<Task>| self.is_deserted_by(task);
+
+        result == ECANCELED.to_errno()
+            || result == EINTR.to_errno()
+            || (result < bytes as i32 && state.task.as_ref().is_some_and(is_deserted))
     }
 
     /// How the server of this slot moves data.

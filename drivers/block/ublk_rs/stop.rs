@@ -81,7 +81,7 @@ fn stop_disk(dev: &Device) -> bool {
 /// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], as while the
 /// block layer waits for the server's zones, with [`ENODEV`] if there is no disk, and with [`EINTR`].
 ///
-/// Waits for who is about to open or close the disk, or looks for partitions.
+/// Waits for who is about to open or close the disk.
 ///
 /// From the check on nobody can open it, but for the administrator.
 pub(crate) fn try_stop(dev: &Device) -> Result {

@@ -65,6 +65,12 @@ struct io_fused_part {
  * which may have buffers of their own. A handler that wants to refuse the
  * command returns an error instead of starting it.
  */
+int io_fused_cmd_lease(struct io_uring_cmd *cmd,
+		       const struct io_fused_lease *lease);
+int io_fused_cmd_start(struct io_uring_cmd *cmd,
+		       void (*done)(struct io_uring_cmd *cmd, int res),
+		       unsigned int issue_flags);
+
 /*
  * A driver may lend several buffers in one group: in place of one call of
  * io_fused_cmd_lease(), it calls io_fused_cmd_lease_part() for each of them, in
@@ -90,11 +96,5 @@ int io_fused_cmd_lease_part(struct io_uring_cmd *cmd,
 					 int res));
 int io_fused_cmd_start_parts(struct io_uring_cmd *cmd, unsigned int count,
 			     unsigned int issue_flags);
-
-int io_fused_cmd_lease(struct io_uring_cmd *cmd,
-		       const struct io_fused_lease *lease);
-int io_fused_cmd_start(struct io_uring_cmd *cmd,
-		       void (*done)(struct io_uring_cmd *cmd, int res),
-		       unsigned int issue_flags);
 
 #endif

@@ -11,6 +11,7 @@
 
 use super::{
     cmd::Callback,
+    CmdRef,
     CommandHandler,
     Outcome, //
 };
@@ -159,6 +160,13 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         // SAFETY: The command is valid by the type invariant; nobody writes this field after the
         // command was prepared.
         unsafe { (*self.cmd.as_ptr()).cmd_op }
+    }
+
+    /// The command as a way to its ring. Any context.
+    pub fn as_cmd(&self) -> CmdRef<'_> {
+        // SAFETY: By the type invariant the command is valid. It does not complete before it is
+        // turned into an outcome, which takes this value.
+        unsafe { CmdRef::new(self.cmd) }
     }
 
     /// Copies the primary's payload out of the SQE. At most 16 bytes.
@@ -353,6 +361,10 @@ unsafe fn core_start_parts(
 #[expect(missing_docs)]
 impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     pub fn op(&self) -> u32 {
+        match self.never {}
+    }
+
+    pub fn as_cmd(&self) -> CmdRef<'_> {
         match self.never {}
     }
 

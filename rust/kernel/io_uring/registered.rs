@@ -40,6 +40,15 @@ pub struct RingId(usize);
 pub struct CmdRef<'a>(NonNull<bindings::io_uring_cmd>, PhantomData<&'a ()>);
 
 impl CmdRef<'_> {
+    /// # Safety
+    ///
+    /// `cmd` is a valid command that does not complete while the value exists.
+    #[cfg(CONFIG_IO_URING_FUSED_CMD)]
+    pub(super) unsafe fn new(cmd: NonNull<bindings::io_uring_cmd>) -> Self {
+        // INVARIANT: By the safety requirement.
+        Self(cmd, PhantomData)
+    }
+
     /// Which ring the command belongs to. Any context. Wraps C's `io_uring_cmd_ctx_handle()`.
     #[inline]
     pub fn ring(self) -> RingId {

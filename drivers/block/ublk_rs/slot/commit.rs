@@ -169,8 +169,8 @@ impl Slot {
     ) -> bool {
         let mut state = self.state.lock();
         let refusal = match state.stage.owned() {
-            Some(rq) if state.generation == generation => state
-                .broke_off(result, rq.bytes())
+            Some(rq) if state.generation == generation => self
+                .broke_off(&state, result, rq.bytes())
                 .then_some(ECANCELED.to_errno()),
             _ if state.stage.is_canceled() => Some(UBLK_IO_RES_ABORT),
             _ => Some(EINVAL.to_errno()),
@@ -185,14 +185,7 @@ impl Slot {
         drop(state);
 
         if let Some(rq) = rq {
-            // What a secondary read too little of was zeroed, and it is the server's business to
-            // have one for all of the data. But what a write is short of is lost.
-            let lost = rq.op() == Op::Write && (0..rq.bytes() as i32).contains(&result);
-            let verdict = if lost {
-                Verdict::error(EIO)
-            } else {
-                Verdict::Result(result)
-            };
+            let verdict = Verdict::on_moved(&rq, result);
             self.endings.finish(rq, verdict);
         }
         true

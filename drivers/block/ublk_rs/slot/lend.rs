@@ -41,10 +41,7 @@ impl Slot {
         }
         // If the disk is being recovered, memory must not be waited for that only this server can
         // give back.
-        let memory = PartMemory::new(GFP_NOIO)?;
-        let old = self.state.lock().memory.replace(memory);
-        // Outside of the lock.
-        drop(old);
+        self.take_memory_back(PartMemory::new(GFP_NOIO)?);
         Ok(())
     }
 
@@ -99,17 +96,9 @@ impl Slot {
 
     /// The lease did not come about, or is over.
     pub(crate) fn take_memory_back(&self, memory: PartMemory) {
-        let surplus = {
-            let mut state = self.state.lock();
-            if state.memory.is_none() {
-                state.memory = Some(memory);
-                None
-            } else {
-                Some(memory)
-            }
-        };
-        // Outside of the lock. A new server has prepared the slot meanwhile.
-        drop(surplus);
+        let old = self.state.lock().memory.replace(memory);
+        // Outside of the lock.
+        drop(old);
     }
 
     /// Commits the request whose data secondaries moved: `result` is the number of bytes or an
@@ -122,12 +111,7 @@ impl Slot {
         self.take_memory_back(memory);
         let (own, _hold) = {
             let mut state = self.state.lock();
-            let is_dying = || {
-                let server = state.task.as_ref();
-                result < rq.bytes() as i32
-                    && server.is_some_and(|server| self.is_deserted_by(server))
-            };
-            if result == ECANCELED.to_errno() || result == EINTR.to_errno() || is_dying() {
+            if self.broke_off(&state, result, rq.bytes()) {
                 return false;
             }
             state.addr = 0;
@@ -137,13 +121,7 @@ impl Slot {
         let Some(own) = own else {
             return false;
         };
-        // What a secondary read too little of was zeroed. But what a write is short of is lost.
-        let lost = own.op() == Op::Write && (0..own.bytes() as i32).contains(&result);
-        let verdict = if lost {
-            Verdict::error(EIO)
-        } else {
-            Verdict::Result(result)
-        };
+        let verdict = Verdict::on_moved(&own, result);
         self.endings().finish(own, verdict);
         true
     }

@@ -257,30 +257,6 @@ impl Slot {
         Ok(())
     }
 
-    /// Takes back the request that the server worked on, with its result, and without any data that
-    /// was moved: that is what a batch of fused commands has beside others. As
-    /// [`Self::commit_shared`].
-    pub(crate) fn commit_unmoved(&self, result: i32, batch: &mut CompletionBatch<Disk>) -> Result {
-        let (rq, hold, _former) = {
-            let mut state = self.state.lock();
-            // Another one may have come since it was checked: nobody has said where its data is.
-            let is_append = |rq: &RequestRef| rq.op() == Op::ZoneAppend;
-            if state.stage.owned().is_none_or(is_append) {
-                drop(state);
-                return Err(EBUSY);
-            }
-            state.addr = 0;
-            let former = state.note_server();
-            let rq = state.stage.commit_shared();
-            (rq, self.release(&mut state), former)
-        };
-        if let Some(rq) = rq {
-            let verdict = self.take_data(&rq, 0, result, hold.is_some());
-            self.endings.finish_in(rq, verdict, batch);
-        }
-        Ok(())
-    }
-
     /// Whether the server will never commit: its process is dying, or, if the slot belongs to one
     /// task, that is.
     pub(super) fn is_deserted_by(&self, task: &Task) -> bool {

@@ -252,8 +252,7 @@ impl DiskRef {
     /// Calls `f` while nobody has the disk or one of its partitions open, and nobody can open it.
     ///
     /// Fails with `EBUSY` if the disk is open, and with `EAGAIN` if somebody is about to open or
-    /// close it, or opens or closes it. The latter waits for the driver, so nobody waits for that
-    /// here.
+    /// close it: that may have to wait for the driver, so nobody waits for it here.
     ///
     /// # Context
     ///

@@ -32,6 +32,7 @@ struct group {
 	int nr_elem, nr_sec;
 	int q_id, elem_bytes, elem_flags, nr_announced;
 	unsigned int sqe_flags, cmd_flags;
+	__u64 reserved;
 	bool unmapped;
 	__u64 ud;		/* of the primary; those of the secondaries follow */
 };
@@ -187,6 +188,7 @@ static void send_group(struct bring *b, struct group *g)
 	cmd->flags = g->elem_flags;
 	cmd->nr_elem = g->nr_announced ?: g->nr_elem;
 	cmd->elem_bytes = g->elem_bytes;
+	cmd->reserved2 = g->reserved;
 	for (i = 0; i < g->nr_sec; i++) {
 		const struct sec *s = &g->sec[i];
 
@@ -477,6 +479,7 @@ TEST_F_TIMEOUT(fused, refused, 120)
 		const char *what;
 		int want;
 		int q_id, elem_bytes, elem_flags, nr, tag, nr_of_first, result, more_secs;
+		__u64 reserved;
 		bool no_buffer, unmapped, twice, twice_without, wrong_way, cmd;
 	} cmds[] = {
 		{ "queue 1", -EINVAL, .q_id = 1 },
@@ -486,6 +489,7 @@ TEST_F_TIMEOUT(fused, refused, 120)
 		{ "flag 2", -EINVAL, .elem_flags = 2 },
 		{ "flag 4", -EINVAL, .elem_flags = 4 },
 		{ "flag 0x8000", -EINVAL, .elem_flags = 0x8000 },
+		{ "reserved", -EINVAL, .reserved = 1ULL << 63 },
 		{ "more elements than tags", -E2BIG, .nr = TAGS + 1 },
 		{ "unmapped elements", -EFAULT, .unmapped = true },
 		{ "no such tag", -EINVAL, .tag = TAGS },
@@ -512,6 +516,7 @@ TEST_F_TIMEOUT(fused, refused, 120)
 		if (cmds[i].elem_bytes)
 			g->elem_bytes = cmds[i].elem_bytes < 0 ? 0 : cmds[i].elem_bytes;
 		g->elem_flags = cmds[i].elem_flags;
+		g->reserved = cmds[i].reserved;
 		g->nr_announced = cmds[i].nr;
 		g->unmapped = cmds[i].unmapped;
 		if (cmds[i].tag)
