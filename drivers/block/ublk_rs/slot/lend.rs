@@ -79,7 +79,9 @@ impl Slot {
                     state.memory = memory;
                     drop(state);
                     // It may have been committed meanwhile.
-                    rq.map(ending::finish);
+                    if let Some(rq) = rq {
+                        ending::finish(rq);
+                    }
                     return Err(EBUSY);
                 }
             }
