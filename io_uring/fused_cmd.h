@@ -113,6 +113,7 @@ struct io_fused_range {
 };
 
 /* rw.c and, with CONFIG_NET, net.c: what only the opcodes know */
+bool io_rw_secondary_ok(struct io_kiocb *req);
 struct io_fused_range io_rw_fixed_range(struct io_kiocb *req);
 unsigned int io_rw_vec_nr_ranges(struct io_kiocb *req);
 struct io_fused_range io_rw_vec_range(struct io_kiocb *req, unsigned int i);
@@ -214,17 +215,14 @@ static inline bool io_is_fused(const struct io_kiocb *req)
  * These are macros, so that the branches are gone before the optimizer sees
  * them: the opcodes are compiled as before with the option off.
  */
-#define io_is_secondary(req) \
-	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_FUSED))
+#define io_is_secondary(req)	((req)->flags & IO_REQ_FUSED_FLAG)
 
 /* Does an SQE group wait for @req to end? */
-#define io_is_leader(req) \
-	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_SQE_GROUP))
+#define io_is_leader(req)	((req)->flags & IO_REQ_LEADER_FLAG)
 
 /* Is it either of these? */
 #define io_is_grouped(req) \
-	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && \
-	 ((req)->flags & (REQ_F_FUSED | REQ_F_SQE_GROUP)))
+	((req)->flags & (IO_REQ_FUSED_FLAG | IO_REQ_LEADER_FLAG))
 
 /* Does @req, which was submitted, lead an SQE group, with or without a lease? */
 static inline bool io_leads_group(const struct io_kiocb *req)
@@ -290,8 +288,7 @@ static inline bool io_fused_sqe_ok(struct io_kiocb *primary, u8 opcode,
 }
 
 /* Is the buffer of @req leased to it by its primary? */
-#define io_is_leased(req) \
-	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & REQ_F_LEASE))
+#define io_is_leased(req)	((req)->flags & IO_REQ_LEASE_FLAG)
 
 /*
  * What the fields of a secondary may say. Anything that lets pages be used after
@@ -314,8 +311,7 @@ static inline bool io_fused_sqe_ok(struct io_kiocb *primary, u8 opcode,
 
 /* Does the end of @req end other requests, or its group? */
 #define IO_REQ_GROUP_FLAGS \
-	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) ? \
-	 REQ_F_FUSED | REQ_F_LEASE | REQ_F_SQE_GROUP : 0)
+	(IO_REQ_FUSED_FLAG | IO_REQ_LEASE_FLAG | IO_REQ_LEADER_FLAG)
 
 /* What audit is told: a group that goes on is what any pending request is. */
 static inline int io_fused_audit_code(int ret)

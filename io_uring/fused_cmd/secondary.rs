@@ -60,8 +60,11 @@ pub(crate) unsafe fn check(req: *mut bindings::io_kiocb) -> Result {
             && (*req.cast::<bindings::io_uring_cmd>()).flags & bindings::IORING_URING_CMD_FIXED == 0
     };
 
-    // Its data would be at an address of the server.
-    if plain_command {
+    // SAFETY: By the safety requirement.
+    let flags_ok = unsafe { bindings::io_rw_secondary_ok(req) };
+
+    // The data of such a command would be at an address of the server.
+    if plain_command || !flags_ok {
         return Err(EINVAL);
     }
     Ok(())
