@@ -212,17 +212,20 @@ static inline bool io_is_fused(const struct io_kiocb *req)
 }
 
 /*
- * These are macros, so that the branches are gone before the optimizer sees
- * them: the opcodes are compiled as before with the option off.
+ * Has @req any of @mask? These are macros, and @mask is looked at first, so that
+ * the branches are gone before the optimizer sees them: the opcodes are compiled
+ * as before with the option off.
  */
-#define io_is_secondary(req)	((req)->flags & IO_REQ_FUSED_FLAG)
+#define io_req_is(req, mask)	((mask) && ((req)->flags & (mask)))
+
+#define io_is_secondary(req)	io_req_is(req, IO_REQ_FUSED_FLAG)
 
 /* Does an SQE group wait for @req to end? */
-#define io_is_leader(req)	((req)->flags & IO_REQ_LEADER_FLAG)
+#define io_is_leader(req)	io_req_is(req, IO_REQ_LEADER_FLAG)
 
 /* Is it either of these? */
 #define io_is_grouped(req) \
-	((req)->flags & (IO_REQ_FUSED_FLAG | IO_REQ_LEADER_FLAG))
+	io_req_is(req, IO_REQ_FUSED_FLAG | IO_REQ_LEADER_FLAG)
 
 /* Does @req, which was submitted, lead an SQE group, with or without a lease? */
 static inline bool io_leads_group(const struct io_kiocb *req)
@@ -288,7 +291,7 @@ static inline bool io_fused_sqe_ok(struct io_kiocb *primary, u8 opcode,
 }
 
 /* Is the buffer of @req leased to it by its primary? */
-#define io_is_leased(req)	((req)->flags & IO_REQ_LEASE_FLAG)
+#define io_is_leased(req)	io_req_is(req, IO_REQ_LEASE_FLAG)
 
 /*
  * What the fields of a secondary may say. Anything that lets pages be used after
