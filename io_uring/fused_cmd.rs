@@ -435,7 +435,7 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
     // SAFETY: The command is valid.
     let ret = unsafe { bindings::security_uring_cmd(cmd) };
     if ret != 0 {
-        return ret;
+        return not_started(ret);
     }
 
     // SAFETY: The request is valid.
@@ -479,9 +479,6 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
     // SAFETY: The command is still ours, and there is no other reference to its group.
     unsafe { Issue::of_cmd(cmd) }.state().accepted = null_mut();
     match ret {
-        // The driver is wrong: it has not started anything, or such a code is not its own.
-        EIOCBQUEUED | bindings::IOU_REQUEUE | bindings::IOU_FUSED_START => EIO.to_errno(),
-        INTERRUPTED..=RESTART => EINTR.to_errno(),
         TRY_AGAIN => {
             // SAFETY: The driver did not take the command, so it is still ours.
             let mut issue = unsafe { Issue::of_cmd(cmd) };
@@ -493,6 +490,16 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
             unsafe { (*cmd).flags |= bindings::IORING_URING_CMD_REISSUE };
             ret
         }
+        _ => not_started(ret),
+    }
+}
+
+/// The result of a primary that a driver, or a program of an LSM, has answered with `ret`.
+fn not_started(ret: c_int) -> c_int {
+    match ret {
+        // It is wrong: nothing was started, and such a code is not its own.
+        EIOCBQUEUED | bindings::IOU_REQUEUE | bindings::IOU_FUSED_START => EIO.to_errno(),
+        INTERRUPTED..=RESTART => EINTR.to_errno(),
         _ => ret,
     }
 }

@@ -134,7 +134,8 @@ fn negotiate(
         if has(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG) {
             return Err(EINVAL);
         }
-        // Only a commit may move data then, and none of a batch does.
+        // Only a commit with secondaries may move data then. One of a batch may have none, and is
+        // not looked at for that, as one of a single request is.
         if FEATURES & UBLK_F_FUSED_CMD != 0 && has(UBLK_F_FUSED_CMD) && has(UBLK_F_BATCH_IO) {
             return Err(EINVAL);
         }

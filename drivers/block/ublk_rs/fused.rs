@@ -82,8 +82,8 @@ pub(crate) fn submit<'a>(
     }
 }
 
-/// As [`submit`], of a device with `UBLK_F_BATCH_IO`: its slots belong to no task, so there is no
-/// primary that commits.
+/// As [`submit`], of a device with `UBLK_F_BATCH_IO`: its slots belong to no task, so no command
+/// waits for the next request of one. What commits is in `batch_fused.rs`.
 pub(crate) fn submit_shared<'a, H: CommandHandler>(
     dev: &Device,
     cmd: FusedCmd<'a, H>,

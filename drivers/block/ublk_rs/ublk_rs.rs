@@ -34,8 +34,9 @@
 //! 1. [`Device::lifecycle`](device::Device), a mutex: starting and stopping. Held while disks are
 //!    added and deleted and while commands are canceled. Never taken under a ring's lock.
 //! 2. The ring's lock of io_uring, the `mmap_lock` of a process, and the `open_mutex` of a disk.
-//! 3. [`Device::state`](device::Device), a mutex: the phase and the parameters. Nothing sleeps
-//!    under it, no user memory is touched and no command is completed.
+//! 3. [`Device::state`](device::Device), a mutex: the phase and the parameters. Nothing under it
+//!    waits for I/O or for anybody else (memory is asked for with `GFP_NOIO`), no user memory is
+//!    touched and no command is completed.
 //! 4. The lock of an I/O slot, a spin lock: see [`slot`]. That of a [`batch_queue`], likewise;
 //!    neither is taken under the other.
 //!
