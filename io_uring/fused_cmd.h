@@ -21,7 +21,10 @@
 #define IO_REQ_FUSED_FLAG	REQ_F_FUSED
 #define IO_REQ_LEADER_FLAG	REQ_F_SQE_GROUP
 #define IO_REQ_LEASE_FLAG	REQ_F_LEASE
-#define IO_REQ_KEEP_VEC_FLAG	REQ_F_KEEP_VEC
+#define IO_REQ_KEEP_FLAG	REQ_F_KEEP
+
+/* io_slot_flags() has 32 bits */
+static_assert(REQ_F_ISREG_BIT < 32);
 
 /* fused_cmd.rs: the opcode */
 int io_fused_cmd_prep(struct io_kiocb *req, const struct io_uring_sqe *sqe);
@@ -157,7 +160,7 @@ static inline unsigned int io_fused_take_dropped(struct io_submit_state *state)
 #define IO_REQ_FUSED_FLAG	0
 #define IO_REQ_LEADER_FLAG	0
 #define IO_REQ_LEASE_FLAG	0
-#define IO_REQ_KEEP_VEC_FLAG	0
+#define IO_REQ_KEEP_FLAG	0
 
 static inline int io_fused_cmd_gather(struct io_kiocb *req,
 				      const struct io_uring_sqe *sqe,
@@ -212,11 +215,12 @@ static inline bool io_is_fused(const struct io_kiocb *req)
 }
 
 /*
- * Has @req any of @mask? These are macros, and @mask is looked at first, so that
- * the branches are gone before the optimizer sees them: the opcodes are compiled
- * as before with the option off.
+ * Has @req any of these flags, which there are with the option on? These are
+ * macros, so that the branches are gone before the optimizer sees them: the
+ * opcodes are compiled as before with the option off.
  */
-#define io_req_is(req, mask)	((mask) && ((req)->flags & (mask)))
+#define io_req_is(req, mask) \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && ((req)->flags & (mask)))
 
 #define io_is_secondary(req)	io_req_is(req, IO_REQ_FUSED_FLAG)
 
@@ -314,7 +318,7 @@ static inline bool io_fused_sqe_ok(struct io_kiocb *primary, u8 opcode,
 
 /* Does the end of @req end other requests, or its group? */
 #define IO_REQ_GROUP_FLAGS \
-	(IO_REQ_FUSED_FLAG | IO_REQ_LEASE_FLAG | IO_REQ_LEADER_FLAG)
+	(IO_REQ_FUSED_FLAG | IO_REQ_KEEP_FLAG | IO_REQ_LEADER_FLAG)
 
 /* What audit is told: a group that goes on is what any pending request is. */
 static inline int io_fused_audit_code(int ret)

@@ -142,7 +142,7 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
         }
         Err(_) => fail(state, res, index),
     }
-    if flags & bindings::REQ_F_KEEP_VEC as u64 != 0 {
+    if flags & bindings::REQ_F_KEEP as u64 != 0 {
         // SAFETY: By the safety requirement. It is a vectored read that has its async data, which
         // it was told to keep.
         unsafe { bindings::io_rw_vec_done(req) };
@@ -153,8 +153,8 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
     }
 }
 
-/// Whether the result of a request is an error. Not all opcodes set `REQ_F_FAIL` then, and a time-out
-/// is none that comes as it was asked for.
+/// Whether the result of a request is an error. Not all opcodes set `REQ_F_FAIL` then, and a
+/// time-out is none that comes as it was asked for.
 ///
 /// # Safety
 ///

@@ -78,8 +78,9 @@ fn stop_disk(dev: &Device) -> bool {
     has_server
 }
 
-/// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], as while the
-/// block layer waits for the server's zones, with [`ENODEV`] if there is no disk, and with [`EINTR`].
+/// `TRY_STOP_DEV`: as [`stop`], if nobody has the disk open. Else fails with [`EBUSY`], as while
+/// the block layer waits for the server's zones, with [`ENODEV`] if there is no disk, and with
+/// [`EINTR`].
 ///
 /// Waits for who is about to open or close the disk.
 ///

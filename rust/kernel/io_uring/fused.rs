@@ -95,8 +95,8 @@ impl BvecTable {
 ///
 /// What [`table`](Self::table) returned must describe memory that stays valid, with a table that
 /// stays valid and unchanged, from then on until [`ended`](Self::ended), or
-/// [`part_ended`](PartLessor::part_ended), is called or the value is dropped, also while the value is
-/// in its foreign form.
+/// [`part_ended`](PartLessor::part_ended), is called or the value is dropped, also while the value
+/// is in its foreign form.
 pub unsafe trait Lessor: ForeignOwnable + Send + 'static {
     /// Returns the buffer to lend.
     fn table(&self) -> BvecTable;

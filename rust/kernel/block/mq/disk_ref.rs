@@ -281,10 +281,10 @@ impl DiskRef {
     ///
     /// The zones of a zoned disk are looked at again, through
     /// [`Operations::report_zones`](super::Operations::report_zones), with the `open_mutex` of the
-    /// disk held. This is possible only while nobody has the disk open, or is about to open or close
-    /// it, else it fails with `EBUSY`, because the block layer's tables of zones have another size
-    /// meanwhile than the disk. If the zones make no sense it fails with `ENODEV`, or with the error
-    /// of the driver. The disk has no sectors then, until another call succeeds.
+    /// disk held. This is possible only while nobody has the disk open, or is about to open or
+    /// close it, else it fails with `EBUSY`, because the block layer's tables of zones have another
+    /// size meanwhile than the disk. If the zones make no sense it fails with `ENODEV`, or with the
+    /// error of the driver. The disk has no sectors then, until another call succeeds.
     ///
     /// # Context
     ///

@@ -93,7 +93,8 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     ///
     /// Fails with [`EINVAL`] if there are less than that, if they move data the other way or are
     /// uring commands, or if nothing was to be lent. Then it gives back what it was given. If the
-    /// command is refused or dropped instead of being started then [`PartLessor::part_ended`] is called.
+    /// command is refused or dropped instead of being started then [`PartLessor::part_ended`] is
+    /// called.
     ///
     /// # Context
     ///

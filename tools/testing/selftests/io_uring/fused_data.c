@@ -335,6 +335,25 @@ TEST_F(fused, fixed_files)
 	EXPECT_GROUP(-EBADF, -EBADF);
 }
 
+/* what is known of a registered file is with its index: this one never waits */
+TEST_F(fused, fixed_file_nowait)
+{
+	struct io_uring_sqe rd[2] = { { .opcode = IORING_OP_READ, .flags = IOSQE_FIXED_FILE,
+					.rw_flags = RWF_NOWAIT, .len = 100,
+					.user_data = UD_OTHER } };
+	struct log log = { };
+	int fd = open("/dev/zero", O_RDONLY);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ring_register(&self->ring, IORING_REGISTER_FILES, &fd, 1));
+	rd->addr = (uintptr_t)self->buf;
+	push_sqe(&self->ring, rd);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	/* else -EAGAIN, and without RWF_NOWAIT it would be read by a worker */
+	EXPECT_EQ(100, log_until(&log, &self->ring, UD_OTHER));
+	close(fd);
+}
+
 /* files that answer -EAGAIN: the secondary is polled for */
 TEST_F(fused, pipe)
 {

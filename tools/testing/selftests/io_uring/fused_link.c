@@ -3,6 +3,7 @@
  * IORING_OP_FUSED_CMD among other requests: links, drain, credentials, filters.
  */
 #include "fixture.h"
+#include "sockets.h"
 #include <linux/filter.h>
 #include <linux/io_uring/bpf_filter.h>
 
@@ -228,6 +229,41 @@ TEST_F(fused, drain)
 	EXPECT_EQ(4, log_res(&log, UD_PRIMARY));
 	close(fd[0]);
 	close(fd[1]);
+}
+
+/* What waits with a group may have more requests than it has SQEs: a notification. */
+TEST_F(fused, drain_with_send_zc)
+{
+	struct io_uring_sqe rd[2] = { { .opcode = IORING_OP_READ, .len = 100, .off = -1,
+					.user_data = UD_OTHER } };
+	struct io_uring_sqe zc[2] = { { .opcode = IORING_OP_SEND_ZC, .len = 100,
+					.user_data = UD_OTHER + 1 } };
+	struct log log = { };
+	int fd[2], sock[2];
+
+	ASSERT_EQ(0, pipe(fd));
+	ASSERT_EQ(0, tcp_pair(sock));
+	rd->fd = fd[0];
+	rd->addr = (uintptr_t)self->buf;
+	push_sqe(&self->ring, rd);
+	LEND_DEST(4096);
+	self->g.primary->flags = IOSQE_IO_DRAIN | IOSQE_IO_LINK;
+	ADD_READ(0, 512, 0);
+	group_push(&self->g);
+	zc->fd = sock[0];
+	zc->addr = (uintptr_t)self->buf;
+	push_sqe(&self->ring, zc);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	log_rest(&log, &self->ring, 20);
+	ASSERT_EQ(0, log.nr);
+	ASSERT_EQ(4, write(fd[1], "good", 4));
+	ASSERT_EQ(100, log_until(&log, &self->ring, UD_OTHER + 1));
+	EXPECT_EQ(0, log_index(&log, UD_OTHER));
+	EXPECT_EQ(512, log_res(&log, UD_PRIMARY));
+	EXPECT_LT(log_index(&log, UD_PRIMARY), log_index(&log, UD_OTHER + 1));
+	close(fd[0]);
+	close(fd[1]);
+	close2(sock);
 }
 
 /* uapi: ASYNC on the primary works: the driver runs in a worker */
