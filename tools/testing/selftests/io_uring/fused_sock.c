@@ -317,22 +317,10 @@ TEST_F(fused, send_zc_fails)
  */
 TEST_F(fused, send_zc_pending)
 {
-	struct linger linger = { .l_onoff = 1, .l_linger = 0 };
-	int small = 4096, big = 4 << 20, res = 1;
 	struct log log = { };
-	int sock[2], flags;
+	int sock[2];
 
-	/* loopback copies what it queues; the send queue keeps the pages */
-	ASSERT_EQ(0, tcp_pair(sock));
-	setsockopt(sock[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
-	/* fill it up */
-	flags = fcntl(sock[0], F_GETFL);
-	fcntl(sock[0], F_SETFL, flags | O_NONBLOCK);
-	memset(self->buf, 0xaa, BUFFER_LEN);
-	while (res > 0)
-		res = write(sock[0], self->buf, 512);
-	fcntl(sock[0], F_SETFL, flags);
-	setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof(big));
+	ASSERT_EQ(0, stuck_tcp_pair(sock));
 	SET_BUFFER(0, 4);
 	LEND_SRC(BUFFER_LEN);
 	ADD(IORING_OP_SEND_ZC, sock[0], 0, 4096, 0)->addr3 = UD_OTHER;
@@ -344,8 +332,7 @@ TEST_F(fused, send_zc_pending)
 	EXPECT_EQ(-1, pread(self->dev, self->buf, 512, 0));
 	EXPECT_EQ(EBUSY, errno);
 	/* the connection breaks, so the stack lets the pages go */
-	setsockopt(sock[1], SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
-	close(sock[1]);
+	reset_by(sock[1]);
 	close(sock[0]);
 	ASSERT_EQ(4096, log_until(&log, &self->ring, UD_PRIMARY));
 	EXPECT_EQ(1, log_index(&log, UD_OTHER));

@@ -25,4 +25,20 @@
 	ASSERT_LT(0, ring_submit(&self->ring))
 #define PUSH_GROUP()	group_push(&self->g)
 
+/* A read that keeps what is linked behind it, or drains, waiting */
+static inline void push_gate(struct ring *r, int fd, void *buf, unsigned int flags)
+{
+	struct io_uring_sqe sqe[2] = { {
+		.opcode = IORING_OP_READ,
+		.flags = flags,
+		.fd = fd,
+		.addr = (uintptr_t)buf,
+		.len = 4,
+		.off = -1,
+		.user_data = UD_OTHER,
+	} };
+
+	push_sqe(r, sqe);
+}
+
 #endif

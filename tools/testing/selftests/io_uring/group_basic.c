@@ -3,10 +3,10 @@
  * IOSQE_SQE_GROUP: what a group is, and what its CQEs say.
  */
 #include <poll.h>
-#include <arpa/inet.h>
-#include <netinet/in.h>
+#include <sys/un.h>
 #include <linux/io_uring/query.h>
 #include "group.h"
+#include "sockets.h"
 
 /* uapi: the feature bit, and the flag in the query interface */
 TEST_F(fused, feature)
@@ -55,21 +55,27 @@ TEST_F(fused, nops)
 /* as many members as the ring takes */
 TEST_F(fused, whole_ring)
 {
-	struct log log = { };
+	bool seen[RING_ENTRIES] = { };
 	struct cqe cqe;
-	int i, seen = 0;
+	int i;
 
 	LEAD_NOP(5);
 	ring_push(&self->ring, self->g.primary, SQE128_RING);
 	for (i = 1; i < RING_ENTRIES; i++)
 		push_nop(&self->ring, i, i < RING_ENTRIES - 1 ? IOSQE_SQE_GROUP : 0);
 	ASSERT_EQ(RING_ENTRIES, ring_submit(&self->ring));
-	while (ring_wait(&self->ring, &cqe, seen < RING_ENTRIES ? TIMEOUT_MS : 10)) {
-		seen++;
-		EXPECT_EQ(seen == RING_ENTRIES, cqe.user_data == UD_PRIMARY);
+	/* each member once, in any order, and the leader behind them */
+	for (i = 1; i < RING_ENTRIES; i++) {
+		ASSERT_TRUE(ring_wait(&self->ring, &cqe, TIMEOUT_MS)) TH_LOG("%d", i);
+		ASSERT_GT(RING_ENTRIES, cqe.user_data);
+		ASSERT_FALSE(seen[cqe.user_data]);
+		seen[cqe.user_data] = true;
+		EXPECT_EQ(0, cqe.res);
 	}
-	EXPECT_EQ(RING_ENTRIES, seen);
-	EXPECT_EQ(0, log.nr);
+	ASSERT_TRUE(ring_wait(&self->ring, &cqe, TIMEOUT_MS));
+	EXPECT_EQ(UD_PRIMARY, cqe.user_data);
+	EXPECT_EQ(5, cqe.res);
+	EXPECT_FALSE(ring_wait(&self->ring, &cqe, 10));
 }
 
 /* two groups and what is between them: where one ends the next begins */
@@ -122,6 +128,28 @@ TEST_F(fused, split)
 	/* the one that is left is an ordinary request now */
 	self->ring.tail++;
 	SUBMIT();
+	EXPECT_EQ(0, log_until(&log, &self->ring, 1));
+	EXPECT_EQ(3, log.nr);
+}
+
+/* the same where all of it is there, but less is submitted */
+TEST_F(fused, split_by_number)
+{
+	struct log log = { };
+
+	if (IS_SQPOLL)
+		SKIP(return, "it submits what is there");
+	LEAD_NOP(0);
+	ADD_NOP(0);
+	ADD_NOP(0);
+	PUSH_GROUP();
+	ring_publish(&self->ring);
+	ASSERT_EQ(2, ring_enter(&self->ring, 2));
+	EXPECT_EQ(-EINVAL, log_until(&log, &self->ring, UD_PRIMARY));
+	EXPECT_EQ(-ECANCELED, log_res(&log, 0));
+	log_rest(&log, &self->ring, 10);
+	EXPECT_EQ(NO_CQE, log_res(&log, 1));
+	ASSERT_EQ(1, ring_enter(&self->ring, 1));
 	EXPECT_EQ(0, log_until(&log, &self->ring, 1));
 	EXPECT_EQ(3, log.nr);
 }
@@ -219,15 +247,20 @@ TEST_F(fused, malformed_member)
 	close(fd[1]);
 }
 
-/* uapi: the leader is not multishot, not LINK_TIMEOUT; nor is it a group by itself */
+/* uapi: the leader is not multishot; nor is it a group by itself */
 TEST_F(fused, leaders)
 {
 	static const int canceled[] = { -ECANCELED, -ECANCELED };
+	const struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	struct __kernel_timespec ts = { .tv_nsec = 1000000 };
-	int sock[2], udp = socket(AF_INET, SOCK_DGRAM, 0), i;
+	int sock[2], server = socket(AF_UNIX, SOCK_STREAM, 0), i;
+	struct msghdr msg = { };
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
-	for (i = 0; i < 10; i++) {
+	/* one without a name is given one */
+	ASSERT_EQ(0, bind(server, (void *)&addr, sizeof(addr.sun_family)));
+	ASSERT_EQ(0, listen(server, 1));
+	for (i = 0; i < 9; i++) {
 		struct io_uring_sqe *sqe = LEAD(IORING_OP_NOP, sock[0], 0, 0, 0);
 
 		switch (i) {
@@ -244,6 +277,7 @@ TEST_F(fused, leaders)
 			break;
 		case 2:
 			sqe->opcode = IORING_OP_ACCEPT;
+			sqe->fd = server;
 			sqe->ioprio = IORING_ACCEPT_MULTISHOT;
 			break;
 		case 3:
@@ -266,9 +300,10 @@ TEST_F(fused, leaders)
 			sqe->uring_cmd_flags = IORING_URING_CMD_MULTISHOT;
 			break;
 		case 7:
-			sqe->opcode = IORING_OP_LINK_TIMEOUT;
-			sqe->addr = (uintptr_t)&ts;
-			sqe->len = 1;
+			sqe->opcode = IORING_OP_RECVMSG;
+			sqe->flags |= IOSQE_BUFFER_SELECT;
+			sqe->addr = (uintptr_t)&msg;
+			sqe->ioprio = IORING_RECV_MULTISHOT;
 			break;
 		case 8:
 			/* its SQEs are those of the group, however many it says it has */
@@ -276,21 +311,77 @@ TEST_F(fused, leaders)
 			sqe->fd = self->dev;
 			sqe->nr_secondary = 1;
 			break;
-		case 9:
-			/* multishot, though only the socket knows */
-			sqe->opcode = IORING_OP_URING_CMD;
-			sqe->fd = udp;
-			sqe->cmd_op = SOCKET_URING_OP_TX_TIMESTAMP;
-			break;
 		}
 		ADD_NOP(0);
 		ADD_NOP(0);
 		ASSERT_EQ(NULL, group_run(&self->g, -EINVAL, 2, canceled))
 			TH_LOG("%d", i);
 	}
-	close(udp);
-	close(sock[0]);
-	close(sock[1]);
+	close(server);
+	close2(sock);
+}
+
+/* the same of a command of which only the socket knows that it is multishot */
+TEST_F(fused, leader_turns_multishot)
+{
+	struct io_uring_sqe sqe[2] = { {
+		.opcode = IORING_OP_URING_CMD,
+		.cmd_op = SOCKET_URING_OP_TX_TIMESTAMP,
+		.user_data = UD_OTHER,
+	} };
+	struct mode mode = variant->mode;
+	struct log log = { };
+
+	/* it is refused, and not for that, where CQEs have no room for a time */
+	if (!(mode.ring_flags & IORING_SETUP_CQE_MIXED))
+		mode.ring_flags |= IORING_SETUP_CQE32;
+	ring_exit(&self->ring);
+	ASSERT_EQ(0, mode_ring(&mode, &self->ring, RING_ENTRIES));
+	sqe->fd = socket(AF_INET, SOCK_DGRAM, 0);
+	/* alone it waits */
+	push_sqe(&self->ring, sqe);
+	SUBMIT();
+	log_rest(&log, &self->ring, 20);
+	ASSERT_EQ(0, log.nr);
+	ASSERT_EQ(0, cancel_one(&log, &self->ring, UD_OTHER));
+	EXPECT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_OTHER));
+	LEAD(sqe->opcode, sqe->fd, 0, 0, 0)->cmd_op = sqe->cmd_op;
+	ADD_NOP(0);
+	ADD_NOP(0);
+	EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
+	close(sqe->fd);
+}
+
+/*
+ * uapi: a LINK_TIMEOUT neither leads nor is a member. Behind a link, for it is
+ * refused in any case where there is nothing that it could be a part of.
+ */
+TEST_F(fused, link_timeout_grouped)
+{
+	struct __kernel_timespec ts = { .tv_sec = 10 };
+	int member;
+
+	for (member = 0; member < 2; member++) {
+		struct log log = { };
+
+		push_nop(&self->ring, UD_OTHER, IOSQE_IO_LINK);
+		if (member) {
+			LEAD_NOP(5);
+			ADD(IORING_OP_LINK_TIMEOUT, -1, (uintptr_t)&ts, 1, 0);
+		} else {
+			LEAD(IORING_OP_LINK_TIMEOUT, -1, (uintptr_t)&ts, 1, 0);
+			ADD_NOP(6);
+		}
+		ADD_NOP(7);
+		PUSH_GROUP();
+		SUBMIT();
+		EXPECT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_OTHER));
+		EXPECT_EQ(-EINVAL, log_until(&log, &self->ring, UD_PRIMARY));
+		log_rest(&log, &self->ring, 10);
+		EXPECT_EQ(-ECANCELED, log_res(&log, 0)) TH_LOG("%d", member);
+		EXPECT_EQ(-ECANCELED, log_res(&log, 1)) TH_LOG("%d", member);
+		EXPECT_EQ(4, log.nr);
+	}
 }
 
 /* uapi: order: members are issued when the leader is done, not before */
@@ -324,6 +415,43 @@ TEST_F(fused, parallel)
 	ADD(IORING_OP_WRITE, fd[1], (uintptr_t)self->buf + 100, 4, -1);
 	EXPECT_GROUP(3, 4, 4);
 	EXPECT_EQ(0, memcmp(self->buf, self->buf + 100, 4));
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* uapi: the leader's CQE is the last: behind all of those of a multishot member */
+TEST_F(fused, multishot_member)
+{
+	struct log log = { };
+	int fd[2], i, last;
+
+	ASSERT_EQ(0, pipe(fd));
+	LEAD_NOP(5);
+	ADD(IORING_OP_POLL_ADD, fd[0], 0, IORING_POLL_ADD_MULTI, 0)->poll32_events = POLLIN;
+	PUSH_GROUP();
+	SUBMIT();
+	log_rest(&log, &self->ring, 20);
+	ASSERT_EQ(0, log.nr);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(4, write(fd[1], "good", 4));
+		ASSERT_TRUE(ring_wait(&self->ring, &log.cqe[log.nr++], TIMEOUT_MS));
+		log_rest(&log, &self->ring, 20);
+		ASSERT_EQ(4, read(fd[0], self->buf, 4));
+	}
+	for (i = 0; i < log.nr; i++) {
+		EXPECT_EQ(0, log.cqe[i].user_data);
+		EXPECT_EQ(POLLIN, log.cqe[i].res);
+		EXPECT_EQ(IORING_CQE_F_MORE, log.cqe[i].flags);
+	}
+	last = log.nr;
+	ASSERT_EQ(0, cancel_one(&log, &self->ring, 0));
+	EXPECT_EQ(5, log_until(&log, &self->ring, UD_PRIMARY));
+	log_rest(&log, &self->ring, 10);
+	ASSERT_EQ(last + 2, log.nr);
+	EXPECT_EQ(0, log.cqe[last].user_data);
+	EXPECT_EQ(-ECANCELED, log.cqe[last].res);
+	EXPECT_EQ(0, log.cqe[last].flags);
+	EXPECT_EQ(last + 1, log_index(&log, UD_PRIMARY));
 	close(fd[0]);
 	close(fd[1]);
 }
@@ -436,18 +564,9 @@ TEST_F(fused, skip_success)
 TEST_F(fused, send_zc_leads)
 {
 	struct log log = { };
-	int sock[2], srv, drains, i;
-	struct sockaddr_in addr = { .sin_family = AF_INET };
-	socklen_t len = sizeof(addr);
+	int sock[2], drains, i;
 
-	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	srv = socket(AF_INET, SOCK_STREAM, 0);
-	ASSERT_EQ(0, bind(srv, (void *)&addr, sizeof(addr)));
-	ASSERT_EQ(0, listen(srv, 1));
-	ASSERT_EQ(0, getsockname(srv, (void *)&addr, &len));
-	sock[0] = socket(AF_INET, SOCK_STREAM, 0);
-	ASSERT_EQ(0, connect(sock[0], (void *)&addr, sizeof(addr)));
-	sock[1] = accept(srv, NULL, NULL);
+	ASSERT_EQ(0, tcp_pair(sock));
 	/* also where all that it takes has to be known: behind a drain */
 	for (drains = 0; drains < 2; drains++) {
 		log.nr = 0;
@@ -470,9 +589,7 @@ TEST_F(fused, send_zc_leads)
 		SUBMIT();
 		EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER));
 	}
-	close(sock[0]);
-	close(sock[1]);
-	close(srv);
+	close2(sock);
 }
 
 /* a leader with a CQE of 32 bytes has all of it when the group ends */

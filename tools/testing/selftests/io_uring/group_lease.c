@@ -5,6 +5,7 @@
  */
 #include <sys/uio.h>
 #include "group.h"
+#include "sockets.h"
 
 /* Start a group led by command @op */
 #define LEAD_CMD(op, flags, len) \
@@ -23,33 +24,46 @@
 TEST_F(fused, reads)
 {
 	const struct iovec vec[] = { { (void *)2048, 100 }, { (void *)1536, 412 } };
+	const struct iovec fixed[] = { { (void *)3000, 300 }, { (void *)2500, 212 } };
 
 	SET_BUFFER(0, 9);
 	LEAD_CMD(OP_LEND, 0, 4096);
 	ADD_LEASED_READ(0, 512, 0);
 	ADD_LEASED(IORING_OP_READ_FIXED, self->file, 512, 512, 1000);
 	ADD_LEASED(IORING_OP_READV, self->file, (uintptr_t)vec, 2, 5000);
-	EXPECT_GROUP(0, 512, 512, 512);
+	ADD_LEASED(IORING_OP_READV_FIXED, self->file, (uintptr_t)fixed, 2, 7000);
+	EXPECT_GROUP(0, 512, 512, 512, 512);
 	GET_BUFFER(0);
 	EXPECT_TRUE(is_pattern(self->buf, 0, 0, 512));
 	EXPECT_TRUE(is_pattern(self->buf + 512, 0, 1000, 512));
 	EXPECT_TRUE(is_pattern(self->buf + 1024, 9, 1024, 512));
 	EXPECT_TRUE(is_pattern(self->buf + 2048, 0, 5000, 100));
 	EXPECT_TRUE(is_pattern(self->buf + 1536, 0, 5100, 412));
+	EXPECT_TRUE(is_pattern(self->buf + 3000, 0, 7000, 300));
+	EXPECT_TRUE(is_pattern(self->buf + 2500, 0, 7300, 212));
+	EXPECT_TRUE(is_pattern(self->buf + 3300, 9, 3300, BUFFER_LEN - 3300));
 }
 
 TEST_F(fused, writes)
 {
+	const struct iovec vec[] = { { (void *)3000, 100 }, { (void *)600, 412 } };
+	const struct iovec fixed[] = { { (void *)7, 505 }, { (void *)4089, 7 } };
 	int out = memfd_create("out", 0);
 
 	SET_BUFFER(0, 3);
 	LEAD_CMD(OP_LEND, LEND_SOURCE, 4096);
 	ADD_LEASED(IORING_OP_WRITE, out, 100, 512, 0);
 	ADD_LEASED(IORING_OP_WRITE_FIXED, out, 0, 512, 512);
-	EXPECT_GROUP(0, 512, 512);
-	ASSERT_EQ(1024, pread(out, self->buf, 1024, 0));
+	ADD_LEASED(IORING_OP_WRITEV, out, (uintptr_t)vec, 2, 1024);
+	ADD_LEASED(IORING_OP_WRITEV_FIXED, out, (uintptr_t)fixed, 2, 1536);
+	EXPECT_GROUP(0, 512, 512, 512, 512);
+	ASSERT_EQ(2048, pread(out, self->buf, BUFFER_LEN, 0));
 	EXPECT_TRUE(is_pattern(self->buf, 3, 100, 512));
 	EXPECT_TRUE(is_pattern(self->buf + 512, 3, 0, 512));
+	EXPECT_TRUE(is_pattern(self->buf + 1024, 3, 3000, 100));
+	EXPECT_TRUE(is_pattern(self->buf + 1124, 3, 600, 412));
+	EXPECT_TRUE(is_pattern(self->buf + 1536, 3, 7, 505));
+	EXPECT_TRUE(is_pattern(self->buf + 2041, 3, 4089, 7));
 	close(out);
 }
 
@@ -71,8 +85,61 @@ TEST_F(fused, sockets)
 	LEAD_CMD(OP_LEND, 0, 4096);
 	ADD_LEASED(IORING_OP_RECV, sock[1], 0, 512, 0)->msg_flags = MSG_TRUNC;
 	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	close2(sock);
+}
+
+/* uapi: for SEND_ZC the lease lasts until the notification; the leader's CQE is the last */
+TEST_F(fused, send_zc)
+{
+	struct log log = { };
+	int sock[2];
+
+	ASSERT_EQ(0, tcp_pair(sock));
+	SET_BUFFER(0, 4);
+	LEAD_CMD(OP_LEND, LEND_SOURCE, BUFFER_LEN);
+	ADD_LEASED(IORING_OP_SEND_ZC, sock[0], 3000, 9000, 0)->addr3 = UD_OTHER;
+	ADD_NOP(7);
+	PUSH_GROUP();
+	SUBMIT();
+	ASSERT_EQ(9000, log_until(&log, &self->ring, 0));
+	ASSERT_EQ(9000, recv_all(sock[1], self->buf, 9000));
+	EXPECT_TRUE(is_pattern(self->buf, 4, 3000, 9000));
+	EXPECT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY));
+	EXPECT_EQ(3, log_index(&log, UD_PRIMARY));
+	EXPECT_EQ(7, log_res(&log, 1));
+	ASSERT_LE(0, log_index(&log, UD_OTHER));
+	EXPECT_EQ(IORING_CQE_F_NOTIF, log.cqe[log_index(&log, UD_OTHER)].flags);
+	EXPECT_EQ(IORING_CQE_F_MORE, log.cqe[log_index(&log, 0)].flags);
+	GET_BUFFER(0);
+	log_rest(&log, &self->ring, 10);
+	EXPECT_EQ(4, log.nr);
+	close2(sock);
+}
+
+/* a peer that does not read: the pages are with the network stack */
+TEST_F(fused, send_zc_pending)
+{
+	struct log log = { };
+	int sock[2];
+
+	ASSERT_EQ(0, stuck_tcp_pair(sock));
+	SET_BUFFER(0, 4);
+	LEAD_CMD(OP_LEND, LEND_SOURCE, BUFFER_LEN);
+	ADD_LEASED(IORING_OP_SEND_ZC, sock[0], 0, 4096, 0)->addr3 = UD_OTHER;
+	PUSH_GROUP();
+	SUBMIT();
+	ASSERT_EQ(4096, log_until(&log, &self->ring, 0));
+	log_rest(&log, &self->ring, 30);
+	EXPECT_EQ(1, log.nr);
+	EXPECT_EQ(-1, pread(self->dev, self->buf, 512, 0));
+	EXPECT_EQ(EBUSY, errno);
+	/* the connection breaks, so the stack lets the pages go */
+	reset_by(sock[1]);
 	close(sock[0]);
-	close(sock[1]);
+	ASSERT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY));
+	EXPECT_EQ(1, log_index(&log, UD_OTHER));
+	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));
+	GET_BUFFER(0);
 }
 
 /* uapi: a command as a member, with IORING_URING_CMD_FIXED as that of a fused command */
@@ -111,6 +178,8 @@ TEST_F(fused, both)
 	GET_BUFFER(0);
 	EXPECT_TRUE(is_pattern(self->buf, 0, 0, 512));
 	EXPECT_TRUE(is_pattern(self->buf + 512, 9, 512, 4096 - 512));
+	ASSERT_EQ(512, pread(out, self->buf, BUFFER_LEN, 0));
+	EXPECT_TRUE(is_pattern(self->buf, 5, 0, 512));
 	close(out);
 }
 
@@ -146,31 +215,39 @@ TEST_F(fused, direction)
 {
 	int out = memfd_create("out", 0);
 
+	SET_BUFFER(0, 9);
 	LEAD_CMD(OP_LEND, 0, 4096);
 	ADD_LEASED_READ(0, 512, 0);
 	ADD_LEASED(IORING_OP_WRITE, out, 0, 512, 0);
 	EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
 	EXPECT_EQ(0, lseek(out, 0, SEEK_END));
 	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 9, 0, BUFFER_LEN));
 	close(out);
 }
 
 /* uapi: a range outside of the buffer; short reads; the leader has its own result */
 TEST_F(fused, ranges)
 {
+	int skip;
+
 	LEAD_CMD(OP_LEND, 0, 4096);
 	ADD_LEASED_READ(0, 512, 0);
 	ADD_LEASED_READ(4096, 1, 0);
 	ADD_LEASED_READ(~0ULL - 5, 10, 0);
 	EXPECT_GROUP(0, 512, -EFAULT, -EFAULT);
-	SET_BUFFER(0, 9);
-	LEAD_CMD(OP_LEND, 0, 4096);
-	ADD_LEASED_READ(0, 512, FILE_LEN - 100);
-	EXPECT_GROUP(0, 100);
-	GET_BUFFER(0);
-	EXPECT_TRUE(is_pattern(self->buf, 0, FILE_LEN - 100, 100));
-	EXPECT_TRUE(all_are(self->buf + 100, 0, 412));
-	EXPECT_TRUE(is_pattern(self->buf + 512, 9, 512, 4096 - 512));
+	/* a short one posts its CQE in any case */
+	for (skip = 0; skip < 2; skip++) {
+		SET_BUFFER(0, 9);
+		LEAD_CMD(OP_LEND, 0, 4096);
+		ADD_LEASED_READ(0, 512, FILE_LEN - 100)->flags |=
+			skip ? IOSQE_CQE_SKIP_SUCCESS : 0;
+		EXPECT_GROUP(0, 100);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 0, FILE_LEN - 100, 100));
+		EXPECT_TRUE(all_are(self->buf + 100, 0, 412));
+		EXPECT_TRUE(is_pattern(self->buf + 512, 9, 512, 4096 - 512));
+	}
 }
 
 /* what a member may be that takes the lease, and what it may say */
@@ -208,6 +285,8 @@ TEST_F(fused, members)
 /* who may lead such a group: a command of a driver that lends, without flags of its own */
 TEST_F(fused, leaders)
 {
+	int null;
+
 	LEAD_NOP(5);
 	ADD_LEASED_READ(0, 512, 0);
 	EXPECT_GROUP(-EINVAL, -ECANCELED);
@@ -219,11 +298,18 @@ TEST_F(fused, leaders)
 	self->g.primary->uring_cmd_flags = IORING_URING_CMD_FIXED;
 	ADD_LEASED_READ(0, 512, 0);
 	EXPECT_GROUP(-EINVAL, -ECANCELED);
-	/* a file without commands */
+	/* a file without commands, and one whose driver knows others only */
 	LEAD_CMD(OP_LEND, 0, 4096);
 	self->g.primary->fd = self->file;
 	ADD_LEASED_READ(0, 512, 0);
 	EXPECT_GROUP(-EOPNOTSUPP, -ECANCELED);
+	null = open("/dev/null", O_RDWR);
+	ASSERT_LE(0, null);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	self->g.primary->fd = null;
+	ADD_LEASED_READ(0, 512, 0);
+	EXPECT_GROUP(-EOPNOTSUPP, -ECANCELED);
+	close(null);
 	/* one that lends nothing, one that wants to know what was moved */
 	LEAD_CMD(OP_START, 0, 0);
 	ADD_LEASED_READ(0, 512, 0);
@@ -240,6 +326,27 @@ TEST_F(fused, leaders)
 	EXPECT_GROUP(-ENOENT, -ECANCELED, -ECANCELED);
 }
 
+/* URING_CMD128 is such a command where the ring says how long it is, not its opcode */
+TEST_F(fused, wide_leader)
+{
+	bool wide = variant->mode.ring_flags & (IORING_SETUP_SQE128 | IORING_SETUP_SQE_MIXED);
+	struct log log = { };
+
+	SET_BUFFER(0, 9);
+	LEAD_CMD(OP_LEND, 0, 4096);
+	self->g.primary->opcode = IORING_OP_URING_CMD128;
+	ADD_LEASED_READ(0, 512, 100);
+	ring_push(&self->ring, self->g.primary, wide);
+	push_sqe(&self->ring, self->g.secondary[0]);
+	SUBMIT();
+	if (SQE128_RING)
+		EXPECT_CQES(&log, 0, 512);
+	else
+		EXPECT_CQES(&log, -EINVAL, -ECANCELED);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, SQE128_RING ? 0 : 9, SQE128_RING ? 100 : 0, 512));
+}
+
 /* a command that leads members with buffers of their own is any command */
 TEST_F(fused, plain_command)
 {
@@ -253,41 +360,141 @@ TEST_F(fused, plain_command)
 	EXPECT_GROUP(-EIO, -ECANCELED);
 }
 
-/* ASYNC, links and drain of a leader that lends */
+/* ASYNC, links and drain of a leader that lends; who fails or comes short breaks a link */
 TEST_F(fused, flags)
 {
 	static const unsigned int flags[] = {
 		IOSQE_ASYNC, IOSQE_IO_DRAIN, IOSQE_IO_LINK, IOSQE_IO_HARDLINK,
 		IOSQE_ASYNC | IOSQE_IO_DRAIN | IOSQE_IO_LINK,
 	};
+	static const struct { int addr, off, read, nop; } fates[] = {
+		{ 0, 0, 512, 7 },
+		{ 0, 0, 512, -EIO },
+		{ 4096, 0, -EFAULT, 7 },
+		{ 0, FILE_LEN - 100, 100, 7 },
+	};
 	const unsigned int links = IOSQE_IO_LINK | IOSQE_IO_HARDLINK;
-	int i, fails;
+	const int nr_fates = ARRAY_SIZE(fates);
+	int i;
 
-	for (i = 0; i < (int)ARRAY_SIZE(flags) * 2; i++) {
+	for (i = 0; i < (int)ARRAY_SIZE(flags) * nr_fates; i++) {
+		unsigned int f = flags[i / nr_fates], fate = i % nr_fates;
+		/* not what is there from before */
+		int off = fates[fate].off ? fates[fate].off : i, nop = 0;
 		struct log log = { };
-		unsigned int f = flags[i / 2];
-		int nop = 0;
 
-		fails = i & 1;
 		push_nop(&self->ring, UD_OTHER, f & links);
 		LEAD_CMD(OP_LEND, 0, 4096);
 		self->g.primary->flags |= f;
-		ADD_LEASED_READ(0, 512, i);
-		ADD_NOP(fails ? -EIO : 7);
+		ADD_LEASED_READ(fates[fate].addr, 512, off);
+		ADD_NOP(fates[fate].nop);
 		PUSH_GROUP();
 		push_nop(&self->ring, UD_OTHER + 1, 0);
 		SUBMIT();
-		if (fails && f & IOSQE_IO_LINK)
+		if (fate && f & IOSQE_IO_LINK)
 			nop = -ECANCELED;
-		EXPECT_EQ(nop, log_until(&log, &self->ring, UD_OTHER + 1));
-		EXPECT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY));
-		EXPECT_EQ(512, log_res(&log, 0));
-		EXPECT_EQ(fails ? -EIO : 7, log_res(&log, 1));
-		EXPECT_TRUE(!(f & links) ||
-			    log_index(&log, UD_PRIMARY) < log_index(&log, UD_OTHER + 1));
+		EXPECT_EQ(nop, log_until(&log, &self->ring, UD_OTHER + 1)) TH_LOG("%d", i);
+		EXPECT_EQ(0, log_until(&log, &self->ring, UD_PRIMARY)) TH_LOG("%d", i);
+		EXPECT_EQ(fates[fate].read, log_res(&log, 0)) TH_LOG("%d", i);
+		EXPECT_EQ(fates[fate].nop, log_res(&log, 1)) TH_LOG("%d", i);
 		EXPECT_EQ(5, log.nr);
+		/* all of the group is behind the one NOP, and the other behind that */
+		if (f & (links | IOSQE_IO_DRAIN)) {
+			EXPECT_EQ(0, log_index(&log, UD_OTHER)) TH_LOG("%d", i);
+			EXPECT_EQ(3, log_index(&log, UD_PRIMARY)) TH_LOG("%d", i);
+			EXPECT_EQ(4, log_index(&log, UD_OTHER + 1)) TH_LOG("%d", i);
+		}
 		GET_BUFFER(0);
-		EXPECT_TRUE(is_pattern(self->buf, 0, i, 512));
+		if (fates[fate].read > 0)
+			EXPECT_TRUE(is_pattern(self->buf, 0, off, fates[fate].read));
+	}
+}
+
+/*
+ * uapi: IO_DRAIN on a leader that lends: nothing is lent before what is in front
+ * is done, and what is behind waits for all members, also for those without the
+ * buffer.
+ */
+TEST_F(fused, drain)
+{
+	unsigned char *own = self->buf + BUFFER_LEN;
+	int before[2], member[2], async;
+
+	ASSERT_EQ(0, pipe(before));
+	ASSERT_EQ(0, pipe(member));
+	for (async = 0; async < 2; async++) {
+		struct log log = { };
+
+		push_gate(&self->ring, before[0], own, 0);
+		LEAD_CMD(OP_LEND, 0, 4096);
+		self->g.primary->flags |= IOSQE_IO_DRAIN | (async ? IOSQE_ASYNC : 0);
+		ADD_LEASED_READ(0, 512, 100 + async);
+		ADD(IORING_OP_READ, member[0], (uintptr_t)own + 100, 4, -1);
+		PUSH_GROUP();
+		push_nop(&self->ring, UD_OTHER + 1, 0);
+		SUBMIT();
+		log_rest(&log, &self->ring, 20);
+		ASSERT_EQ(0, log.nr);
+		EXPECT_EQ(512, pread(self->dev, self->buf, 512, 0));
+		ASSERT_EQ(4, write(before[1], "good", 4));
+		EXPECT_EQ(512, log_until(&log, &self->ring, 0));
+		log_rest(&log, &self->ring, 20);
+		EXPECT_EQ(2, log.nr);
+		ASSERT_EQ(4, write(member[1], "good", 4));
+		EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER + 1));
+		EXPECT_EQ(0, log_index(&log, UD_OTHER));
+		EXPECT_EQ(1, log_index(&log, 0));
+		EXPECT_EQ(2, log_index(&log, 1));
+		EXPECT_EQ(3, log_index(&log, UD_PRIMARY));
+		EXPECT_EQ(5, log.nr);
+		EXPECT_EQ(4, log_res(&log, UD_OTHER));
+		EXPECT_EQ(4, log_res(&log, 1));
+		EXPECT_EQ(0, log_res(&log, UD_PRIMARY));
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 0, 100 + async, 512));
+	}
+	close2(before);
+	close2(member);
+}
+
+/* uapi: CQE_SKIP_SUCCESS on a leader that lends: it posts if anything has failed */
+TEST_F(fused, skip_success)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		const unsigned int skip = IOSQE_CQE_SKIP_SUCCESS | (i ? IOSQE_ASYNC : 0);
+		struct log log = { };
+
+		SET_BUFFER(0, 9);
+		LEAD_CMD(OP_LEND, 0, 4096);
+		self->g.primary->flags |= skip | IOSQE_IO_LINK;
+		ADD_LEASED_READ(0, 512, 100)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		ADD_NOP(7);
+		PUSH_GROUP();
+		/* this tells that the group has ended */
+		push_nop(&self->ring, UD_OTHER, 0);
+		SUBMIT();
+		EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER));
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 0, 100, 512));
+		log_rest(&log, &self->ring, 10);
+		EXPECT_EQ(7, log_res(&log, 1));
+		EXPECT_EQ(2, log.nr);
+
+		LEAD_CMD(OP_LEND, 0, 4096);
+		self->g.primary->flags |= skip;
+		ADD_LEASED_READ(4096, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		EXPECT_GROUP(0, -EFAULT);
+		LEAD_CMD(OP_LEND, 0, 4096);
+		self->g.primary->flags |= skip;
+		ADD_LEASED_READ(0, 512, FILE_LEN - 100)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		EXPECT_GROUP(0, 100);
+		LEAD_CMD(OP_REFUSE, 0, 0);
+		group_cmd(&self->g)->arg = ENOENT;
+		self->g.primary->flags |= skip;
+		ADD_LEASED_READ(0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		EXPECT_GROUP(-ENOENT, -ECANCELED);
 	}
 }
 

@@ -279,6 +279,61 @@ TEST_F(fused, cq_overflow)
 	}
 }
 
+/* more members than a byte can count, and more that take the lease than there are bits */
+TEST_F(fused, many)
+{
+	const int plain = 600, leased = 300, len = 200;
+	bool seen[600] = { };
+	struct cqe cqe;
+	int i;
+
+	ring_exit(&self->ring);
+	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 1024));
+	LEAD_NOP(5);
+	ring_push(&self->ring, self->g.primary, SQE128_RING);
+	for (i = 0; i < plain; i++)
+		push_nop(&self->ring, i, i < plain - 1 ? IOSQE_SQE_GROUP : 0);
+	ASSERT_EQ(plain + 1, ring_submit(&self->ring));
+	for (i = 0; i < plain; i++) {
+		ASSERT_TRUE(ring_wait(&self->ring, &cqe, TIMEOUT_MS)) TH_LOG("%d", i);
+		ASSERT_GT(plain, cqe.user_data);
+		ASSERT_FALSE(seen[cqe.user_data]);
+		seen[cqe.user_data] = true;
+		ASSERT_EQ(0, cqe.res);
+	}
+	ASSERT_TRUE(ring_wait(&self->ring, &cqe, TIMEOUT_MS));
+	EXPECT_EQ(UD_PRIMARY, cqe.user_data);
+	EXPECT_EQ(5, cqe.res);
+	EXPECT_FALSE(ring_wait(&self->ring, &cqe, 10));
+
+	SET_BUFFER(0, 9);
+	group_lead_cmd(&self->g, &self->ring, &variant->mode, self->dev, OP_LEND, 0, BUFFER_LEN);
+	ring_push(&self->ring, self->g.primary, SQE128_RING);
+	for (i = 0; i < leased; i++) {
+		struct io_uring_sqe *sqe;
+
+		self->g.nr = 0;
+		sqe = ADD_READ(i * len, len, 1000 + i * len);
+		sqe->user_data = i;
+		sqe->flags |= IOSQE_IO_DRAIN;
+		if (i < leased - 1)
+			sqe->flags |= IOSQE_SQE_GROUP | IOSQE_CQE_SKIP_SUCCESS;
+		push_sqe(&self->ring, sqe);
+	}
+	ASSERT_EQ(leased + 1, ring_submit(&self->ring));
+	ASSERT_TRUE(ring_wait(&self->ring, &cqe, TIMEOUT_MS));
+	EXPECT_EQ(leased - 1, cqe.user_data);
+	EXPECT_EQ(len, cqe.res);
+	ASSERT_TRUE(ring_wait(&self->ring, &cqe, TIMEOUT_MS));
+	EXPECT_EQ(UD_PRIMARY, cqe.user_data);
+	EXPECT_EQ(0, cqe.res);
+	EXPECT_FALSE(ring_wait(&self->ring, &cqe, 10));
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 0, 1000, leased * len));
+	EXPECT_TRUE(is_pattern(self->buf + leased * len, 9, leased * len,
+			       BUFFER_LEN - leased * len));
+}
+
 /* a task that waits for just the CQEs of a group is woken, once */
 TEST_F(fused, wake)
 {

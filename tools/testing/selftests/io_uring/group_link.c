@@ -6,22 +6,6 @@
 #include <linux/filter.h>
 #include <linux/io_uring/bpf_filter.h>
 
-/* A read that keeps what is linked behind it, or drains, waiting */
-static void push_gate(struct ring *r, int fd, void *buf, unsigned int flags)
-{
-	struct io_uring_sqe sqe[2] = { {
-		.opcode = IORING_OP_READ,
-		.flags = flags,
-		.fd = fd,
-		.addr = (uintptr_t)buf,
-		.len = 4,
-		.off = -1,
-		.user_data = UD_OTHER,
-	} };
-
-	push_sqe(r, sqe);
-}
-
 /* uapi: IO_LINK on the leader is for the group */
 TEST_F(fused, link)
 {
@@ -112,19 +96,66 @@ TEST_F(fused, member_fails)
 	}
 }
 
-/* a member that comes short, too */
+/* the same of one whose opcode does not say that it has failed, and of a time-out */
+TEST_F(fused, member_fails_silently)
+{
+	static const struct { int flags, nop; } t[] = {
+		{ IOSQE_IO_LINK, -ECANCELED },
+		{ IOSQE_IO_HARDLINK, 0 },
+		/* nothing may hide that the group failed */
+		{ IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS, NO_CQE },
+		{ IOSQE_CQE_SKIP_SUCCESS, 0 },
+	};
+	struct __kernel_timespec ts = { .tv_nsec = 1000000 };
+	int fd[2], i;
+
+	ASSERT_EQ(0, pipe(fd));
+	for (i = 0; i < (int)ARRAY_SIZE(t) * 4; i++) {
+		int nop = t[i / 4].nop, times_out = i & 2;
+		struct log log = { };
+
+		LEAD_NOP(5)->flags |= t[i / 4].flags | (i & 1 ? IOSQE_ASYNC : 0);
+		if (times_out)
+			ADD(IORING_OP_TIMEOUT, -1, (uintptr_t)&ts, 1, 0);
+		else
+			ADD(IORING_OP_FSYNC, fd[0], 0, 0, 0);
+		ADD_NOP(6);
+		PUSH_GROUP();
+		push_nop(&self->ring, UD_OTHER, 0);
+		SUBMIT();
+		ASSERT_EQ(5, log_until(&log, &self->ring, UD_PRIMARY)) TH_LOG("%d", i);
+		if (nop != NO_CQE)
+			log_until(&log, &self->ring, UD_OTHER);
+		log_rest(&log, &self->ring, 20);
+		EXPECT_EQ(times_out ? -ETIME : -EINVAL, log_res(&log, 0)) TH_LOG("%d", i);
+		EXPECT_EQ(6, log_res(&log, 1)) TH_LOG("%d", i);
+		EXPECT_EQ(nop, log_res(&log, UD_OTHER)) TH_LOG("%d", i);
+		EXPECT_LT(log_index(&log, 0), log_index(&log, UD_PRIMARY)) TH_LOG("%d", i);
+		EXPECT_LT(log_index(&log, 1), log_index(&log, UD_PRIMARY)) TH_LOG("%d", i);
+		EXPECT_EQ(nop == NO_CQE ? 3 : 4, log.nr) TH_LOG("%d", i);
+	}
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* a member that comes short, too, and it posts its CQE */
 TEST_F(fused, member_short)
 {
-	struct log log = { };
+	int skip;
 
-	LEAD_NOP(5)->flags |= IOSQE_IO_LINK;
-	ADD(IORING_OP_READ, self->file, (uintptr_t)self->buf, 512, FILE_LEN - 100);
-	PUSH_GROUP();
-	push_nop(&self->ring, UD_OTHER, 0);
-	SUBMIT();
-	EXPECT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_OTHER));
-	EXPECT_EQ(100, log_res(&log, 0));
-	EXPECT_EQ(5, log_res(&log, UD_PRIMARY));
+	for (skip = 0; skip < 2; skip++) {
+		struct log log = { };
+
+		LEAD_NOP(5)->flags |= IOSQE_IO_LINK;
+		ADD(IORING_OP_READ, self->file, (uintptr_t)self->buf, 512,
+		    FILE_LEN - 100)->flags |= skip ? IOSQE_CQE_SKIP_SUCCESS : 0;
+		PUSH_GROUP();
+		push_nop(&self->ring, UD_OTHER, 0);
+		SUBMIT();
+		EXPECT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_OTHER));
+		EXPECT_EQ(100, log_res(&log, 0));
+		EXPECT_EQ(5, log_res(&log, UD_PRIMARY));
+	}
 }
 
 /* a link that breaks before the group: all of it is canceled, or goes without a CQE */

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * SQE groups: every combination of flags of leader and member, with each of the
- * two failing, or not, or being malformed; then two groups linked to each other.
+ * two failing, or not, or being malformed; then two groups linked to each other;
+ * then requests of all opcodes that complete once, as leader and as member.
  */
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/uio.h>
+#include <sys/un.h>
 #include "group.h"
+#include "sockets.h"
 
 enum fate { FINE, LEADER_FAILS, MEMBER_FAILS, BOTH_FAIL, MALFORMED, NR_FATES };
 
@@ -259,6 +265,245 @@ TEST_F_TIMEOUT(fused, two, 120)
 		ASSERT_TRUE(fate[0] == MALFORMED || fate[1] == MALFORMED ||
 			    log_index(&log, UD_PRIMARY) < log_index(&log, 10));
 	}
+}
+
+/* Opcodes ----------------------------------------------------------------- */
+
+/* The files of the requests below, which are made anew for each of them */
+enum {
+	FILE_FD = 200,		/* has 4 bytes */
+	FROM_FD, FROM_IN_FD,	/* a pipe with 4 bytes */
+	TO_OUT_FD, TO_FD,	/* one without */
+	SOCK_FD, PEER_FD,	/* 4 bytes came from the peer */
+	TCP_FD, TCP_PEER_FD,
+	SERVER_FD,		/* listens, and one waits to be accepted */
+	WAITING_FD, CLIENT_FD,	/* that one, and one that is not connected */
+	EPOLL_FD, SPARE_FD,
+	LAST_FD,
+	RING_FD = LAST_FD,	/* this one lives as long as the test */
+};
+
+/* What they have in memory, likewise */
+static struct memory {
+	char page[4096];	/* MADVISE wants a whole one */
+	struct iovec vec;
+	struct msghdr msg;
+	struct sockaddr_un server;
+	struct epoll_event event;
+	char path[32];
+	char statx[512];
+	unsigned int futex;
+	int pipe[2];
+} *mem;
+
+static int move_fd(int fd, int to)
+{
+	return fd >= 0 && dup2(fd, to) == to ? close(fd) : -1;
+}
+
+static int move_fds(const int fd[2], int to)
+{
+	return move_fd(fd[0], to) || move_fd(fd[1], to + 1) ? -1 : 0;
+}
+
+static int open_server(void)
+{
+	socklen_t len = sizeof(mem->server);
+	int fd, type = SOCK_STREAM;
+
+	/* one without a name is given one */
+	mem->server.sun_family = AF_UNIX;
+	fd = socket(AF_UNIX, type, 0);
+	if (bind(fd, (void *)&mem->server, sizeof(sa_family_t)) || listen(fd, 8) ||
+	    getsockname(fd, (void *)&mem->server, &len) || move_fd(fd, SERVER_FD))
+		return -1;
+	if (move_fd(socket(AF_UNIX, type, 0), WAITING_FD) ||
+	    move_fd(socket(AF_UNIX, type, 0), CLIENT_FD))
+		return -1;
+	return connect(WAITING_FD, (void *)&mem->server, len);
+}
+
+/* Whatever a request may need; 0 or -1 */
+static int open_all(void)
+{
+	int fd[2];
+
+	memset(mem, 0, sizeof(*mem));
+	mem->vec = (struct iovec){ mem->page, 4 };
+	mem->msg.msg_iov = &mem->vec;
+	mem->msg.msg_iovlen = 1;
+	strcpy(mem->path, "/tmp/group_sweep.XXXXXX");
+	if (move_fd(mkstemp(mem->path), SPARE_FD) ||
+	    move_fd(memfd_create("four", 0), FILE_FD) || write(FILE_FD, "four", 4) != 4 ||
+	    move_fd(epoll_create1(0), EPOLL_FD))
+		return -1;
+	if (pipe(fd) || move_fds(fd, FROM_FD) || write(FROM_IN_FD, "four", 4) != 4 ||
+	    pipe(fd) || move_fds(fd, TO_OUT_FD))
+		return -1;
+	if (sockets(UNIX_STREAM, fd) || move_fds(fd, SOCK_FD) ||
+	    write(PEER_FD, "four", 4) != 4 || tcp_pair(fd) || move_fds(fd, TCP_FD))
+		return -1;
+	return open_server();
+}
+
+/* Is its result the number of a file, which may be any? */
+static bool makes_fd(const struct io_uring_sqe *sqe)
+{
+	return sqe->opcode == IORING_OP_OPENAT || sqe->opcode == IORING_OP_ACCEPT ||
+		sqe->opcode == IORING_OP_SOCKET;
+}
+
+/* The request is done: close all, and what it has made */
+static void close_all(const struct io_uring_sqe *sqe, int res)
+{
+	int fd;
+
+	for (fd = FILE_FD; fd < LAST_FD; fd++)
+		close(fd);
+	unlink(mem->path);
+	if (sqe->opcode == IORING_OP_PIPE)
+		close2(mem->pipe);
+	if (makes_fd(sqe))
+		close(res);
+}
+
+static __u64 ptr(const void *p)
+{
+	return (uintptr_t)p;
+}
+
+/* Request @i of those that complete once, and well; false if there are no more */
+static bool one_shot(unsigned int i, struct io_uring_sqe *sqe)
+{
+	const struct io_uring_sqe all[] = {
+		{ .opcode = IORING_OP_READ, .fd = FILE_FD, .addr = ptr(mem->page), .len = 4 },
+		{ .opcode = IORING_OP_WRITE, .fd = FILE_FD, .addr = ptr(mem->page), .len = 4 },
+		{ .opcode = IORING_OP_READV, .fd = FILE_FD, .addr = ptr(&mem->vec), .len = 1 },
+		{ .opcode = IORING_OP_WRITEV, .fd = FILE_FD, .addr = ptr(&mem->vec), .len = 1 },
+		{ .opcode = IORING_OP_FSYNC, .fd = FILE_FD },
+		{ .opcode = IORING_OP_SYNC_FILE_RANGE, .fd = FILE_FD },
+		{ .opcode = IORING_OP_FALLOCATE, .fd = FILE_FD, .addr = 4096 },
+		{ .opcode = IORING_OP_FTRUNCATE, .fd = FILE_FD, .off = 2 },
+		{ .opcode = IORING_OP_FADVISE, .fd = FILE_FD },
+		{ .opcode = IORING_OP_MADVISE, .fd = -1, .addr = ptr(mem->page), .len = 4096 },
+		{ .opcode = IORING_OP_POLL_ADD, .fd = FROM_FD, .poll32_events = POLLIN },
+		{ .opcode = IORING_OP_SPLICE, .fd = TO_FD, .splice_fd_in = FROM_FD, .len = 4,
+		  .off = -1, .splice_off_in = -1 },
+		{ .opcode = IORING_OP_TEE, .fd = TO_FD, .splice_fd_in = FROM_FD, .len = 4 },
+		{ .opcode = IORING_OP_EPOLL_CTL, .fd = EPOLL_FD, .len = EPOLL_CTL_ADD,
+		  .off = FROM_FD, .addr = ptr(&mem->event) },
+		{ .opcode = IORING_OP_RECV, .fd = SOCK_FD, .addr = ptr(mem->page), .len = 4 },
+		{ .opcode = IORING_OP_SEND, .fd = SOCK_FD, .addr = ptr(mem->page), .len = 4 },
+		{ .opcode = IORING_OP_RECVMSG, .fd = SOCK_FD, .addr = ptr(&mem->msg) },
+		{ .opcode = IORING_OP_SENDMSG, .fd = SOCK_FD, .addr = ptr(&mem->msg) },
+		{ .opcode = IORING_OP_SEND_ZC, .fd = TCP_FD, .addr = ptr(mem->page), .len = 4,
+		  .addr3 = UD_OTHER },
+		{ .opcode = IORING_OP_SENDMSG_ZC, .fd = TCP_FD, .addr = ptr(&mem->msg),
+		  .addr3 = UD_OTHER },
+		{ .opcode = IORING_OP_SHUTDOWN, .fd = SOCK_FD, .len = SHUT_RDWR },
+		{ .opcode = IORING_OP_SOCKET, .fd = AF_UNIX, .off = SOCK_STREAM },
+		{ .opcode = IORING_OP_BIND, .fd = CLIENT_FD, .addr = ptr(&mem->server),
+		  .addr2 = sizeof(sa_family_t) },
+		{ .opcode = IORING_OP_LISTEN, .fd = SERVER_FD, .len = 1 },
+		{ .opcode = IORING_OP_ACCEPT, .fd = SERVER_FD },
+		/* the name has a zero and five digits */
+		{ .opcode = IORING_OP_CONNECT, .fd = CLIENT_FD, .addr = ptr(&mem->server),
+		  .addr2 = sizeof(sa_family_t) + 6 },
+		{ .opcode = IORING_OP_URING_CMD, .fd = SOCK_FD, .optval = ptr(mem->page),
+		  .cmd_op = SOCKET_URING_OP_GETSOCKOPT, .level = SOL_SOCKET,
+		  .optname = SO_TYPE, .optlen = sizeof(int) },
+		{ .opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .addr = ptr("/dev/null") },
+		{ .opcode = IORING_OP_CLOSE, .fd = SPARE_FD },
+		{ .opcode = IORING_OP_PIPE, .addr = ptr(mem->pipe) },
+		{ .opcode = IORING_OP_STATX, .fd = AT_FDCWD, .addr = ptr(mem->path),
+		  .addr2 = ptr(mem->statx), .len = STATX_BASIC_STATS },
+		{ .opcode = IORING_OP_UNLINKAT, .fd = AT_FDCWD, .addr = ptr(mem->path) },
+		{ .opcode = IORING_OP_MSG_RING, .fd = RING_FD },
+		/* FUTEX2_SIZE_U32 and FUTEX2_PRIVATE */
+		{ .opcode = IORING_OP_FUTEX_WAKE, .fd = 2 | 128, .addr = ptr(&mem->futex),
+		  .addr2 = 1, .addr3 = ~0U },
+	};
+
+	if (i >= ARRAY_SIZE(all))
+		return false;
+	*sqe = all[i];
+	return true;
+}
+
+/* Wait for the second CQE of a SEND_ZC, and leave it out of @log. */
+static bool forget_notif(struct log *log, struct ring *r)
+{
+	int i;
+
+	log_until(log, r, UD_OTHER);
+	i = log_index(log, UD_OTHER);
+	if (i < 0 || log->cqe[i].flags != IORING_CQE_F_NOTIF)
+		return false;
+	memmove(&log->cqe[i], &log->cqe[i + 1], (log->nr - i - 1) * sizeof(log->cqe[0]));
+	log->nr--;
+	return true;
+}
+
+/* uapi: the leader may be of any opcode, and so may a member */
+TEST_F_TIMEOUT(fused, any_opcode, 120)
+{
+	static const int nops[] = { 1, 2 };
+	enum { ALONE, LEADS, IS_MEMBER, NR_ROLES } role;
+	struct io_uring_sqe sqe[2] = { };
+	struct io_uring_params p = { };
+	int alone = 0, res;
+	struct ring other;
+	unsigned int i;
+
+	mem = mmap(NULL, sizeof(*mem), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		   -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(0, ring_init(&other, 8, &p));
+	ASSERT_EQ(RING_FD, dup2(other.fd, RING_FD));
+	for (i = 0; one_shot(i, sqe); i++) {
+		for (role = ALONE; role < NR_ROLES; role++) {
+			const char *wrong = NULL;
+			struct log log = { };
+
+			ASSERT_EQ(0, open_all());
+			LEAD_NOP(5);
+			if (role == LEADS) {
+				sqe->flags = IOSQE_SQE_GROUP;
+				sqe->user_data = UD_PRIMARY;
+				*self->g.primary = *sqe;
+				ADD_NOP(1);
+				ADD_NOP(2);
+				PUSH_GROUP();
+			} else if (role == IS_MEMBER) {
+				sqe->flags = variant->mode.secondary_flags;
+				sqe->user_data = 0;
+				*ADD_NOP(0) = *sqe;
+				PUSH_GROUP();
+			} else {
+				push_sqe(&self->ring, sqe);
+			}
+			SUBMIT();
+			res = log_until(&log, &self->ring, sqe->user_data);
+			ASSERT_LE(0, res) TH_LOG("opcode %d, role %d", sqe->opcode, role);
+			if (role == ALONE)
+				alone = res;
+			if (!makes_fd(sqe))
+				ASSERT_EQ(alone, res) TH_LOG("opcode %d", sqe->opcode);
+			/* it comes before or behind the end of the group */
+			if (sqe->addr3 == UD_OTHER)
+				ASSERT_TRUE(forget_notif(&log, &self->ring));
+			if (role == LEADS)
+				wrong = group_check(&self->g, &log, res, 2, nops);
+			else if (role == IS_MEMBER)
+				wrong = group_check(&self->g, &log, 5, 1, &res);
+			ASSERT_EQ(NULL, wrong)
+				TH_LOG("opcode %d, role %d: %s", sqe->opcode, role, wrong);
+			close_all(sqe, res);
+		}
+	}
+	close(RING_FD);
+	ring_exit(&other);
+	munmap(mem, sizeof(*mem));
 }
 
 TEST_HARNESS_MAIN

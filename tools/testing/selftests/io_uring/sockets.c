@@ -2,6 +2,7 @@
 /*
  * Pairs of connected sockets
  */
+#include <fcntl.h>
 #include <arpa/inet.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -50,6 +51,30 @@ static int stream_pair(int protocol, int sock[2])
 int tcp_pair(int sock[2])
 {
 	return stream_pair(0, sock);
+}
+
+int stuck_tcp_pair(int sock[2])
+{
+	int small = 4096, big = 4 << 20, flags;
+	static const char data[512] = { 1 };
+
+	if (tcp_pair(sock))
+		return -1;
+	setsockopt(sock[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	flags = fcntl(sock[0], F_GETFL);
+	fcntl(sock[0], F_SETFL, flags | O_NONBLOCK);
+	while (write(sock[0], data, sizeof(data)) > 0)
+		;
+	fcntl(sock[0], F_SETFL, flags);
+	return setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof(big));
+}
+
+void reset_by(int fd)
+{
+	struct linger linger = { .l_onoff = 1, .l_linger = 0 };
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	close(fd);
 }
 
 /* Each is connected to the other. */

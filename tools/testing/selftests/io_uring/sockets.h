@@ -13,6 +13,13 @@ enum kind { UNIX_STREAM, UNIX_DGRAM, TCP, UDP, MPTCP, NR_KINDS };
 int sockets(enum kind kind, int sock[2]);
 bool is_stream(enum kind kind);
 int tcp_pair(int sock[2]);
+/*
+ * One whose end @sock[1] is full and does not read: loopback copies what it
+ * queues there, but what @sock[0] sends now stays in its send queue, pages and
+ * all, until the connection breaks, as it does by reset_by(@sock[1]).
+ */
+int stuck_tcp_pair(int sock[2]);
+void reset_by(int fd);
 void close2(int sock[2]);
 
 /* All of @len, from what may come in pieces */

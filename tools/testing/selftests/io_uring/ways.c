@@ -62,21 +62,9 @@ static bool open_tcp_with_data(int fd[2], unsigned char *buf)
 	return !tcp_pair(fd) && write(fd[1], buf, WAY_LEN) == WAY_LEN;
 }
 
-/* a peer that does not read: what is sent stays in the send queue */
 static bool open_stuck_tcp(int fd[2], unsigned char *buf)
 {
-	int small = 4096, big = 4 << 20, flags;
-
-	if (tcp_pair(fd))
-		return false;
-	setsockopt(fd[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
-	flags = fcntl(fd[0], F_GETFL);
-	fcntl(fd[0], F_SETFL, flags | O_NONBLOCK);
-	while (write(fd[0], buf, 512) > 0)
-		;
-	fcntl(fd[0], F_SETFL, flags);
-	setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof(big));
-	return true;
+	return !stuck_tcp_pair(fd);
 }
 
 static bool open_full_unix(int fd[2], unsigned char *buf)
@@ -110,10 +98,7 @@ static void drain(int fd[2])
 
 static void reset(int fd[2])
 {
-	struct linger linger = { .l_onoff = 1, .l_linger = 0 };
-
-	setsockopt(fd[1], SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
-	close(fd[1]);
+	reset_by(fd[1]);
 	fd[1] = -1;
 }
 
