@@ -51,12 +51,6 @@ static int nr_cqes(const struct pending *p)
 	return p->nr * p->way->nr_cqes + 1;
 }
 
-/* What is sent to a peer that resets the connection may or may not arrive. */
-static bool is_fine(const struct way *way, int res)
-{
-	return res >= 0 || (way->opcode == IORING_OP_SEND_ZC && way->later);
-}
-
 /* uapi: IO_DRAIN on the primary works with every kind of secondary */
 TEST_F(fused, drain)
 {
@@ -76,7 +70,7 @@ TEST_F(fused, drain)
 		EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
 		EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
 		for (i = 0; i < log.nr; i++)
-			EXPECT_TRUE(is_fine(p.way, log.cqe[i].res)) TH_LOG("%s", p.way->name);
+			EXPECT_TRUE(way_is_fine(p.way, log.cqe[i].res)) TH_LOG("%s", p.way->name);
 	}
 	gate_close(&p);
 }
@@ -97,7 +91,7 @@ TEST_F(fused, behind_a_drain)
 		WAIT_WAY(p, &log, nr_cqes(&p) + 3);
 		EXPECT_EQ(0, log_index(&log, UD_OTHER));
 		EXPECT_EQ(1, log_index(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
-		EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_PRIMARY))) TH_LOG("%s", p.way->name);
+		EXPECT_TRUE(way_is_fine(p.way, log_res(&log, UD_PRIMARY))) TH_LOG("%s", p.way->name);
 	}
 	gate_close(&p);
 }
@@ -120,7 +114,7 @@ TEST_F(fused, linked)
 		EXPECT_EQ(0, log_index(&log, UD_OTHER));
 		EXPECT_EQ(nr, log_index(&log, UD_PRIMARY)) TH_LOG("%s", p.way->name);
 		EXPECT_EQ(nr + 1, log_index(&log, UD_OTHER + 1));
-		EXPECT_TRUE(is_fine(p.way, log_res(&log, UD_OTHER + 1)))
+		EXPECT_TRUE(way_is_fine(p.way, log_res(&log, UD_OTHER + 1)))
 			TH_LOG("%s", p.way->name);
 	}
 	gate_close(&p);

@@ -123,6 +123,11 @@ const struct way ways[] = {
 	{ }
 };
 
+bool way_is_fine(const struct way *way, int res)
+{
+	return res >= 0 || (way->opcode == IORING_OP_SEND_ZC && way->later);
+}
+
 int gate_open(struct pending *p)
 {
 	return pipe(p->gate);

@@ -46,6 +46,11 @@ bool way_open(struct pending *p, unsigned char *buf);
 void way_close(struct pending *p);
 /* Close them, and go on to the next kind that there are files for; false behind the last */
 bool way_next(struct pending *p, unsigned char *buf);
+/*
+ * May a secondary, or the primary, have this result? What is sent to a peer that
+ * resets the connection may or may not arrive.
+ */
+bool way_is_fine(const struct way *way, int res);
 /* Add them to a group */
 void way_add(struct pending *p, struct group *g, int dev, bool skip);
 /*
