@@ -91,7 +91,8 @@ TEST_F(fused, behind_a_drain)
 		WAIT_WAY(p, &log, nr_cqes(&p) + 3);
 		EXPECT_EQ(0, log_index(&log, UD_OTHER));
 		EXPECT_EQ(1, log_index(&log, UD_OTHER + 1)) TH_LOG("%s", p.way->name);
-		EXPECT_TRUE(way_is_fine(p.way, log_res(&log, UD_PRIMARY))) TH_LOG("%s", p.way->name);
+		EXPECT_TRUE(way_is_fine(p.way, log_res(&log, UD_PRIMARY)))
+			TH_LOG("%s", p.way->name);
 	}
 	gate_close(&p);
 }

@@ -7,7 +7,8 @@ ERR_CODE=0
 
 _prep_test "batch" "errors, threads that share a queue, buffers that run out, death"
 
-for prog in life_batch life_batch_fused life_batch_late life_batch_share "life_batch_death -T own_device"; do
+for prog in life_batch life_batch_fused life_batch_late life_batch_share \
+	    "life_batch_death -T own_device"; do
 	# shellcheck disable=SC2086
 	"$(_ublk_test_top_dir)"/$prog
 	rc=$?
