@@ -270,7 +270,7 @@ TEST_F_TIMEOUT(zoned_zc, answers, 60)
 	EXPECT_EQ(0, zoned_serve(&self->z, zoned_resize(self->z.s.id, SECTORS / 2)));
 }
 
-static int max_open_zones(int id)
+static int open_zones_limit(int id)
 {
 	FILE *f = fopen(str("/sys/block/ublkb%d/queue/max_open_zones", id), "r");
 	int nr = -1;
@@ -296,10 +296,10 @@ TEST(limits_after_growth)
 	p.zoned.max_open_zones = NR_EQUAL;
 	ASSERT_EQ(0, ctrl_simple(z.s.id, UBLK_U_CMD_SET_PARAMS, &p, sizeof(p), 0));
 	ASSERT_EQ(0, zoned_start(&z));
-	EXPECT_EQ(0, max_open_zones(z.s.id));
+	EXPECT_EQ(0, open_zones_limit(z.s.id));
 	fill_zones(&z, 8 * NR_EQUAL * ZONE, 0);
 	EXPECT_EQ(0, zoned_serve(&z, zoned_resize(z.s.id, 8 * NR_EQUAL * ZONE)));
-	EXPECT_EQ(NR_EQUAL, max_open_zones(z.s.id));
+	EXPECT_EQ(NR_EQUAL, open_zones_limit(z.s.id));
 	srv_close(&z.s);
 	EXPECT_EQ(0, delete_dev(z.s.id));
 	zoned_free(&z);
