@@ -143,8 +143,8 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
         Err(_) => fail(state, res, index),
     }
     if flags & bindings::REQ_F_KEEP as u64 != 0 {
-        // SAFETY: By the safety requirement. It is a vectored read that has its async data, which
-        // it was told to keep.
+        // SAFETY: By the safety requirement. Of a secondary, unlike a notification, the flag says
+        // that it is a vectored read, which has kept its async data.
         unsafe { bindings::io_rw_vec_done(req) };
     }
     // Else the end of the lease is that of the group: the secondary is about to put its reference.
