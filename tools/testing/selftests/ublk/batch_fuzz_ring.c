@@ -21,14 +21,26 @@ static void new_buf_ring(struct thread *t)
 	t->free_bids = ~0ULL;
 }
 
+/*
+ * The ring is in memory of our own: a mapping of it would keep it alive after its
+ * file is closed, and what it tells until it is unmapped could not be read.
+ */
 void open_ring(struct thread *t)
 {
-	struct io_uring_params p = { .flags = IORING_SETUP_CQSIZE, .cq_entries = 1024 };
+	struct io_uring_params p = {
+		.flags = IORING_SETUP_CQSIZE | IORING_SETUP_NO_MMAP, .cq_entries = 1024,
+	};
 	int err;
 
 	if (sh->plan.defer_taskrun)
 		p.flags |= IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-	err = io_uring_queue_init_params(16, &t->ring, &p);
+	t->ring_mem = mmap(NULL, RING_BYTES, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (t->ring_mem == MAP_FAILED)
+		wrong("no memory");
+	err = io_uring_queue_init_mem(16, &t->ring, &p, t->ring_mem, RING_BYTES);
+	if (err > 0)
+		err = 0;
 	if (err)
 		wrong("no ring: %d", err);
 	err = io_uring_register_buffers_sparse(&t->ring, TABLE);
@@ -105,6 +117,9 @@ static void fetch_ended(struct thread *t, struct fetch *f, const struct io_uring
 		}
 		break;
 	case -ENODEV:
+		/* it goes with its ring */
+		if (t->ring.ring_fd < 0)
+			break;
 		if (!get(sh->stopping))
 			wrong("FETCH of queue %d is sent away", f->q_id);
 		t->sent_away = true;
@@ -210,5 +225,7 @@ void close_ring(struct thread *t)
 	drain(t);
 	munmap(t->br, NR_BUFS * sizeof(struct io_uring_buf));
 	io_uring_queue_exit(&t->ring);
+	/* the next ring has other memory: FETCHes end in this one yet */
+	munmap(t->ring_mem, RING_BYTES);
 	add(sh->closed, 1);
 }

@@ -13,6 +13,8 @@
 #define GROUP		3
 #define NO_GROUP	4
 #define TABLE		64
+/* for the 16 SQEs and 1024 CQEs of a ring */
+#define RING_BYTES	32768
 /* seconds that a command may take */
 #define PATIENCE	60
 
@@ -27,6 +29,7 @@ struct thread {
 	int nr;
 	unsigned int seed;
 	struct io_uring ring;
+	void *ring_mem;
 	struct io_uring_buf_ring *br;
 	/* the buffers for tags that are provided, the next one first */
 	__u16 *mem;
