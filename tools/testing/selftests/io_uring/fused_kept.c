@@ -4,9 +4,8 @@
  * takes all of the buffer that it lent for good data: what no secondary was given
  * is zeroed, and what a peer did not send is an error.
  */
-#include <sys/mount.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
+#include "bad_disk.h"
 #include "fixture.h"
 #include "sockets.h"
 
@@ -270,42 +269,12 @@ TEST_F(fused, not_kept)
 	EXPECT_TRUE(is_pattern(self->buf + 4608, 7, 4608, BUFFER_LEN - 4608));
 }
 
-#define CONFIGFS	"/sys/kernel/config"
-#define BAD_DISK	CONFIGFS "/nullb/nullb_fused"
-
-static int set_attr(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY), len = strlen(value);
-
-	if (fd < 0)
-		return -1;
-	len = write(fd, value, len) == len ? 0 : -1;
-	close(fd);
-	return len;
-}
-
-/* A disk of 1 MiB whose sectors 16 to 23 can not be read; -1 if there is no null_blk */
-static int open_bad_disk(void)
-{
-	if (access(CONFIGFS "/nullb", F_OK))
-		mount("none", CONFIGFS, "configfs", 0, NULL);
-	/* of a test that has failed */
-	set_attr(BAD_DISK "/power", "0");
-	rmdir(BAD_DISK);
-	if (mkdir(BAD_DISK, 0755))
-		return -1;
-	if (set_attr(BAD_DISK "/size", "1") || set_attr(BAD_DISK "/badblocks", "+16-23") ||
-	    set_attr(BAD_DISK "/power", "1"))
-		return -1;
-	return open("/dev/nullb_fused", O_RDONLY);
-}
-
 /* what is short because of an error is no good data, but what the end of a disk cut is */
 TEST_F(fused, bad_sector)
 {
-	int fd = open_bad_disk();
+	int fd = open_bad_disk(O_RDONLY);
 
-	if (fd < 0 && access(CONFIGFS "/nullb", F_OK))
+	if (fd == -ENODEV)
 		SKIP(return, "no null_blk");
 	ASSERT_LE(0, fd);
 	INIT(OP_KEEP, 0, BUFFER_LEN);
@@ -318,8 +287,7 @@ TEST_F(fused, bad_sector)
 	ADD(IORING_OP_READ, fd, 0, 8192, (1 << 20) - 4096);
 	EXPECT_KEPT(4096);
 	close(fd);
-	EXPECT_EQ(0, set_attr(BAD_DISK "/power", "0"));
-	EXPECT_EQ(0, rmdir(BAD_DISK));
+	EXPECT_EQ(0, remove_bad_disk());
 }
 
 /* uapi: behind the end of a file there are zeroes */

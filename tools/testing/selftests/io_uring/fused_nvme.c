@@ -15,6 +15,7 @@
 #include <sys/uio.h>
 #include <linux/nvme_ioctl.h>
 #include "kselftest_harness.h"
+#include "bad_disk.h"
 #include "fused.h"
 
 #define DISK	"/dev/nvme0n1"
@@ -351,6 +352,61 @@ TEST(iopoll)
 	group_add(&g, IORING_OP_READ, disk, (uintptr_t)buf, 4096, 0);
 	ASSERT_EQ(NULL, group_run(&g, -ENOENT, 1, (int[]){ -ECANCELED }));
 	ring_exit(&ring);
+}
+
+/* IOPOLL: one that fails when it is polled for is not silent, and breaks a link */
+TEST(iopoll_fails)
+{
+	struct mode mode = { .ring_flags = IORING_SETUP_IOPOLL };
+	unsigned char *buf = aligned_alloc(4096, LEN);
+	const int of_primary[] = { -EIO, 0, 4096 };
+	int dev = open(DEVICE, O_RDWR), disk, form;
+	struct log log = { };
+	struct ring ring;
+	struct group g;
+
+	if (dev < 0)
+		SKIP(return, "no " DEVICE);
+	disk = open_bad_disk(O_RDONLY | O_DIRECT);
+	if (disk == -ENODEV)
+		SKIP(return, "no null_blk");
+	ASSERT_LE(0, disk);
+	if (read_sysfs("/sys/block/nullb_fused/queue/io_poll") != 1)
+		SKIP(return, "null_blk has no queues to poll");
+	ASSERT_EQ(0, mode_ring(&mode, &ring, 64));
+	/* a fused command; an SQE group with the lease of its leader, and one without */
+	for (form = 0; form < 3; form++) {
+		if (!form)
+			group_init(&g, &ring, &mode, dev, OP_LEND, 0, LEN);
+		else if (form == 1)
+			group_lead_cmd(&g, &ring, &mode, dev, OP_LEND, 0, LEN);
+		else
+			group_lead(&g, &ring, &mode, IORING_OP_READ, disk, (uintptr_t)buf, 4096, 0);
+		g.primary->flags |= IOSQE_IO_LINK;
+		group_add(&g, IORING_OP_READ, disk, form == 2 ? (uintptr_t)buf + 8192 : 0, 4096,
+			  BAD_FROM)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		group_add(&g, IORING_OP_READ, disk, form == 2 ? (uintptr_t)buf + 4096 : 4096,
+			  4096, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		if (form == 1) {
+			/* members that use the buffer say so */
+			g.secondary[0]->flags |= IOSQE_IO_DRAIN;
+			g.secondary[1]->flags |= IOSQE_IO_DRAIN;
+		}
+		group_push(&g);
+		push_sqe(&ring, (struct io_uring_sqe[2]){ {
+			.opcode = IORING_OP_READ, .fd = disk, .addr = (uintptr_t)buf,
+			.len = 4096, .user_data = UD_OTHER,
+		} });
+		log.nr = 0;
+		ASSERT_LT(0, ring_submit(&ring));
+		EXPECT_EQ(-ECANCELED, log_until(&log, &ring, UD_OTHER)) TH_LOG("form %d", form);
+		EXPECT_EQ(of_primary[form], log_res(&log, UD_PRIMARY)) TH_LOG("form %d", form);
+		EXPECT_EQ(-EIO, log_res(&log, 0)) TH_LOG("form %d", form);
+		EXPECT_EQ(NO_CQE, log_res(&log, 1)) TH_LOG("form %d", form);
+	}
+	ring_exit(&ring);
+	close(disk);
+	EXPECT_EQ(0, remove_bad_disk());
 }
 
 /* IOPOLL: an SQE group of which all are polled for */

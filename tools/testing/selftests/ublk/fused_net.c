@@ -2,9 +2,10 @@
 /*
  * fused_net: a disk behind a TCP connection. The data of each request goes
  * straight between its pages and the socket, by a group that commits the request
- * as well: see test_fused_13.sh, which puts file systems on it.
+ * as well: see test_fused_13.sh, which puts file systems on it. Or, to compare, by
+ * SEND_ZC of a buffer that the driver has registered, with what is read copied.
  *
- * usage: fused_net send|send_zc MiB
+ * usage: fused_net send|send_zc|registered MiB
  *
  * Prints the name of the disk, then serves one request after the other until
  * SIGTERM. The other end of the connection is a thread with the memory.
@@ -19,6 +20,8 @@
 
 /* user_data of a request's data; I/O commands have the tag + 1 */
 #define UD_DATA	1000
+
+enum mode { SEND, SEND_ZC, REGISTERED };
 
 /* What goes over the wire before the data */
 struct head {
@@ -87,13 +90,37 @@ static struct io_uring_sqe *commit(int tag, int result)
 	sqe->fd = s.cdev;
 	sqe->cmd_op = UBLK_U_IO_COMMIT_AND_FETCH_REQ;
 	sqe->user_data = tag + 1;
+	if (s.flags & UBLK_F_AUTO_BUF_REG)
+		sqe->addr = tag + 1;
 	cmd->tag = tag;
 	cmd->result = result;
 	return sqe;
 }
 
+/* The same with a registered buffer: it is committed when the network has sent it */
+static unsigned int begin_registered(int tag, const struct head *h)
+{
+	__u64 pos = UBLKSRV_IO_BUF_OFFSET + ((__u64)tag << UBLK_TAG_OFF);
+	struct io_uring_sqe *sqe;
+	char *data;
+
+	if (h->op == UBLK_IO_OP_READ) {
+		data = malloc(h->len);
+		if (!data)
+			_exit(1);
+		whole(sock[0], data, h->len, false);
+		commit(tag, pwrite(s.cdev, data, h->len, pos));
+		free(data);
+		return 0;
+	}
+	sqe = io_uring_get_sqe(&s.ring);
+	io_uring_prep_send_zc_fixed(sqe, sock[0], NULL, h->len, MSG_WAITALL, 0, tag + 1);
+	sqe->user_data = UD_DATA + 1 + tag;
+	return h->len;
+}
+
 /* Start what the request asks for. Returns how many bytes it moves, 0 for none. */
-static unsigned int begin(int tag, bool zc)
+static unsigned int begin(int tag, enum mode mode)
 {
 	const struct ublksrv_io_desc *d = srv_desc(&s, tag);
 	struct head h = {
@@ -108,6 +135,8 @@ static unsigned int begin(int tag, bool zc)
 		return 0;
 	}
 	whole(sock[0], &h, sizeof(h), true);
+	if (mode == REGISTERED)
+		return begin_registered(tag, &h);
 	sqe = commit(tag, 0);
 	sqe->opcode = IORING_OP_FUSED_CMD;
 	sqe->uring_cmd_flags = IORING_FUSED_CMD_BUF;
@@ -115,7 +144,7 @@ static unsigned int begin(int tag, bool zc)
 	sqe = io_uring_get_sqe(&s.ring);
 	if (h.op == UBLK_IO_OP_READ)
 		io_uring_prep_recv(sqe, sock[0], NULL, h.len, MSG_WAITALL);
-	else if (zc)
+	else if (mode == SEND_ZC)
 		io_uring_prep_send_zc(sqe, sock[0], NULL, h.len, MSG_WAITALL, 0);
 	else
 		io_uring_prep_send(sqe, sock[0], NULL, h.len, MSG_WAITALL);
@@ -124,7 +153,7 @@ static unsigned int begin(int tag, bool zc)
 }
 
 /* Serve until told to end. Returns 0 if all data was moved. */
-static int serve_all(bool zc)
+static int serve_all(enum mode mode)
 {
 	int waiting[MAX_DEPTH], nr = 0, moved = 0, wrong = 0;
 	struct __kernel_timespec ts = { .tv_nsec = 200000000 };
@@ -135,17 +164,21 @@ static int serve_all(bool zc)
 		if (io_uring_submit_and_wait_timeout(&s.ring, &cqe, 1, &ts, NULL) < 0 ||
 		    io_uring_peek_cqe(&s.ring, &cqe))
 			continue;
-		if (cqe->user_data != UD_DATA) {
+		if (cqe->user_data < UD_DATA) {
 			if (cqe->res == UBLK_IO_RES_OK)
 				waiting[nr++] = cqe->user_data - 1;
 		} else if (!(cqe->flags & IORING_CQE_F_NOTIF)) {
 			moved++;
 			wrong += cqe->res != (int)want;
+			if (mode != REGISTERED)
+				want = 0;
+		} else if (mode == REGISTERED) {
+			commit(cqe->user_data - UD_DATA - 1, want);
 			want = 0;
 		}
 		io_uring_cqe_seen(&s.ring, cqe);
 		while (!want && nr)
-			want = begin(waiting[--nr], zc);
+			want = begin(waiting[--nr], mode);
 	}
 	if (wrong || !moved)
 		ksft_print_msg("%d of %d transfers went wrong\n", wrong, moved);
@@ -154,8 +187,8 @@ static int serve_all(bool zc)
 
 int main(int argc, char **argv)
 {
-	struct ublksrv_ctrl_dev_info info = default_info(UBLK_F_FUSED_CMD |
-							 UBLK_F_NO_AUTO_PART_SCAN);
+	struct ublksrv_ctrl_dev_info info = default_info(UBLK_F_NO_AUTO_PART_SCAN);
+	enum mode mode = SEND;
 	struct ublk_params params = default_params();
 	size_t mib = argc > 2 ? atol(argv[2]) : 0;
 	pthread_t thread;
@@ -163,13 +196,20 @@ int main(int argc, char **argv)
 
 	if (!mib || why_not())
 		return KSFT_SKIP;
+	if (!strcmp(argv[1], "send_zc"))
+		mode = SEND_ZC;
+	else if (!strcmp(argv[1], "registered"))
+		mode = REGISTERED;
+	info.flags |= mode == REGISTERED ? UBLK_F_AUTO_BUF_REG | UBLK_F_USER_COPY :
+					   UBLK_F_FUSED_CMD;
 	signal(SIGTERM, on_term);
 	/* the memory of the file system's write-back may depend on us */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	memory = calloc(mib, 1 << 20);
 	if (!memory || connect_both() || pthread_create(&thread, NULL, remote, NULL))
 		return 1;
-	info.queue_depth = MAX_DEPTH;
+	/* an index in the ring's table of 16 for each */
+	info.queue_depth = MAX_DEPTH - 1;
 	params.basic.dev_sectors = mib << 11;
 	srv_info(&s, &info, &params);
 	srv_attach(&s);
@@ -177,7 +217,7 @@ int main(int argc, char **argv)
 	srv_start(&s);
 	printf("/dev/ublkb%d\n", s.id);
 	fflush(stdout);
-	res = serve_all(!strcmp(argv[1], "send_zc"));
+	res = serve_all(mode);
 	srv_close(&s);
 	delete_dev(s.id);
 	return res;

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "life.h"
 #include "parity_bsrv.h"
@@ -34,6 +35,7 @@ struct group {
 	unsigned int sqe_flags, cmd_flags;
 	__u64 reserved;
 	bool unmapped;
+	int msg_flags;		/* of those that send or receive */
 	__u64 ud;		/* of the primary; those of the secondaries follow */
 };
 
@@ -194,6 +196,7 @@ static void send_group(struct bring *b, struct group *g)
 
 		sqe = io_uring_get_sqe(b->ring);
 		io_uring_prep_rw(s->op, sqe, s->fd, (void *)(unsigned long)s->at, s->len, s->off);
+		sqe->msg_flags = g->msg_flags;
 		sqe->user_data = b->next++;
 	}
 	if (g->sqe_flags & IOSQE_IO_LINK) {
@@ -366,6 +369,96 @@ TEST_F(fused, no_stale_memory)
 		EXPECT_EQ(LEN / 2, res[i]);
 		EXPECT_EQ(0, exit_status(self->user[i])) TH_LOG("user %d", i);
 	}
+}
+
+/* As many CQEs as there are to come, at once and without a time-out */
+static void wait_for_all(struct bring *b, int nr)
+{
+	struct said *kept = b->kept + b->nr_kept;
+	struct io_uring_cqe *cqe;
+	int i;
+
+	io_uring_submit_and_wait(b->ring, nr);
+	for (i = 0; i < nr; i++) {
+		if (io_uring_peek_cqe(b->ring, &cqe))
+			give_up("woken too early", i);
+		*kept++ = (struct said) { cqe->user_data, cqe->res, cqe->flags };
+		io_uring_cqe_seen(b->ring, cqe);
+	}
+	b->nr_kept += nr;
+}
+
+/* A pair of sockets: what comes out of the second one is what @sent says, and then the end */
+static int peer_that_sends(int type, int byte, int sent, int *ours)
+{
+	char page[LEN];
+	int sock[2];
+
+	memset(page, byte, LEN);
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, sock) ||
+	    (sent && send(sock[0], page, sent, 0) != sent))
+		return -errno;
+	*ours = sock[1];
+	return sock[0];
+}
+
+/*
+ * Data from and to sockets: a connection that is cut is an error of its own
+ * request only. Whoever waits for all CQEs wakes up, with secondaries that are
+ * ready at once and with one that has to be waited for.
+ */
+TEST_F(fused, sockets)
+{
+	struct bring *own = calloc(1, sizeof(*own));
+	int peer[MANY], ours[MANY], res[MANY], i, round;
+	char page[LEN];
+
+	bring_init_defer(own, &self->s);
+	for (round = 0; round < 2; round++) {
+		clear(&self->g);
+		for (i = 0; i < MANY; i++) {
+			self->user[i] = user(self->s.id, i, i == 3, 'A' + i, 'A' + i);
+			self->tag[i] = told(&self->b, &self->fetch);
+		}
+		/* users do not have these */
+		for (i = 0; i < MANY; i++) {
+			/* the last one is not sent anything, but written to */
+			peer[i] = peer_that_sends(i == 2 ? SOCK_DGRAM : SOCK_STREAM, 'A' + i,
+						  (int[]) { LEN, 1000, 1000, 0 }[i], &ours[i]);
+			ASSERT_LE(0, peer[i]);
+			elem(&self->g, self->tag[i], 1, 0);
+			sec(&self->g, i == 3 ? IORING_OP_SEND : IORING_OP_RECV, ours[i],
+			    0, 0, LEN);
+		}
+		/* in the second round the peer of the second one goes while it is waited for */
+		if (!round)
+			close(peer[1]);
+		self->g.msg_flags = MSG_WAITALL;
+		send_group(own, &self->g);
+		if (round)
+			close(peer[1]);
+		wait_for_all(own, 1 + MANY);
+		EXPECT_EQ(MANY, result(own, &self->g, res));
+		EXPECT_EQ(LEN, res[0]);
+		EXPECT_EQ(1000, res[1]);
+		EXPECT_EQ(1000, res[2]);
+		EXPECT_EQ(LEN, res[3]);
+		EXPECT_EQ(LEN, recv(peer[3], page, LEN, MSG_WAITALL));
+		EXPECT_EQ('D', page[0]);
+		EXPECT_EQ('D', page[LEN - 1]);
+		/* a cut stream, and a message that is too short, are no end of file */
+		EXPECT_EQ(0, exit_status(self->user[0]));
+		EXPECT_EQ(100 + EIO, exit_status(self->user[1]));
+		EXPECT_EQ(100 + EIO, exit_status(self->user[2]));
+		EXPECT_EQ(0, exit_status(self->user[3]));
+		for (i = 0; i < MANY; i++) {
+			if (i != 1)
+				close(peer[i]);
+			close(ours[i]);
+		}
+	}
+	bring_exit(own);
+	free(own);
 }
 
 /* Canceled: it is still the server's, and may be committed again */

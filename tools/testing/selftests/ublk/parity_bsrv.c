@@ -2,7 +2,7 @@
 /* parity: a server that works on batches, one thing at a time. */
 #include "parity_bsrv.h"
 
-void bring_init(struct bring *b, struct srv *s, bool own)
+static void init(struct bring *b, struct srv *s, bool own, unsigned int flags)
 {
 	int res = 0;
 
@@ -13,7 +13,7 @@ void bring_init(struct bring *b, struct srv *s, bool own)
 	b->buf_tags = 2048;
 	b->group = 7;
 	if (own) {
-		if (io_uring_queue_init(64, &b->own, 0))
+		if (io_uring_queue_init(64, &b->own, flags))
 			give_up("ring", -errno);
 		io_uring_ring_dontfork(&b->own);
 		if (io_uring_register_buffers_sparse(&b->own, 16))
@@ -23,6 +23,16 @@ void bring_init(struct bring *b, struct srv *s, bool own)
 	b->tags = calloc(NR_TAG_BUFS * b->buf_tags, sizeof(*b->tags));
 	if (!b->br || !b->tags)
 		give_up("buffers", res);
+}
+
+void bring_init(struct bring *b, struct srv *s, bool own)
+{
+	init(b, s, own, 0);
+}
+
+void bring_init_defer(struct bring *b, struct srv *s)
+{
+	init(b, s, true, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
 }
 
 void bring_exit(struct bring *b)

@@ -54,6 +54,8 @@ struct bring {
 
 /* A ring of its own, or that of the server */
 void bring_init(struct bring *b, struct srv *s, bool own);
+/* One of its own, whose task work waits for who waits for CQEs */
+void bring_init_defer(struct bring *b, struct srv *s);
 void bring_exit(struct bring *b);
 /* Provide a buffer for @nr_tags tags at @at, or, without, buffer @bid */
 void bring_provide(struct bring *b, int bid, int nr_tags, void *at);

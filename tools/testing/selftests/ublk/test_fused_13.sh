@@ -4,7 +4,10 @@
 # File systems whose metadata lies in slab memory, on a disk whose data goes
 # straight between a request's pages and a socket: jbd2 freezes blocks of 1 KiB
 # there, XFS keeps the headers of its log there. The network stack must not take
-# references on such pages, also not when SEND_ZC would have it hold them.
+# references on such pages, also not when SEND_ZC would have it hold them; nor if
+# the buffer is one that the driver has registered.
+#
+# Usage: test_fused_13.sh [send|send_zc|registered]...
 
 . "$(cd "$(dirname "$0")" && pwd)"/test_common.sh
 
@@ -69,7 +72,8 @@ _prep_test "fused" "file systems with metadata in slab memory, over sockets"
 _have_program mkfs.ext4 && _have_program mkfs.xfs || exit "$UBLK_SKIP_CODE"
 mkdir "$WORK"/mnt
 ip link set lo up 2> /dev/null || ifconfig lo up 2> /dev/null
-for mode in send send_zc; do
+[ $# -gt 0 ] || set -- send send_zc registered
+for mode; do
 	_serve $mode ext4 -q -F -b 1024 -J size=4 || ERR_CODE=$?
 	[ $ERR_CODE -eq 0 ] || break
 	_serve $mode xfs -q -f -s size=512 -b size=1024 || ERR_CODE=$?

@@ -49,5 +49,14 @@ for recovery in "" "-r 1" "-r 1 -i 1" "-r 1 -e 1"; do
 	done
 done
 
+# A server that works on batches may be asked for what is written back by a FETCH
+# that any of its threads has sent.
+if _have_feature "BATCH_IO"; then
+	_stop_dirty -b -r 1
+	_stop_dirty -b -u -r 1
+	_stop_dirty -b --auto_zc -r 1
+	! _have_feature "FUSED_CMD" || _stop_dirty -b --fused -r 1
+fi
+
 _cleanup_test
 _show_result "$TID" $ERR_CODE
