@@ -47,6 +47,15 @@ pub(crate) fn get_dev_info(dev: &Device, cmd: &CtrlCmd) -> Result {
         let state = dev.state.lock();
         match state.phase.report() {
             Report::Dead => (UBLK_S_DEV_DEAD, None),
+            // Who hears that it is live may ask for the number of the disk.
+            Report::Live(_)
+                if state
+                    .phase
+                    .new_disk()
+                    .is_some_and(|disk| disk.devt() == (0, 0)) =>
+            {
+                (UBLK_S_DEV_DEAD, None)
+            }
             Report::Live(server) => (UBLK_S_DEV_LIVE, Some(server.leader.clone())),
             Report::Orphan => (dev.recovery().state_without_server(), None),
         }

@@ -197,18 +197,16 @@ impl DiskRef {
     ///
     /// # Context
     ///
-    /// Any. Wraps the C function `disk_devt()`.
+    /// Any. Reads what the C function `add_disk()` makes of `disk_devt()`.
     pub fn devt(&self) -> (u32, u32) {
         let disk = self.as_raw();
 
-        // SAFETY: By the type invariants the disk is valid. The numbers change once, when the disk
-        // is added, which may be right now; a volatile read sees one value or the other.
-        unsafe {
-            (
-                (&raw const (*disk).major).read_volatile() as u32,
-                (&raw const (*disk).first_minor).read_volatile() as u32,
-            )
-        }
+        // SAFETY: By the type invariants the disk is valid, and its first partition, which is all
+        // of it, lives as long. Both numbers change at once, when the disk is added, which may be
+        // right now; a volatile read sees none or both.
+        let devt = unsafe { (&raw const (*(*disk).part0).bd_device.devt).read_volatile() };
+
+        (devt >> bindings::MINORBITS, devt & bindings::MINORMASK)
     }
 
     /// Allows the scan for partitions of a disk for which it was suppressed with
