@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a ublk driver answers, in several hundred cases, one line each:
+ * What a ublk driver answers, in several thousand cases, one line each:
  *
  *	state | command | argument -> result
  *
