@@ -88,7 +88,12 @@ pub(crate) fn descs_len(depth: usize, size: u16) -> Option<usize> {
 }
 
 /// The flags of a request as the server knows them.
+#[inline]
 fn desc_flags(flags: RequestFlags) -> u32 {
+    // Most requests have none of them.
+    if !flags.any_known() {
+        return 0;
+    }
     [
         (flags.failfast_dev(), UBLK_IO_F_FAILFAST_DEV),
         (flags.failfast_transport(), UBLK_IO_F_FAILFAST_TRANSPORT),

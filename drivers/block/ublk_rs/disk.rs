@@ -68,7 +68,8 @@ impl DiskData {
     }
 
     /// Gives a request, which passed the gate, to its slot. What is returned has to be done.
-    #[inline]
+    // By itself the compiler does not, as there are two callers.
+    #[inline(always)]
     fn dispatch(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
         let slot = match rq.op() {
             Op::Other(_) => None,
@@ -200,6 +201,7 @@ impl Operations for Disk {
         ending::finish(rq);
     }
 
+    #[inline]
     fn lease_ended(rq: RequestRef) {
         ending::finish(rq);
     }

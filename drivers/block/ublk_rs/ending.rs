@@ -166,10 +166,16 @@ pub(crate) trait FindEndings {
 /// Gives up a reference to a request that a slot has, or had. The last one ends the request.
 ///
 /// Wherever interrupts are enabled; no lock of the driver may be held.
+#[inline]
 pub(crate) fn finish(rq: RequestRef) {
-    let Some(rq) = Request::into_unique_or_drop(rq) else {
-        return;
-    };
+    if let Some(rq) = Request::into_unique_or_drop(rq) {
+        end(rq);
+    }
+}
+
+/// Ends a request that nobody uses any more, as was said by the verdict.
+#[inline(never)]
+fn end(rq: OwnedRequest<Disk>) {
     let ending = match rq.queue_data().endings(rq.hw_queue(), rq.tag()) {
         Some(endings) => endings.of(&rq),
         None => Ending::Whole(Err(EIO)),

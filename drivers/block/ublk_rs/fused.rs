@@ -133,6 +133,7 @@ fn check<'a, H: CommandHandler>(
 
 /// Makes a lease of a request that the server works on. Not of a question for zones: that must be
 /// able to end when the server dies, and a lease would keep it.
+#[inline]
 fn lease(rq: RequestRef) -> Result<RequestLease<Disk>> {
     if rq.op() == Op::DriverIn {
         ending::finish(rq);

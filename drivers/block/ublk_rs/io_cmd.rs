@@ -140,6 +140,7 @@ fn data_of(io: &IoCmd) -> CmdData {
 }
 
 /// Tells the server that no request will come.
+#[cold]
 fn cancel(slot: &Slot, flags: IssueFlags<'_>) {
     if let Some(cmd) = slot.cancel() {
         cmd.done(UBLK_IO_RES_ABORT, flags);
@@ -148,6 +149,7 @@ fn cancel(slot: &Slot, flags: IssueFlags<'_>) {
 
 /// To be called after a command came to wait: whoever sends the server away may have looked for it
 /// just before.
+#[inline(always)]
 fn cancel_if_leaving(dev: &Device, slot: &Slot, flags: IssueFlags<'_>) {
     if dev.is_leaving() {
         cancel(slot, flags);

@@ -94,9 +94,15 @@ struct SlotState {
 impl SlotState {
     /// The server gets the request, whose data is registered on that ring, if on any.
     fn hand_to_server(&mut self, rq: RequestRef, registered_on: Option<RingId>) {
+        self.note_handed(registered_on);
+        self.stage.hand_to_server(rq);
+    }
+
+    /// What goes with a request that the server gets.
+    #[inline]
+    fn note_handed(&mut self, registered_on: Option<RingId>) {
         self.registered_on = registered_on;
         self.generation = self.generation.next();
-        self.stage.hand_to_server(rq);
     }
 
     /// As [`Self::hand_to_server`], of a request whose data is in shared memory, if `hold` is.
@@ -108,6 +114,8 @@ impl SlotState {
         self.hand_to_server(rq, registered_on);
     }
 
+    // By itself the compiler does not, as there are several callers.
+    #[inline(always)]
     fn current_is_owner(&self) -> bool {
         self.task
             .as_ref()
@@ -266,12 +274,16 @@ impl Slot {
 
     /// Whether secondaries that moved `result` bytes of `bytes`, or failed so, were interrupted: by
     /// the server, or because it dies.
+    #[inline(always)]
     fn broke_off(&self, state: &SlotState, result: i32, bytes: u32) -> bool {
+        if result >= bytes as i32 {
+            return false;
+        }
         let is_deserted = |task: &ARef<Task>| self.is_deserted_by(task);
 
         result == ECANCELED.to_errno()
             || result == EINTR.to_errno()
-            || (result < bytes as i32 && state.task.as_ref().is_some_and(is_deserted))
+            || state.task.as_ref().is_some_and(is_deserted)
     }
 
     /// How the server of this slot moves data.

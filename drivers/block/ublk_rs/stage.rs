@@ -91,20 +91,14 @@ impl<C, R> Stage<C, R> {
 
     /// Active or Prepared to Dispatching; returns the command to send to its task, if there is one.
     /// In another stage, the request is given back.
+    #[inline(always)]
     pub(crate) fn dispatch(&mut self, rq: R) -> Dispatched<C, R> {
-        match mem::replace(self, Self::Starting) {
-            Self::Active(cmd) => {
-                self.leave_starting(Self::Dispatching(rq));
-                Dispatched::Send(cmd)
-            }
-            Self::Prepared => {
-                self.leave_starting(Self::Dispatching(rq));
-                Dispatched::Enqueue
-            }
-            other => {
-                self.leave_starting(other);
-                Dispatched::Refused(rq)
-            }
+        if !matches!(self, Self::Active(_) | Self::Prepared) {
+            return Dispatched::Refused(rq);
+        }
+        match mem::replace(self, Self::Dispatching(rq)) {
+            Self::Active(cmd) => Dispatched::Send(cmd),
+            _ => Dispatched::Enqueue,
         }
     }
 
@@ -120,6 +114,7 @@ impl<C, R> Stage<C, R> {
     }
 
     /// Dispatching to Starting; returns the request.
+    #[inline(always)]
     pub(crate) fn start(&mut self) -> Option<R> {
         match mem::replace(self, Self::Starting) {
             Self::Dispatching(rq) => Some(rq),
@@ -130,7 +125,21 @@ impl<C, R> Stage<C, R> {
         }
     }
 
+    /// Dispatching to Owned, as [`Self::start`] and [`Self::hand_to_server`] at once; returns the
+    /// request.
+    #[inline(always)]
+    pub(crate) fn pass_on(&mut self) -> Option<&R> {
+        if !matches!(self, Self::Dispatching(_)) {
+            return None;
+        }
+        if let Some(rq) = self.start() {
+            self.hand_to_server(rq);
+        }
+        self.owned()
+    }
+
     /// Starting to any other stage. As it owns nothing, nothing is dropped.
+    #[inline(always)]
     fn leave_starting(&mut self, next: Self) {
         match mem::replace(self, next) {
             Self::Starting => {}
@@ -147,6 +156,7 @@ impl<C, R> Stage<C, R> {
     }
 
     /// Starting to Owned: the server gets the request.
+    #[inline(always)]
     pub(crate) fn hand_to_server(&mut self, rq: R) {
         self.leave_starting(Self::Owned(rq));
     }
@@ -335,6 +345,17 @@ mod tests {
         assert_eq!(stage.owned(), Some(&1));
         assert_eq!(stage.commit("commit"), Some(1));
         assert_eq!(stage.dispatch(3), Dispatched::Send("commit"));
+    }
+
+    #[test]
+    fn request_is_passed_on() {
+        let mut stage = Test::Active("fetch");
+        assert_eq!(stage.pass_on(), None);
+        assert_eq!(stage.dispatch(1), Dispatched::Send("fetch"));
+        assert_eq!(stage.pass_on(), Some(&1));
+        assert_eq!(stage.owned(), Some(&1));
+        assert_eq!(stage.pass_on(), None);
+        assert_eq!(stage.commit("commit"), Some(1));
     }
 
     #[test]

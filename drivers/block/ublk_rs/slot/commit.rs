@@ -96,6 +96,7 @@ impl Slot {
     }
 
     /// Checks a commit; returns the operation of the request.
+    #[inline(always)]
     fn check_commit(&self, state: &SlotState, addr: u64) -> Result<Op> {
         state.check_server()?;
         let op = state.stage.owned().ok_or(EINVAL)?.op();

@@ -59,20 +59,22 @@ impl Slot {
         shmem: Option<&Shmem>,
     ) {
         let mut state = self.state.lock();
-        let Some(rq) = state.stage.start() else {
-            drop(state);
-            return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
-        };
         let (addr, auto_reg, is_owner) = (state.addr, state.auto_reg, state.current_is_owner());
         let can_serve = is_owner && !cx.cancelled();
 
         if can_serve && self.data.describes_only() {
-            // Nothing that could sleep or fail.
-            descs.describe(&rq, addr, rq.bytes(), 0);
-            state.hand_to_server(rq, None);
-            drop(state);
-            return cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
+            if let Some(rq) = state.stage.pass_on() {
+                // Nothing that could sleep or fail.
+                descs.describe(rq, addr, rq.bytes(), 0);
+                state.note_handed(None);
+                drop(state);
+                return cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
+            }
         }
+        let Some(rq) = state.stage.start() else {
+            drop(state);
+            return cmd.done(UBLK_IO_RES_ABORT, cx.flags());
+        };
         drop(state);
 
         // The work of a task that is exiting is done by somebody else.

@@ -121,6 +121,21 @@ impl RequestFlags {
         self.0 & (1 << bit) != 0
     }
 
+    /// Whether any of the flags is set that are asked for below.
+    #[inline]
+    pub fn any_known(self) -> bool {
+        const KNOWN: u32 = (1 << bindings::req_flag_bits___REQ_FAILFAST_DEV)
+            | (1 << bindings::req_flag_bits___REQ_FAILFAST_TRANSPORT)
+            | (1 << bindings::req_flag_bits___REQ_FAILFAST_DRIVER)
+            | (1 << bindings::req_flag_bits___REQ_META)
+            | (1 << bindings::req_flag_bits___REQ_FUA)
+            | (1 << bindings::req_flag_bits___REQ_NOUNMAP)
+            | (1 << bindings::req_flag_bits___REQ_SWAP)
+            | (1 << bindings::req_flag_bits___REQ_INTEGRITY);
+
+        self.0 & KNOWN != 0
+    }
+
     /// Do not retry on a device error (`REQ_FAILFAST_DEV`).
     #[inline]
     pub fn failfast_dev(self) -> bool {
@@ -192,6 +207,24 @@ mod tests {
         assert!(!RequestFlags::from_opf(opf).swap());
         assert!(!RequestFlags::from_opf(opf).failfast_dev());
         assert!(!RequestFlags::from_opf(bindings::req_op_REQ_OP_WRITE).fua());
+    }
+
+    #[test]
+    fn known_flags_can_be_asked_for() {
+        for bit in 8..u32::BITS {
+            let flags = RequestFlags::from_opf(1 << bit);
+            let asked_for = [
+                flags.failfast_dev(),
+                flags.failfast_transport(),
+                flags.failfast_driver(),
+                flags.meta(),
+                flags.fua(),
+                flags.nounmap(),
+                flags.swap(),
+                flags.integrity(),
+            ];
+            assert_eq!(flags.any_known(), asked_for.contains(&true));
+        }
     }
 
     #[test]
