@@ -4,6 +4,8 @@
 # STOP_DEV while the page cache of the disk is dirty and somebody has it open:
 # a live server writes it back, in each way of moving data, whatever would
 # happen to requests without a server.
+#
+# Usage: test_life_02.sh [quick], with one of the kinds of recovery
 
 . "$(cd "$(dirname "$0")" && pwd)"/test_common.sh
 
@@ -42,7 +44,9 @@ echo 0 > $WRITEBACK
 
 modes=("" -g -u -z --auto_zc)
 _have_feature "FUSED_CMD" && modes+=(--fused)
-for recovery in "" "-r 1" "-r 1 -i 1" "-r 1 -e 1"; do
+kinds=("" "-r 1" "-r 1 -i 1" "-r 1 -e 1")
+[ "${1:-}" != quick ] || kinds=("-r 1")
+for recovery in "${kinds[@]}"; do
 	for mode in "${modes[@]}"; do
 		# shellcheck disable=SC2086
 		_stop_dirty $mode $recovery
