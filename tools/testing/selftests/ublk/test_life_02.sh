@@ -57,7 +57,6 @@ done
 # that any of its threads has sent.
 if _have_feature "BATCH_IO"; then
 	_stop_dirty -b -r 1
-	_stop_dirty -b -u -r 1
 	_stop_dirty -b --auto_zc -r 1
 	! _have_feature "FUSED_CMD" || _stop_dirty -b --fused -r 1
 fi
