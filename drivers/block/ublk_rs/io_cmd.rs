@@ -149,6 +149,7 @@ fn cancel(slot: &Slot, flags: IssueFlags<'_>) {
 
 /// To be called after a command came to wait: whoever sends the server away may have looked for it
 /// just before.
+// By itself the compiler does not, as there are several callers.
 #[inline(always)]
 fn cancel_if_leaving(dev: &Device, slot: &Slot, flags: IssueFlags<'_>) {
     if dev.is_leaving() {

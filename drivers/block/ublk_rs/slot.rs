@@ -274,6 +274,7 @@ impl Slot {
 
     /// Whether secondaries that moved `result` bytes of `bytes`, or failed so, were interrupted: by
     /// the server, or because it dies.
+    // By itself the compiler does not, as there are several callers.
     #[inline(always)]
     fn broke_off(&self, state: &SlotState, result: i32, bytes: u32) -> bool {
         if result >= bytes as i32 {

@@ -96,6 +96,7 @@ impl Slot {
     }
 
     /// Checks a commit; returns the operation of the request.
+    // By itself the compiler does not, as there are several callers.
     #[inline(always)]
     fn check_commit(&self, state: &SlotState, addr: u64) -> Result<Op> {
         state.check_server()?;

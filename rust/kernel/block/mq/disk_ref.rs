@@ -201,9 +201,10 @@ impl DiskRef {
     pub fn devt(&self) -> (u32, u32) {
         let disk = self.as_raw();
 
-        // SAFETY: By the type invariants the disk is valid, and its first partition, which is all
-        // of it, lives as long. Both numbers change at once, when the disk is added, which may be
-        // right now; a volatile read sees none or both.
+        // SAFETY: By the type invariants the disk is valid. `part0`, which stands for all of it, is
+        // set when a disk is allocated, and freed with the disk by `disk_release()`. `add_disk()`
+        // writes `devt`, once and as one word, perhaps right now; a volatile read sees none or all
+        // of it.
         let devt = unsafe { (&raw const (*(*disk).part0).bd_device.devt).read_volatile() };
 
         (devt >> bindings::MINORBITS, devt & bindings::MINORMASK)

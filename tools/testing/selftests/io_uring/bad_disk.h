@@ -6,7 +6,6 @@
 #define BAD_DISK_LEN	(1 << 20)
 /* Sectors 16 to 23 */
 #define BAD_FROM	8192
-#define BAD_LEN		4096
 
 /* Make it and open it; -ENODEV if there is no null_blk. It has a queue to be polled */
 int open_bad_disk(int flags);

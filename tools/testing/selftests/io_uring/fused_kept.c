@@ -284,7 +284,7 @@ TEST_F(fused, bad_sector)
 	ADD(IORING_OP_READ, fd, 0, 8192, 0);
 	EXPECT_KEPT(8192);
 	INIT(OP_KEEP, 0, BUFFER_LEN);
-	ADD(IORING_OP_READ, fd, 0, 8192, (1 << 20) - 4096);
+	ADD(IORING_OP_READ, fd, 0, 8192, BAD_DISK_LEN - 4096);
 	EXPECT_KEPT(4096);
 	close(fd);
 	EXPECT_EQ(0, remove_bad_disk());

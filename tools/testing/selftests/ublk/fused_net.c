@@ -170,7 +170,10 @@ static int serve_all(enum mode mode)
 		} else if (!(cqe->flags & IORING_CQE_F_NOTIF)) {
 			moved++;
 			wrong += cqe->res != (int)want;
-			if (mode != REGISTERED)
+			/* nothing was sent, so the network tells no more */
+			if (mode == REGISTERED && !(cqe->flags & IORING_CQE_F_MORE))
+				commit(cqe->user_data - UD_DATA - 1, -EIO);
+			if (mode != REGISTERED || !(cqe->flags & IORING_CQE_F_MORE))
 				want = 0;
 		} else if (mode == REGISTERED) {
 			commit(cqe->user_data - UD_DATA - 1, want);
