@@ -1,0 +1,223 @@
+# dev/guest/fublk-program.sh, to be sourced by fublk.sh: the program: what it says, who
+# may run it, how it starts and ends, udev, and the devices of a file.
+# shellcheck shell=bash disable=SC2154
+
+# What does not work is said clearly, and leaves nothing behind.
+messages() {
+	head -c 700 /dev/zero >"$store/odd"
+	: >"$store/empty"
+	refused 1 "no multiple of the block" add file "$store/odd" || return
+	refused 1 "is empty" add file "$store/empty" || return
+	refused 1 "No such file" add file "$store/none" || return
+	refused 1 "neither a regular file" add file "$store" || return
+	refused 6 "no device 77" del 77 || return
+	refused 6 "no device 77" recover 77 || return
+	refused 6 "no device 77" stop 77 || return
+	refused 6 "no device 77" list 77 || return
+	[ "$DRIVER" != c ] || refused 1 "no mode fused" add --mode fused null || return
+	add --id 7 null || return
+	[ "$id" = 7 ] || bad "asked for number 7, got $id" || return
+	refused 5 "a device 7 already" add --id 7 null || return
+	fublk features | grep -qx USER_COPY || bad "features: $(fublk features)" || return
+	setpriv --reuid=65534 --clear-groups --inh-caps=-all "$fublk" features >"$work/err" 2>&1
+	[ $? -eq 4 ] && grep -q "be root" "$work/err" || bad "nobody is told: $(cat "$work/err")" || return
+	del
+}
+
+# In the foreground, told to be ready as systemd wants it, ended by SIGTERM.
+foreground() {
+	python3 - "$fublk" <<'PYTHON' >"$work/err" 2>&1 || bad "$(tail -n 1 "$work/err")"
+import os, signal, socket, subprocess, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind("\0fublk-test")
+s.settimeout(60)
+p = subprocess.Popen([sys.argv[1], "add", "--foreground", "--id", "5", "null"], stdout=subprocess.PIPE,
+                     text=True, env={"NOTIFY_SOCKET": "@fublk-test"})
+assert s.recv(100) == b"READY=1\nSTATUS=/dev/ublkb5"
+assert p.stdout.readline() == "/dev/ublkb5\n"
+assert os.path.exists("/dev/ublkb5")
+p.terminate()
+assert s.recv(100) == b"STOPPING=1"
+assert p.wait(60) == 0, p.returncode
+assert not os.path.exists("/dev/ublkb5") and not os.path.exists("/dev/ublkc5")
+PYTHON
+}
+
+# with_rules COMMAND...: with our rules for udev, for the program where it is
+with_rules() {
+	local rc=0
+	mkdir -p /run/udev/rules.d && sed "s|/usr/bin/fublk|$fublk|" "$ROOT/server/system/60-fublk.rules" \
+		>/run/udev/rules.d/60-fublk.rules && udevadm control --reload || bad "no udev" || return
+	udevadm trigger --settle --name-match=/dev/ublk-control
+	"$@" || rc=1
+	rm /run/udev/rules.d/60-fublk.rules
+	chmod 600 /dev/ublk-control
+	udevadm control --reload
+	return $rc
+}
+
+# as USER ARGUMENTS...: our program, run by somebody
+as() {
+	mkdir -p "$work/user-$1" && chown "$1:$1" "$work/user-$1" && chmod a+x "$work"
+	XDG_RUNTIME_DIR=$work/user-$1 timeout -k 5 120 setpriv --reuid="$1" --regid="$1" --clear-groups \
+		--inh-caps=-all "$fublk" "${@:2}" </dev/null
+}
+
+# denied STATUS WORDS USER ARGUMENTS...
+denied() {
+	local said rc=0
+	said=$(as "${@:3}" 2>&1) || rc=$?
+	[ $rc -eq "$1" ] || bad "${*:3}: status $rc: $said" || return
+	case $said in *"$2"*) ;; *) bad "${*:3} says: $said" ;; esac
+}
+
+# An ordinary user adds, serves and deletes a device, and no other user does.
+# shellcheck disable=SC2086 # numbers, and lists of words
+ordinary() {
+	local u=1000 other=1001 how file=$store/user
+	denied 4 "be root, or have the udev rules" $u features || return
+	with_rules ordinary_by_rules
+}
+# shellcheck disable=SC2086
+ordinary_by_rules() {
+	chmod 755 "$store"
+	truncate -s 48M "$file" && chown $u:$u "$file"
+	if [ "$DRIVER" = c ]; then
+		denied 4 "no fused commands" $u add null
+		return
+	fi
+	denied 4 "only mode fused" $u add --mode copy file "$file" || return
+	denied 4 "not for ordinary users" $u add mirror "$file" || return
+	denied 4 "Permission denied" $other add file "$file" || return
+	for how in "null --size 64M" "file $file" "file --direct $file"; do
+		dev=$(as $u add $how 2>"$work/err") || bad "add $how: $(cat "$work/err")" || return
+		id=${dev#/dev/ublkb} pid=$(field pid)
+		udevadm settle --timeout=30
+		[ "$(stat -c %u:%g:%a "$dev" "/dev/ublkc$id" | sort -u)" = $u:$u:600 ] ||
+			bad "$(stat -c '%n %U:%G %a' "$dev" "/dev/ublkc$id")" || return
+		[ "$(stat -c %u "/proc/$pid")" = $u ] || bad "the server is not of user $u" || return
+		fublk list --json "$id" | jq -r '.[0].features[]' | grep -qx UNPRIVILEGED_DEV || bad "it is privileged" || return
+		as $u list "$id" | grep -q "^$dev *live .* ${how%% *}" || bad "list: $(as $u list "$id" 2>&1)" || return
+		denied 4 "is not yours" $other del "$id" || return
+		denied 4 "is not yours" $other list "$id" || return
+		! setpriv --reuid=$other --regid=$other --clear-groups dd if="$dev" of=/dev/null bs=4k count=1 2>/dev/null ||
+			bad "another user reads it" || return
+		if [ "${how%% *}" = file ]; then
+			setpriv --reuid=$u --regid=$u --clear-groups dd of="$dev" bs=256k oflag=direct conv=fsync \
+				status=none <"$work/data" 2>>"$log" || bad "user $u can not write to $dev" || return
+			setpriv --reuid=$u --regid=$u --clear-groups dd if="$dev" bs=64k count=${data}M iflag=direct,count_bytes \
+				status=none 2>>"$log" | cmp -s - "$work/data" || bad "the data differ" || return
+			setpriv --reuid=$u --regid=$u --clear-groups blkdiscard -z -o 8M -l 1M "$dev" || bad "no zeroes" || return
+		fi
+		as $u del "$id" 2>"$work/err" || bad "del: $(cat "$work/err")" || return
+		until_true 10 dead "$pid" && until_true 10 gone "$dev" || bad "$dev or its server is still there" || return
+		[ -z "$(ls -A "$work/user-$u/fublk")" ] || bad "left: $(ls -A "$work/user-$u/fublk")" || return
+		sync "$file"
+		[ "${how%% *}" = null ] || cmp -s -n ${data}M "$file" "$work/data" || bad "the file has other data" || return
+	done
+	rm "$file"
+}
+
+# Our rules give a device a name.
+udev() { with_rules udev_name; }
+udev_name() {
+	add --id 3 null || return
+	udevadm settle --timeout=30
+	[ "$(readlink -f /dev/disk/by-id/ublk-3)" = /dev/ublkb3 ] || bad "no name: $(ls /dev/disk/by-id 2>&1)" || return
+	grep -qF '[none]' /sys/block/ublkb3/queue/scheduler || bad "there is a scheduler" || return
+	[ "$(stat -c %u:%a "/dev/ublkc3")" = 0:600 ] || bad "/dev/ublkc3: $(stat -c '%U %a' /dev/ublkc3)" || return
+	del
+}
+
+# The devices of a file: all or none, and looked after.
+devices_of_a_file() {
+	truncate -s 16M "$store/one"
+	cat >"$work/two.toml" <<-TOML
+		[[device]]
+		id = 3
+		mode = "$mode"
+		on_death = "reissue"
+		target = ["file", "$store/one"]
+		[[device]]
+		id = 4
+		target = ["file", "--read-only", "/dev/ublkb3"]
+	TOML
+	sed 's/--read-only/--red-only/' "$work/two.toml" >"$work/wrong.toml"
+	refused 1 "wrong.toml:8: target: unexpected argument '--red-only'" run "$work/wrong.toml" || return
+	# The second is not there.
+	sed 's|/dev/ublkb3|/dev/ublkb9|' "$work/two.toml" >"$work/half.toml"
+	! fublk run "$work/half.toml" >/dev/null 2>&1 && gone /dev/ublkb3 || bad "half of a file is served" || return
+	[ "$(fublk run "$work/two.toml" 2>>"$log")" = $'/dev/ublkb3\n/dev/ublkb4' ] || bad "run fails" || return
+	id=3 dev=/dev/ublkb3 pid=$(field pid)
+	fublk run "$work/two.toml" >"$work/err" 2>&1
+	[ $? -eq 5 ] && grep -q "device 3 has a server" "$work/err" || bad "twice: $(cat "$work/err")" || return
+	udevadm settle --timeout=30
+	fublk del 4 && del || bad "del fails" || return
+	python3 - "$fublk" "$work/two.toml" <<'PYTHON' >"$work/err" 2>&1 || bad "$(tail -n 1 "$work/err")"
+import json, os, signal, socket, subprocess, sys, time
+fublk, file = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind("\0fublk-run")
+s.settimeout(60)
+p = subprocess.Popen([fublk, "run", "--foreground", file], stdout=subprocess.PIPE, text=True,
+                     env={"NOTIFY_SOCKET": "@fublk-run"})
+assert s.recv(100) == b"READY=1\nSTATUS=2 devices"
+assert p.stdout.readline() + p.stdout.readline() == "/dev/ublkb3\n/dev/ublkb4\n"
+def info(n):
+    return json.loads(subprocess.check_output([fublk, "list", "--json", str(n)]))[0]
+old = info(3)["pid"]
+os.kill(old, signal.SIGKILL)
+# Reads wait for the next server.
+with open("/dev/ublkb3", "rb", buffering=0) as f:
+    assert len(f.read(65536)) == 65536
+end = time.time() + 30
+while info(3)["pid"] == old or info(3)["state"] != "live":
+    assert time.time() < end, info(3)
+    time.sleep(0.1)
+p.terminate()
+assert s.recv(100) == b"STOPPING=1"
+assert p.wait(60) == 0, p.returncode
+for name in "b3", "c3", "b4", "c4":
+    assert not os.path.exists("/dev/ublk" + name), name
+PYTHON
+}
+
+# The server of before was killed; the same command goes on.
+take_over() {
+	truncate -s 16M "$store/over"
+	add --mode "$mode" --id 6 --on-death reissue file "$store/over" || return
+	refused 5 "device 6 has a server" add --take-over --id 6 file "$store/over" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	refused 5 "another one" add --take-over --id 6 null || return
+	add --take-over --id 6 file "$store/over" || return
+	verify --rw=write --bs=64k --size=1M || return
+	del || return
+	# Where it ends with its server, a number is left.
+	add --mode "$mode" --id 6 null || return
+	kill -9 "$pid"
+	until_true 20 gone "$dev" || bad "the server is dead, $dev is there" || return
+	add --take-over --id 6 file "$store/over" || return
+	del
+}
+
+# A server is asked to end before it has a device.
+early_signal() {
+	local p
+	truncate -s 48M "$store/file"
+	add --mode "$mode" --on-death reissue file "$store/file" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	exec 8<"$store/file"
+	flock 8
+	"$fublk" recover --foreground "$id" >/dev/null 2>"$work/err" &
+	p=$!
+	sleep 2
+	! dead $p || bad "it does not wait: $(cat "$work/err")" || return
+	kill $p
+	until_true 5 dead $p || { kill -9 $p; bad "SIGTERM is not heard"; return; }
+	exec 8<&-
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	del
+}
