@@ -336,31 +336,31 @@ echo "$("$RUBLK" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 
 run features
 run on_null
-run on_null -q 2 -a
-run on_null -u
+also on_null -q 2 -a
+also on_null -u
 also on_null -z
 run on_null -z -a -q 2 -d 64
 run on_null -r
 also on_null -r -u
 also on_null -r -z
-run on_loop
+also on_loop
 also on_loop -a -q 2 --multi-cpus-affinity
 also on_loop --buffered-io --mlock
-run on_loop -z
+also on_loop -z
 also on_loop -z --buffered-io
 run on_loop -z -a -q 2 -d 32
-run on_loop -r
+also on_loop -r
 also on_loop -r -a -q 2
 also on_loop -r -z
 run on_loop -r -z -a -q 2
 run on_qcow2
 also on_qcow2 --buffered-io
-run on_qcow2 -r
+also on_qcow2 -r
 also on_zoned
 run on_zoned -q 2
 # Only the speed kernel has it.
-if grep -qw f2fs /proc/filesystems; then run on_zoned_files; else echo "# no f2fs"; fi
-run read_only
+if grep -qw f2fs /proc/filesystems; then also on_zoned_files; else echo "# no f2fs"; fi
+also read_only
 also read_only -z
 run several
 also several -z
