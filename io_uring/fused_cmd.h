@@ -121,9 +121,10 @@ struct io_fused_range io_rw_fixed_range(struct io_kiocb *req);
 unsigned int io_rw_vec_nr_ranges(struct io_kiocb *req);
 struct io_fused_range io_rw_vec_range(struct io_kiocb *req, unsigned int i);
 u64 io_rw_vec_len(struct io_kiocb *req);
-void io_rw_vec_zero_rest(struct io_kiocb *req, size_t count);
+bool io_rw_vec_zero_rest(struct io_kiocb *req, size_t count);
 void io_rw_vec_done(struct io_kiocb *req);
 struct io_fused_range io_recv_fixed_range(struct io_kiocb *req);
+u64 io_send_fixed_len(struct io_kiocb *req);
 void io_send_zc_lease(struct io_kiocb *req);
 unsigned int io_send_zc_nr_notifs(struct io_kiocb *req);
 
@@ -258,7 +259,7 @@ static inline u32 io_fused_flags(struct io_kiocb *primary)
 /* Is the second half of the SQE of @primary its secondary? */
 static inline bool io_fused_is_inline(struct io_kiocb *primary)
 {
-	return !io_is_leader(primary) &&
+	return io_is_fused(primary) &&
 		io_fused_flags(primary) & IORING_FUSED_CMD_INLINE;
 }
 

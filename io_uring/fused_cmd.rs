@@ -63,6 +63,7 @@ use kernel::{
         c_int,
         c_uint, //
     },
+    page::PAGE_MASK,
     prelude::*, //
 };
 
@@ -72,11 +73,11 @@ const PRIMARY_FLAGS: u32 = bindings::IORING_FUSED_CMD_BUF | bindings::IORING_FUS
 /// The most members of an SQE group: no SQ ring has more entries.
 const MAX_MEMBERS: u16 = 32768;
 
+/// The most that one secondary can move, or that is zeroed at once: `MAX_RW_COUNT`.
+const MAX_LEN: usize = c_int::MAX as usize & PAGE_MASK;
+
 const EIOCBQUEUED: c_int = -(bindings::EIOCBQUEUED as c_int);
 const TRY_AGAIN: c_int = -(bindings::EAGAIN as c_int);
-/// The first and the last of the codes by which a system call says that it is to be restarted.
-const RESTART: c_int = -(bindings::ERESTARTSYS as c_int);
-const INTERRUPTED: c_int = -(bindings::ERESTART_RESTARTBLOCK as c_int);
 
 /// Prepare the primary. Called by `io_init_req()`, which calls [`io_fused_cmd_gather`] next.
 ///
@@ -207,8 +208,7 @@ unsafe extern "C" fn io_fused_cmd_gather(
     if let Err(e) = header.and_then(|()| unsafe { gathered.take_all() }) {
         // SAFETY: By the function's requirements; `inline_of` is still set only if nothing was
         // taken after `sqe`.
-        unsafe { gathered.abandon() };
-        return e.to_errno();
+        return unsafe { gathered.refuse(e) };
     }
 
     // SAFETY: `uring_lock` is held, and this is the only reference to the group, which the
@@ -329,12 +329,12 @@ impl Gathered {
         self.taken = index.wrapping_add(1);
         // Who goes on to add SQEs while they are taken has an end as well.
         let endless = more && self.taken == MAX_MEMBERS;
-        if endless {
-            self.nr = 0;
-        } else if more {
-            self.nr += 1;
-        }
+        // Unless it is one of those that were counted before, and not the last.
+        self.nr += u16::from(more & (self.nr == 0));
         let secondary = from_err_ptr(taken).map_err(|e| {
+            if endless {
+                self.nr = 0;
+            }
             // Else it is consumed, but it is not there, or there was no memory for a request.
             if e == ENODATA {
                 // There are no more behind a separate one that is missing.
@@ -354,6 +354,7 @@ impl Gathered {
             let secondary = NonNull::new_unchecked(secondary);
             self.chain.push(secondary);
             if endless {
+                self.nr = 0;
                 return Err(EINVAL);
             }
             Ok(secondary)
@@ -364,6 +365,29 @@ impl Gathered {
     fn of_leader(&self) -> bool {
         // SAFETY: The primary is being initialised by whoever owns this value.
         unsafe { (*self.req).flags & bindings::REQ_F_SQE_GROUP as u64 != 0 }
+    }
+
+    /// Completes all that belongs to a fused command which fails with `e`, its error then.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::abandon`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn refuse(mut self, e: Error) -> c_int {
+        let req = self.req;
+
+        // It says that it leads an SQE group as well, which it may not: what that would have as
+        // members must not be mistaken for ordinary requests either. There is one at least.
+        if self.of_leader() {
+            self.nr = self.nr.max(1);
+        }
+        // SAFETY: By the safety requirements. The primary leads nothing when this is over.
+        unsafe {
+            self.abandon();
+            (*req).flags &= !(bindings::REQ_F_SQE_GROUP as u64);
+        }
+        e.to_errno()
     }
 
     /// The group failed: take what is left of it, if anything, and cancel all.
@@ -421,6 +445,13 @@ unsafe extern "C" fn io_fused_cmd_sqe_copy(req: *mut bindings::io_kiocb) {
 /// The contract of `io_issue_def::issue`.
 #[export]
 unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_uint) -> c_int {
+    // A driver that has kept the command may have it issued again, as it may other commands. There
+    // is nothing left to start.
+    // SAFETY: By the contract of `issue` the request is prepared, which has made its group.
+    if unsafe { (*req).group }.is_null() {
+        return EINVAL.to_errno();
+    }
+
     // SAFETY: By the contract of `issue` the request is prepared and has its file.
     let fops = unsafe { &*(*(*req).__bindgen_anon_1.file).f_op };
     let cmd = req.cast::<bindings::io_uring_cmd>();
@@ -494,12 +525,12 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
     }
 }
 
-/// The result of a primary that a driver, or a program of an LSM, has answered with `ret`.
+/// The result of a primary that a driver, or a program of an LSM, has answered with `ret`. That it
+/// was interrupted is translated by `io_issue_sqe()`, as for any request.
 fn not_started(ret: c_int) -> c_int {
     match ret {
         // It is wrong: nothing was started, and such a code is not its own.
         EIOCBQUEUED | bindings::IOU_REQUEUE | bindings::IOU_FUSED_START => EIO.to_errno(),
-        INTERRUPTED..=RESTART => EINTR.to_errno(),
         _ => ret,
     }
 }
@@ -547,11 +578,8 @@ fn may_lease(issue: &mut Issue, lease: &bindings::io_fused_lease) -> bool {
     issue.wants_buffer()
         && issue.phase() == Phase::Gathered
         && !issue.state().leased
-        && lease.len != 0
-        && u32::try_from(lease.len)
-            .ok()
-            .and_then(|len| len.checked_add(lease.skip))
-            .is_some()
+        && (1..=MAX_LEN).contains(&lease.len)
+        && (lease.len as u32).checked_add(lease.skip).is_some()
 }
 
 /// Lease a buffer to the next `nr` secondaries of `cmd`.

@@ -28,6 +28,7 @@ const NOT_WHEN_CANCELED: u64 = bindings::REQ_F_FUSED as u64
 ///
 /// The list consists of the `comp_list` of requests that are prepared, not issued, in no other
 /// list, and only reached through this chain.
+#[must_use]
 pub(crate) struct Chain(bindings::io_wq_work_list);
 
 impl Chain {

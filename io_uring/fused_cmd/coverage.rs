@@ -33,13 +33,16 @@ impl Coverage {
     }
 
     /// Adds the ranges of `req`, and zeroes what there is between them and those before; behind the
-    /// last secondary, also the rest.
+    /// last secondary, also the rest. Returns whether that is zero now.
     ///
     /// # Safety
     ///
     /// `req` is a secondary that writes the buffer, is prepared but not issued, and has a reference
     /// on the buffer.
-    pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) {
+    #[must_use]
+    pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) -> bool {
+        let mut zeroed = true;
+
         // SAFETY: By the safety requirement.
         for i in 0..unsafe { secondary::nr_ranges(req) } {
             // SAFETY: By the safety requirement, and `i` is less than their number.
@@ -49,13 +52,14 @@ impl Coverage {
 
             if start > self.end {
                 // SAFETY: By the safety requirement.
-                unsafe { secondary::zero(req, self.end, (start - self.end) as usize) };
+                zeroed &= unsafe { secondary::zero(req, self.end, (start - self.end) as usize) };
             }
             self.end = self.end.max(start.saturating_add(range.len).min(self.len));
         }
         if is_last && self.end < self.len {
             // SAFETY: By the safety requirement.
-            unsafe { secondary::zero(req, self.end, (self.len - self.end) as usize) };
+            zeroed &= unsafe { secondary::zero(req, self.end, (self.len - self.end) as usize) };
         }
+        zeroed
     }
 }

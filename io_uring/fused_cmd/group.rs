@@ -100,6 +100,7 @@ impl Raw {
 ///
 /// The current context issues the primary, and nothing was started. So nobody else looks at the
 /// group, whether `uring_lock` is held or not.
+#[must_use]
 pub(crate) struct Issue(Raw);
 
 impl Issue {
@@ -201,6 +202,7 @@ fn set_up_lease(
 /// # Invariants
 ///
 /// The `uring_lock` of the ring is held.
+#[must_use]
 pub(crate) struct Group(Raw);
 
 impl Group {
@@ -353,6 +355,7 @@ impl Group {
             return self.start_parts();
         }
         let (nr, nr_leased) = (self.state().nr, self.state().nr_leased);
+        let group = self.0 .0.as_ptr();
         let mut chain = self.take_gathered();
         let state = self.state();
         let mut node = null_mut();
@@ -384,13 +387,17 @@ impl Group {
             // `io_fused_queue_secondary()` may be called for it once, under `uring_lock`. If there
             // is a node, one of its references is for this secondary, if it leases; and if the
             // buffer is to be written, then all of these write it, or the group would have been
-            // refused.
+            // refused. The group has not ended before this one was queued, and nobody else refers
+            // to it meanwhile.
             unsafe {
                 if !node.is_null() && secondary::is_leased(secondary) {
                     (*secondary).__bindgen_anon_2.buf_node = node;
                     (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;
                     if let Some(coverage) = &mut coverage {
-                        coverage.add(secondary, chain.is_empty());
+                        if !coverage.add(secondary, chain.is_empty()) {
+                            let index = (*secondary).fused_index;
+                            secondary::fail(&mut *group, EIO.to_errno(), index);
+                        }
                     }
                 }
                 bindings::io_fused_queue_secondary(secondary);
@@ -523,6 +530,6 @@ pub(crate) unsafe extern "C" fn lease_ended(group: *mut c_void) {
         group.arrive();
     } else if !group.state().whole.is_null() {
         // The whole is being canceled, and ends without waiting for it.
-        group.end_part(ECANCELED.to_errno());
+        let _ = group.end_part(ECANCELED.to_errno());
     }
 }

@@ -168,7 +168,10 @@ impl Group {
                     (*secondary).__bindgen_anon_2.buf_node = node;
                     (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;
                     if let Some(coverage) = &mut coverage {
-                        coverage.add(secondary, left == 0);
+                        if !coverage.add(secondary, left == 0) {
+                            let index = (*secondary).fused_index;
+                            secondary::fail(&mut *ptr, EIO.to_errno(), index);
+                        }
                     }
                     bindings::io_fused_queue_secondary(secondary);
                 }

@@ -131,7 +131,7 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
     match u32::try_from(res) {
         Ok(count) => {
             // SAFETY: By the safety requirement, the secondary still holds the lease.
-            let moved = unsafe { zero_rest(req, count, state) };
+            let moved = unsafe { see_to_rest(req, count, state) };
 
             state.bytes += u64::from(moved);
         }
@@ -144,7 +144,7 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
     }
     if flags & bindings::REQ_F_KEEP as u64 != 0 {
         // SAFETY: By the safety requirement. Of a secondary, unlike a notification, the flag says
-        // that it is a vectored read, which has kept its async data.
+        // that it is a vectored read or write, which has kept its async data.
         unsafe { bindings::io_rw_vec_done(req) };
     }
     // Else the end of the lease is that of the group: the secondary is about to put its reference.
@@ -172,10 +172,73 @@ pub(super) unsafe fn has_failed(req: *mut bindings::io_kiocb) -> bool {
 }
 
 /// Notes the error of the secondary at `index`; the first one in SQE order counts.
-fn fail(state: &mut bindings::io_fused_group, error: i32, index: u8) {
+pub(super) fn fail(state: &mut bindings::io_fused_group, error: i32, index: u8) {
     if state.error == 0 || index < state.error_index {
         state.error = error;
         state.error_index = index;
+    }
+}
+
+/// Whether the driver takes the command back, or a part of it, with the result of the group: then
+/// no error may be taken for good data, nor for data that was written.
+fn is_kept(state: &bindings::io_fused_group) -> bool {
+    state.done.is_some() || !state.whole.is_null()
+}
+
+/// Sees to what a secondary has not moved of its range. Returns how many bytes were moved.
+///
+/// # Safety
+///
+/// `req` is a completed secondary that still holds its reference on the leased buffer, if any.
+unsafe fn see_to_rest(
+    req: *mut bindings::io_kiocb,
+    count: u32,
+    state: &mut bindings::io_fused_group,
+) -> u32 {
+    const LEASED: u64 = bindings::REQ_F_LEASE as u64 | bindings::REQ_F_BUF_NODE as u64;
+    // SAFETY: By the safety requirement.
+    let (flags, opcode) = unsafe { ((*req).flags, (*req).opcode) };
+
+    if flags & LEASED != LEASED {
+        return count;
+    }
+    match u32::from(direction(opcode)) {
+        // SAFETY: By the safety requirement; the rest was just checked.
+        bindings::IO_BUF_DEST => unsafe { zero_rest(req, opcode, count, state) },
+        bindings::IO_BUF_SOURCE => {
+            // What another secondary wrote must not make up for what this one did not: they may
+            // write the same bytes to different places.
+            // SAFETY: As above.
+            if is_kept(state) && u64::from(count) < unsafe { source_len(req, opcode) } {
+                // SAFETY: By the safety requirement.
+                fail(state, EIO.to_errno(), unsafe { (*req).fused_index });
+            }
+            count
+        }
+        _ => count,
+    }
+}
+
+/// How much a secondary that reads a leased buffer was to move.
+///
+/// # Safety
+///
+/// `req` is a completed secondary of opcode `opcode` that reads a leased buffer and has no error.
+unsafe fn source_len(req: *mut bindings::io_kiocb, opcode: u8) -> u64 {
+    let opcode = u32::from(opcode);
+
+    // SAFETY: By the safety requirement. Those are all that read a leased buffer, see
+    // `io_issue_def::fused_op`. A vectored one was issued, or its result were an error.
+    unsafe {
+        if opcode == bindings::io_uring_op_IORING_OP_WRITE_FIXED {
+            bindings::io_rw_fixed_range(req).len
+        } else if opcode == bindings::io_uring_op_IORING_OP_WRITEV_FIXED {
+            bindings::io_rw_vec_len(req)
+        } else if cfg!(CONFIG_NET) {
+            bindings::io_send_fixed_len(req)
+        } else {
+            0
+        }
     }
 }
 
@@ -188,21 +251,15 @@ fn fail(state: &mut bindings::io_fused_group, error: i32, index: u8) {
 ///
 /// # Safety
 ///
-/// `req` is a completed secondary that still holds its reference on the leased buffer, if any.
+/// `req` is a completed secondary of opcode `opcode` that writes a leased buffer, and still holds
+/// its reference on that.
 unsafe fn zero_rest(
     req: *mut bindings::io_kiocb,
+    opcode: u8,
     count: u32,
     state: &mut bindings::io_fused_group,
 ) -> u32 {
-    const LEASED: u64 = bindings::REQ_F_LEASE as u64 | bindings::REQ_F_BUF_NODE as u64;
     // SAFETY: By the safety requirement.
-    let (flags, opcode) = unsafe { ((*req).flags, (*req).opcode) };
-
-    if flags & LEASED != LEASED || u32::from(direction(opcode)) != bindings::IO_BUF_DEST {
-        return count;
-    }
-    // SAFETY: By the safety requirement it is completed; that it writes a leased buffer was just
-    // checked.
     let range = (!is_vectored(opcode)).then(|| unsafe { range_of(req, opcode) });
     let len = match &range {
         Some(range) => range.len,
@@ -214,18 +271,18 @@ unsafe fn zero_rest(
         return len as u32;
     };
     if rest > 0 {
-        match range {
-            // SAFETY: By the safety requirement, and the flags say that the buffer is leased.
+        let zeroed = match range {
+            // SAFETY: By the safety requirement.
             Some(range) => unsafe { zero(req, range.offset + u64::from(count), rest as usize) },
             // SAFETY: As for its length.
             None => unsafe { bindings::io_rw_vec_zero_rest(req, count as usize) },
-        }
+        };
         let is_recv = u32::from(opcode) == bindings::io_uring_op_IORING_OP_RECV;
         // SAFETY: A completed request has its file until it is freed. All that write a leased
         // buffer, but for a RECV, are executed as reads, see `range_of()`.
         let to_end = || !is_recv && unsafe { bindings::io_rw_read_to_end(req) };
-        let is_kept = state.done.is_some() || !state.whole.is_null();
-        if is_kept && !to_end() {
+
+        if !zeroed || (is_kept(state) && !to_end()) {
             // SAFETY: By the safety requirement.
             fail(state, EIO.to_errno(), unsafe { (*req).fused_index });
         }
@@ -295,14 +352,15 @@ unsafe fn range_of(req: *mut bindings::io_kiocb, opcode: u8) -> bindings::io_fus
 
 /// Zeroes a part of the buffer that is leased to a secondary, which writes it. Nothing happens if
 /// the part is not inside the buffer. What another secondary writes there meanwhile, or has
-/// written, may be lost.
+/// written, may be lost. Returns whether all of the part is zero now.
 ///
 /// # Safety
 ///
 /// `req` is a secondary that is not being executed, and has a reference on the leased buffer.
 #[cold]
 #[inline(never)]
-pub(super) unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) {
+#[must_use]
+pub(super) unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize) -> bool {
     let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
 
     // SAFETY: By the safety requirement the request has its buffer node, which keeps the pages, and
@@ -317,8 +375,6 @@ pub(super) unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize)
             bindings::ITER_DEST as c_int,
             0,
         );
-        if ret == 0 {
-            bindings::iov_iter_zero(len, iter.as_mut_ptr());
-        }
+        ret == 0 && bindings::iov_iter_zero(len, iter.as_mut_ptr()) == len
     }
 }

@@ -17,7 +17,8 @@
  *	and without an empty entry
  * @nr_bvecs: number of entries of @bvec
  * @skip: bytes of the first entry that do not belong to the buffer
- * @len: length of the buffer in bytes; with @skip, less than 4 GiB
+ * @len: length of the buffer in bytes, at most MAX_RW_COUNT, the most that a
+ *	secondary can move; with @skip, less than 4 GiB
  * @dir: ITER_DEST if secondaries write the buffer, ITER_SOURCE if they read it
  * @release: called once when the last secondary is done with the buffer, in
  *	task context with the ring's uring_lock held
@@ -57,9 +58,22 @@ struct io_fused_part {
  * If that is no error then each byte of a buffer that was lent to be written is
  * good: what no secondary was given was zeroed, as was what is behind the end of
  * a file. A secondary that reads anything else, a socket above all, and comes
- * short is an error (-EIO) of such a command.
- * From then on it is an ordinary uring command of the driver; during @done the
- * issue_flags for it are 0. @done is not called for a command that is canceled
+ * short is an error (-EIO) of such a command. So is one that writes or sends less
+ * of a buffer that was lent to be read than it was asked to: the sum would not
+ * tell, as others may have moved the same bytes, to a mirror for instance. And so
+ * is what could not be zeroed.
+ *
+ * From then on it is a uring command of the driver that was queued: it may be
+ * completed (io_uring_cmd_done()), from task work if need be
+ * (io_uring_cmd_complete_in_task(), io_uring_cmd_do_in_task_lazy()), and be made
+ * cancelable (io_uring_cmd_mark_cancelable()). Its pdu is the driver's. During
+ * @done the issue_flags for it are 0. What issues it again is not for it:
+ * io_uring_cmd_issue_blocking() completes it with -EINVAL. Nor is what needs a
+ * fixed buffer (io_uring_cmd_import_fixed()) or several CQEs
+ * (io_cmd_poll_multishot(), io_uring_mshot_cmd_post_cqe()), for which its flags
+ * do not ask.
+ *
+ * @done is not called for a command that is canceled
  * before its secondaries are issued, nor may they be uring commands then
  * (-EINVAL), whose results are no bytes, nor members of an SQE group (-EINVAL),
  * which may have buffers of their own. A handler that wants to refuse the

@@ -219,7 +219,8 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 		sqe->flags |= IOSQE_ASYNC;
 	if (!e->zc && !one_in(f, 3)) {
 		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-		/* a short read speaks: it breaks links as a failed one does */
-		e->skip = sqe->fd != f->in || e->res == (int)sum_of_ranges(fg, index);
+		/* a short read speaks, as a short receive of a lease does */
+		e->skip = e->res == (int)sum_of_ranges(fg, index) ||
+			  (sqe->fd != f->in && !(leased && sqe->opcode == IORING_OP_RECV));
 	}
 }

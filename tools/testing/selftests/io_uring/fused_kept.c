@@ -2,8 +2,10 @@
 /*
  * IORING_OP_FUSED_CMD whose driver keeps the primary when the group is over, and
  * takes all of the buffer that it lent for good data: what no secondary was given
- * is zeroed, and what a peer did not send is an error.
+ * is zeroed, and what a peer did not send is an error. So is what was not written.
  */
+#include <pthread.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include "bad_disk.h"
 #include "fixture.h"
@@ -360,6 +362,112 @@ TEST_F(fused, cut)
 	ADD(IORING_OP_RECV, fd[0], 0, 4096, 0);
 	EXPECT_KEPT(-EFAULT);
 	close(fd[0]);
+}
+
+/* Secondaries of a lease that is read: a mirror, of which one side is @op to @fd */
+#define ADD_MIRROR(op, fd, off, first) ({				\
+	bool vectored_ = (op) == IORING_OP_WRITEV || (op) == IORING_OP_WRITEV_FIXED; \
+									\
+	if (!(first))							\
+		ADD(IORING_OP_WRITE, self->file, 0, 8192, 0);		\
+	ADD(op, fd, vectored_ ? (uintptr_t)mirrored : 0, vectored_ ? 2 : 8192, off); \
+	if (first)							\
+		ADD(IORING_OP_WRITE, self->file, 0, 8192, 0);		\
+})
+
+static const struct iovec mirrored[] = { { (void *)4096, 4096 }, { NULL, 4096 } };
+static const __u8 writes[] = {
+	IORING_OP_WRITE, IORING_OP_WRITE_FIXED, IORING_OP_WRITEV, IORING_OP_WRITEV_FIXED,
+};
+
+/* uapi: one that writes less than it should is an error, whatever the others have written */
+TEST_F(fused, short_write)
+{
+	const off_t end = 1 << 30;
+	struct rlimit old, limit;
+	int i, first, fd[2], file;
+
+	for (i = 0; i < 4; i++) {
+		for (first = 0; first < 2; first++) {
+			/* has room for a half, and nobody waits for more */
+			ASSERT_EQ(0, pipe2(fd, O_NONBLOCK));
+			ASSERT_EQ(4096, fcntl(fd[1], F_SETPIPE_SZ, 4096));
+			INIT(OP_KEEP, LEND_SOURCE, 8192);
+			ADD_MIRROR(writes[i], fd[1], -1, first);
+			EXPECT_KEPT(-EIO);
+			close(fd[0]);
+			close(fd[1]);
+			/* all is written, twice */
+			INIT(OP_KEEP, LEND_SOURCE, 8192);
+			ADD_MIRROR(writes[i], self->file, 8192, first);
+			EXPECT_KEPT(16384);
+		}
+	}
+	/* a driver that does not keep the primary is told how much that is */
+	ASSERT_EQ(0, pipe2(fd, O_NONBLOCK));
+	ASSERT_EQ(4096, fcntl(fd[1], F_SETPIPE_SZ, 4096));
+	LEND_SRC(8192);
+	ADD(IORING_OP_WRITE, self->file, 0, 8192, 0);
+	ADD(IORING_OP_WRITE, fd[1], 0, 8192, -1);
+	EXPECT_GROUP(12288, 8192, 4096);
+	close(fd[0]);
+	close(fd[1]);
+	/* one that is tried again for the rest; no log is as long as that */
+	signal(SIGXFSZ, SIG_IGN);
+	ASSERT_EQ(0, getrlimit(RLIMIT_FSIZE, &old));
+	limit = old;
+	limit.rlim_cur = end;
+	file = memfd_create("mirror", 0);
+	for (i = 0; i < 4; i++) {
+		INIT(OP_KEEP, LEND_SOURCE, 8192);
+		ADD_MIRROR(writes[i], file, end - 1000, i & 1);
+		ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &limit));
+		EXPECT_KEPT(-EIO);
+		ASSERT_EQ(0, setrlimit(RLIMIT_FSIZE, &old));
+	}
+	close(file);
+}
+
+static void *take_all(void *arg)
+{
+	static unsigned char data[BUFFER_LEN];
+	const int *fd = arg;
+
+	usleep(20000);
+	recv_all(*fd, data, BUFFER_LEN);
+	return NULL;
+}
+
+/* the same of one that is sent; one that is sent in several turns is whole */
+TEST_F(fused, short_send)
+{
+	static unsigned char data[9000];
+	int small = 4096, fd[2];
+	pthread_t thread;
+
+	ASSERT_EQ(0, sockets(UNIX_STREAM, fd));
+	setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	INIT(OP_KEEP, LEND_SOURCE, BUFFER_LEN);
+	ADD(IORING_OP_SEND, fd[0], 0, BUFFER_LEN, 0)->msg_flags = MSG_DONTWAIT;
+	ADD(IORING_OP_WRITE, self->file, 0, BUFFER_LEN, 0);
+	EXPECT_KEPT(-EIO);
+	close2(fd);
+
+	ASSERT_EQ(0, sockets(UNIX_STREAM, fd));
+	setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	INIT(OP_KEEP, LEND_SOURCE, BUFFER_LEN);
+	ADD(IORING_OP_SEND, fd[0], 0, BUFFER_LEN, 0)->msg_flags = MSG_WAITALL;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, take_all, &fd[1]));
+	EXPECT_KEPT(BUFFER_LEN);
+	pthread_join(thread, NULL);
+	close2(fd);
+
+	ASSERT_EQ(0, tcp_pair(fd));
+	INIT(OP_KEEP, LEND_SOURCE, BUFFER_LEN);
+	ADD(IORING_OP_SEND_ZC, fd[0], 100, 9000, 0)->addr3 = UD_OTHER + 1;
+	EXPECT_KEPT(9000);
+	ASSERT_EQ(9000, recv_all(fd[1], data, 9000));
+	close2(fd);
 }
 
 TEST_HARNESS_MAIN

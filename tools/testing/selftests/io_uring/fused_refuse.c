@@ -334,6 +334,59 @@ TEST_F(fused, primary_flags)
 	}
 }
 
+/* Say that the group, of @count secondaries, is an SQE group as well: neither form runs any */
+#define PUSH_BOTH_FORMS(count) ({					\
+	int i_;								\
+									\
+	self->g.primary->flags = IOSQE_SQE_GROUP;			\
+	self->g.primary->nr_secondary = (count);			\
+	ring_push(&self->ring, self->g.primary, SQE128_RING);		\
+	for (i_ = 0; i_ < self->g.nr; i_++)				\
+		ring_push(&self->ring, self->g.secondary[i_], SQE128_RING); \
+	ASSERT_LT(0, ring_submit(&self->ring));				\
+})
+
+TEST_F(fused, both_forms)
+{
+	bool wide = SQE128_RING || variant->mode.ring_flags & IORING_SETUP_SQE_MIXED;
+	struct log log = { };
+	int i;
+
+	/* those that it counts, though the flag would end with the first of them */
+	LEND_DEST(4096);
+	for (i = 0; i < 3; i++)
+		ADD_READ(0, 512, 0);
+	PUSH_BOTH_FORMS(3);
+	EXPECT_CQES(&log, -EINVAL, -ECANCELED, -ECANCELED, -ECANCELED);
+	/* and those that the last of them says there are */
+	log.nr = 0;
+	LEND_DEST(4096);
+	for (i = 0; i < 4; i++)
+		ADD_READ(0, 512, 0)->flags |= i == 1 || i == 2 ? IOSQE_SQE_GROUP : 0;
+	PUSH_BOTH_FORMS(2);
+	EXPECT_CQES(&log, -EINVAL, -ECANCELED, -ECANCELED, -ECANCELED, -ECANCELED);
+	/* not one behind */
+	log.nr = 0;
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	PUSH_BOTH_FORMS(1);
+	EXPECT_CQES(&log, -EINVAL, -ECANCELED);
+	/* in the inline form, its half and the next one */
+	if (!wide)
+		return;
+	log.nr = 0;
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	ADD_READ(512, 512, 0);
+	self->g.primary->flags = IOSQE_SQE_GROUP;
+	self->g.primary->uring_cmd_flags |= IORING_FUSED_CMD_INLINE;
+	self->g.primary[1] = *self->g.secondary[0];
+	ring_push(&self->ring, self->g.primary, true);
+	ring_push(&self->ring, self->g.secondary[1], SQE128_RING);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_CQES(&log, -EINVAL, -ECANCELED, -ECANCELED);
+}
+
 /* uapi: a secondary that would use the buffer the wrong way is refused first */
 TEST_F(fused, direction)
 {
@@ -415,9 +468,13 @@ TEST_F(fused, driver_refuses)
 /* codes by which the parts of io_uring talk to each other are not a driver's to use */
 TEST_F(fused, driver_forges)
 {
-	/* IOU_REQUEUE, IOU_FUSED_START, EIOCBQUEUED; ERESTARTSYS, ERESTART_RESTARTBLOCK */
+	/*
+	 * IOU_REQUEUE, IOU_FUSED_START, EIOCBQUEUED; ERESTARTSYS, ERESTART_RESTARTBLOCK;
+	 * ENOIOCTLCMD, in the midst of those, is as of any command
+	 */
 	const int codes[][2] = {
 		{ 3072, -EIO }, { 3074, -EIO }, { 529, -EIO }, { 512, -EINTR }, { 516, -EINTR },
+		{ 515, -515 },
 	};
 	unsigned int i;
 

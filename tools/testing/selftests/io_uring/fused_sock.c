@@ -75,6 +75,70 @@ TEST_F(fused, short_recv)
 	}
 }
 
+/*
+ * uapi: the CQE of a short receive is posted, even if it should be skipped. But as
+ * alone, without MSG_WAITALL it breaks no link.
+ */
+TEST_F(fused, short_recv_skips)
+{
+	enum kind kind;
+	int sock[2];
+
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		struct log log = { };
+
+		if (sockets(kind, sock))
+			continue;
+		SET_BUFFER(0, 7);
+		fill(self->buf, 1, 0, 100);
+		ASSERT_EQ(100, send(sock[1], self->buf, 100, 0));
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 4000, 9000, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		self->g.primary->flags = IOSQE_IO_LINK;
+		group_push(&self->g);
+		push_nop(&self->ring, UD_OTHER, 0);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		EXPECT_EQ(0, log_until(&log, &self->ring, UD_OTHER)) TH_LOG("kind %d", kind);
+		EXPECT_EQ(100, log_res(&log, UD_PRIMARY));
+		EXPECT_EQ(100, log_res(&log, 0)) TH_LOG("kind %d", kind);
+		EXPECT_LT(log_index(&log, 0), log_index(&log, UD_PRIMARY));
+		EXPECT_EQ(3, log.nr);
+		GET_BUFFER(0);
+		EXPECT_TRUE(all_are(self->buf + 4100, 0, 8900));
+		/* one that is whole says nothing, whether it had to wait or not */
+		ASSERT_EQ(100, send(sock[1], self->buf, 100, 0));
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		EXPECT_GROUP(100, NO_CQE);
+		log.nr = 0;
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		log_rest(&log, &self->ring, 10);
+		ASSERT_EQ(100, send(sock[1], self->buf, 100, 0));
+		EXPECT_CQES(&log, 100, NO_CQE);
+		/* nor does a short one that had to wait keep it to itself; one of 0 bytes is one */
+		log.nr = 0;
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		log_rest(&log, &self->ring, 10);
+		ASSERT_EQ(50, send(sock[1], self->buf, 50, 0));
+		EXPECT_CQES(&log, 50, 50);
+		if (is_stream(kind)) {
+			close(sock[1]);
+			LEND_DEST(BUFFER_LEN);
+			ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+			EXPECT_GROUP(0, 0);
+			close(sock[0]);
+		} else {
+			close2(sock);
+		}
+	}
+}
+
 /* MSG_WAITALL: in pieces, each at its place */
 TEST_F(fused, recv_waitall)
 {
@@ -241,6 +305,35 @@ TEST_F(fused, send_short)
 	ADD(IORING_OP_SEND, sock[0], 0, 512, 0);
 	EXPECT_GROUP(-EPIPE, -EPIPE);
 	close(sock[0]);
+}
+
+/* uapi: one that comes short posts its CQE, even if it should be skipped */
+TEST_F(fused, send_short_skips)
+{
+	int sock[2], small = 4096, ret;
+	struct io_uring_sqe *sqe;
+	struct log log = { };
+
+	ASSERT_EQ(0, sockets(UNIX_STREAM, sock));
+	setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	LEND_SRC(BUFFER_LEN);
+	sqe = ADD(IORING_OP_SEND, sock[0], 0, BUFFER_LEN, 0);
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	/* or a worker would wait */
+	sqe->msg_flags = MSG_DONTWAIT;
+	group_push(&self->g);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	ret = log_until(&log, &self->ring, UD_PRIMARY);
+	EXPECT_LT(0, ret);
+	EXPECT_GT(BUFFER_LEN, ret);
+	EXPECT_EQ(ret, log_res(&log, 0));
+	EXPECT_EQ(2, log.nr);
+	ASSERT_EQ(ret, recv_all(sock[1], self->buf, ret));
+	/* a whole one does not */
+	LEND_SRC(BUFFER_LEN);
+	ADD(IORING_OP_SEND, sock[0], 0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	EXPECT_GROUP(512, NO_CQE);
+	close2(sock);
 }
 
 /* SEND_ZC ----------------------------------------------------------------- */

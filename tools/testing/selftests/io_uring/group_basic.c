@@ -306,7 +306,7 @@ TEST_F(fused, leaders)
 			sqe->ioprio = IORING_RECV_MULTISHOT;
 			break;
 		case 8:
-			/* its SQEs are those of the group, however many it says it has */
+			/* its SQEs are those that either form has */
 			sqe->opcode = IORING_OP_FUSED_CMD;
 			sqe->fd = self->dev;
 			sqe->nr_secondary = 1;
