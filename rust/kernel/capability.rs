@@ -13,6 +13,8 @@ pub struct Capability(u32);
 impl Capability {
     /// Administration of the system; see `capabilities(7)`.
     pub const SYS_ADMIN: Self = Self(bindings::CAP_SYS_ADMIN);
+    /// Locking any amount of memory.
+    pub const IPC_LOCK: Self = Self(bindings::CAP_IPC_LOCK);
 }
 
 /// Whether the current task has `capability` in the initial user namespace.

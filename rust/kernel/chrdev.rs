@@ -57,8 +57,11 @@
 //! assert_eq!(dev.devt(), (region.major(), 1));
 //! assert!(Arc::ptr_eq(dev.context(), &text));
 //!
-//! let none = CharDeviceRegistration::<Answer>::new(&region, &class, 4, None, fmt!("no"), text);
-//! assert_eq!(none.err(), Some(EINVAL));
+//! let add = |minor, text| {
+//!     CharDeviceRegistration::<Answer>::new(&region, &class, minor, None, fmt!("no"), text)
+//! };
+//! assert_eq!(add(4, text.clone()).err(), Some(EINVAL));
+//! assert_eq!(add(1, text).err(), Some(EEXIST));
 //!
 //! // Waits until the context is dropped, so the device goes first.
 //! drop(dev);
@@ -79,7 +82,10 @@ pub use self::{
     region::Region, //
 };
 
-use self::class::ClassInner;
+use self::{
+    class::ClassInner,
+    region::Number, //
+};
 use crate::{
     bindings,
     container_of,
@@ -105,6 +111,8 @@ struct Head {
     dev: Opaque<bindings::device>,
     cdev: Opaque<bindings::cdev>,
     class: Arc<ClassInner>,
+    /// Given back before the context is dropped, when nobody has the device open any more.
+    number: Number,
     /// Drops and frees the `Object` that this is the head of.
     free: unsafe fn(NonNull<Head>),
 }
@@ -191,8 +199,10 @@ impl<T: CharDevice> CharDeviceRegistration<T> {
     /// Makes a device with `ctx` and adds it to the system as `/dev/<name>`.
     ///
     /// It may be opened before this function returns. `minor` is counted from the start of
-    /// `region`. Fails with `EINVAL` if it is outside, with `ENOMEM`, and with what the driver core
-    /// says, for example `EEXIST` if the name is taken; `ctx` is dropped then.
+    /// `region`. Fails with `EINVAL` if it is outside, with `EEXIST` if it is that of another device
+    /// that is there or that somebody has open,
+    /// with `ENOMEM`, and with what the driver core says, for example `EEXIST` if the name is taken;
+    /// `ctx` is dropped then.
     ///
     /// # Context
     ///
@@ -205,13 +215,15 @@ impl<T: CharDevice> CharDeviceRegistration<T> {
         name: fmt::Arguments<'_>,
         ctx: T::Context,
     ) -> Result<Self> {
-        let devt = region.devt(minor).ok_or(EINVAL)?;
+        let number = region.take(minor)?;
+        let devt = number.devt();
         let object = KBox::init(
             init!(Object::<T> {
                 head: Head {
                     dev: Opaque::zeroed(),
                     cdev: Opaque::zeroed(),
                     class: class.inner().clone(),
+                    number: number,
                     free: Object::<T>::free,
                 },
                 ctx: ctx,

@@ -7,7 +7,8 @@
 use crate::{
     bindings,
     error::to_result,
-    prelude::*, //
+    prelude::*,
+    task::Task, //
 };
 use core::mem::MaybeUninit;
 
@@ -59,12 +60,17 @@ pub struct Path(bindings::path);
 
 impl Path {
     /// Looks `name` up from the current task's root and working directory, and follows symbolic
-    /// links. Fails as `open(2)` does: with `ENOENT`, `EACCES`, `ELOOP`, ...
+    /// links. Fails as `open(2)` does, with `ENOENT`, `EACCES`, `ELOOP`, ..., and with `ESRCH` in a
+    /// task that exits and has no root any more.
     ///
     /// # Context
     ///
     /// Process context; sleeps. Wraps the C function `kern_path()`.
     pub fn lookup(name: &CStr) -> Result<Self> {
+        // SAFETY: The current task is valid, and only it changes this field.
+        if unsafe { (*Task::current_raw()).fs.is_null() } {
+            return Err(ESRCH);
+        }
         let mut path = MaybeUninit::<bindings::path>::zeroed();
 
         // SAFETY: The name is nul-terminated, and `path` can be written.

@@ -142,10 +142,13 @@ pub trait CommandHandler: Sized {
 
 /// The context of [`CommandHandler::task_work`].
 ///
+/// Only there a multishot command may take a buffer and post a CQE: that has io_uring free requests
+/// that have completed, which no other callback may do, as its caller still looks at some. There is
+/// one value per call, so that no two buffers are taken at a time.
+///
 /// # Invariants
 ///
-/// `flags` are those of the current callback.
-#[derive(Clone, Copy)]
+/// `flags` are those of the current callback, which is one of task work.
 pub struct TaskContext<'a> {
     flags: IssueFlags<'a>,
     cancelled: bool,
@@ -220,8 +223,9 @@ pub(crate) unsafe fn issue_args<'a, H: CommandHandler>(
     IssueFlags<'a>,
 ) {
     // SAFETY: io_uring passes a valid command, which is part of an `io_kiocb`. It is not freed
-    // before `->uring_cmd()` returns: to free it takes the ring's lock, which the caller holds, and
-    // in an unlocked issue the worker has a reference of its own to the request.
+    // before `->uring_cmd()` returns: to free it takes the ring's lock, which the caller holds
+    // without having io_uring free requests meanwhile (see `TaskContext`), and in an unlocked issue
+    // the worker has a reference of its own to the request.
     unsafe {
         let cmd = NonNull::new_unchecked(ioucmd);
         let flags = IssueFlags::from_raw(issue_flags, cmd::ring_of(cmd));
@@ -330,8 +334,10 @@ pub(super) unsafe extern "C" fn run_task_work<H: CommandHandler>(
 ) {
     // SAFETY: This is the callback.
     let (cmd, cx) = unsafe { task_args(tw_req, tw) };
-    // SAFETY: The command can not be freed before the callback returns, even if it is completed:
-    // to free it takes the ring's lock, which is held. Its owner gave it up for us.
+    // SAFETY: The file's private data outlives the callback even if the command is completed. Who
+    // frees it has the ring's lock, so that is this callback itself, when it posts a CQE. It does so
+    // only in the task of the ring, which gives the file up later, by task work of its own.
+    // The command's owner gave it up for us.
     let (dev, cmd) = unsafe { (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd)) };
     H::task_work(dev, cmd, cx);
 }
@@ -348,6 +354,7 @@ pub(super) unsafe extern "C" fn run_batch<H: CommandHandler>(
 ) {
     // SAFETY: This is the callback.
     let (first, cx) = unsafe { task_args(tw_req, tw) };
+    let TaskContext { flags, cancelled } = cx;
     let mut next = Some(first);
 
     while let Some(cmd) = next {
@@ -357,7 +364,8 @@ pub(super) unsafe extern "C" fn run_batch<H: CommandHandler>(
             next = cmd::link::<H::Data>(cmd).read();
             (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd))
         };
-        H::task_work(dev, queued, cx);
+        // INVARIANT: As `cx`.
+        H::task_work(dev, queued, TaskContext { flags, cancelled });
     }
 }
 

@@ -31,7 +31,8 @@ use super::{
     IssueFlags,
     IssuedCmd,
     Outcome,
-    QueuedCmd, //
+    QueuedCmd,
+    TaskContext, //
 };
 use crate::{
     bindings,
@@ -133,8 +134,8 @@ impl<'a, H: CommandHandler> MultishotIssued<'a, H> {
 /// use kernel::io_uring::{
 ///     BufGroup,
 ///     CommandHandler,
-///     IssueFlags,
-///     MultishotCmd, //
+///     MultishotCmd,
+///     TaskContext, //
 /// };
 ///
 /// /// Returns the command, unless it has ended.
@@ -142,9 +143,10 @@ impl<'a, H: CommandHandler> MultishotIssued<'a, H> {
 ///     cmd: MultishotCmd<H>,
 ///     group: BufGroup,
 ///     number: u32,
-///     flags: IssueFlags<'_>,
+///     cx: &mut TaskContext<'_>,
 /// ) -> Option<MultishotCmd<H>> {
-///     let shot = cmd.select(group, flags);
+///     let flags = cx.flags();
+///     let shot = cmd.select(group, cx);
 ///     match shot.and_then(|shot| shot.post(&number.to_ne_bytes())) {
 ///         Ok(cmd) => Some(cmd),
 ///         Err((e, last)) => {
@@ -162,10 +164,26 @@ impl<'a, H: CommandHandler> MultishotIssued<'a, H> {
 /// fn end_and_select<H: CommandHandler>(
 ///     cmd: MultishotCmd<H>,
 ///     group: BufGroup,
-///     flags: IssueFlags<'_>,
+///     cx: &mut TaskContext<'_>,
 /// ) {
-///     cmd.done(0, flags);
-///     let _ = cmd.select(group, flags);
+///     cmd.done(0, cx.flags());
+///     let _ = cmd.select(group, cx);
+/// }
+/// ```
+///
+/// And there is one buffer at a time, as a second command of the group would get the same one:
+///
+/// ```ignore,compile_fail
+/// # use kernel::io_uring::*;
+/// fn select_both<H: CommandHandler>(
+///     one: MultishotCmd<H>,
+///     two: MultishotCmd<H>,
+///     group: BufGroup,
+///     cx: &mut TaskContext<'_>,
+/// ) {
+///     let first = one.select(group, cx);
+///     let second = two.select(group, cx);
+///     drop((first, second));
 /// }
 /// ```
 ///
@@ -207,25 +225,28 @@ impl<H: CommandHandler> MultishotCmd<H> {
 
     /// Takes the next buffer of `group`.
     ///
-    /// Fails with `ENOBUFS` if there is none, and with `EINVAL` if `flags` do not prove that the
-    /// ring of the command is locked. The command is to be completed then.
+    /// Fails with `ENOBUFS` if there is none, with `ECANCELED` if the callback was cancelled, so
+    /// that the memory of the task can not be reached, and with `EINVAL` if it is for another ring.
+    /// The command is to be completed then.
     ///
     /// # Context
     ///
-    /// Process context in the task that submitted the command, as is the case in
-    /// [`CommandHandler::task_work`] unless that was cancelled.
+    /// That of [`CommandHandler::task_work`].
     ///
     /// Wraps C's `io_uring_cmd_buffer_select()`.
     pub fn select<'a>(
         self,
         group: BufGroup,
-        flags: IssueFlags<'a>,
+        cx: &'a mut TaskContext<'_>,
     ) -> Result<Shot<'a, H>, (Error, LastShot<H>)> {
         let cmd = self.0.raw();
         // SAFETY: A queued command is valid.
-        let bits = flags.bits_for(unsafe { ring_of(cmd) });
+        let bits = cx.flags().bits_for(unsafe { ring_of(cmd) });
         let mut len = 0;
 
+        if cx.cancelled() {
+            return Err((ECANCELED, LastShot(self.0)));
+        }
         if bits & IssueFlags::UNLOCKED.bits() != 0 {
             return Err((EINVAL, LastShot(self.0)));
         }
@@ -274,14 +295,15 @@ impl<H: CommandHandler> MultishotCmd<H> {
 /// # Invariants
 ///
 /// `cmd` is a multishot command that `sel` was selected for, which was neither used nor given back
-/// since. For the duration of `'a` the lock of its ring is held, and `bits` say so.
+/// since. For the duration of `'a` the lock of its ring is held, `bits` say so, and this is the
+/// only buffer that is selected.
 pub struct Shot<'a, H: CommandHandler> {
     cmd: QueuedCmd<H>,
     sel: bindings::io_br_sel,
     addr: UserPtr,
     len: usize,
     bits: u32,
-    _locked: PhantomData<IssueFlags<'a>>,
+    _locked: PhantomData<&'a mut ()>,
 }
 
 impl<H: CommandHandler> Shot<'_, H> {
@@ -298,8 +320,8 @@ impl<H: CommandHandler> Shot<'_, H> {
     /// Copies `bytes` to the buffer and posts a CQE with their number.
     ///
     /// Fails with `EINVAL` if there are none, or more than there is room for, with `EFAULT` if the
-    /// buffer can not be written, and with `ENOBUFS` if there is no room for the CQE. The command
-    /// is to be completed then.
+    /// buffer can not be written, and with `ENOBUFS` if there is no room for the CQE: then the
+    /// buffer is used up all the same, as io_uring has it. The command is to be completed then.
     ///
     /// Wraps C's `io_uring_mshot_cmd_post_cqe()`.
     pub fn post(mut self, bytes: &[u8]) -> Result<MultishotCmd<H>, (Error, LastShot<H>)> {

@@ -6,6 +6,10 @@
 
 use crate::{
     bindings,
+    capability::{
+        capable,
+        Capability, //
+    },
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -124,7 +128,8 @@ pub enum PinAccess {
     Write,
 }
 
-/// Pages that count against `RLIMIT_MEMLOCK` of a user, as those that io_uring pins do.
+/// Pages that count against `RLIMIT_MEMLOCK` of a user, together with those that io_uring pins. They
+/// are not counted in the process, which may end before they are unpinned.
 ///
 /// # Invariants
 ///
@@ -143,8 +148,7 @@ unsafe impl Sync for LockedPages {}
 impl LockedPages {
     /// No pages, of the current user.
     fn new() -> Self {
-        // SAFETY: The function has no requirements.
-        let user = if unsafe { bindings::capable(bindings::CAP_IPC_LOCK as c_int) } {
+        let user = if capable(Capability::IPC_LOCK) {
             None
         } else {
             // SAFETY: The function has no requirements in task context. It takes a reference.
@@ -235,7 +239,8 @@ unsafe impl Sync for PinnedPages {}
 impl PinnedPages {
     /// Pins `nr` pages of the current process, from the address `start` on.
     ///
-    /// Fails with [`EINVAL`] if `nr` is 0, `start` is not that of a page or the end is beyond the
+    /// Fails with [`ESRCH`] if the current task has no address space (any more), with [`EINVAL`] if
+    /// `nr` is 0, `start` is not that of a page or the end is beyond the
     /// end of the address space, with [`ENOMEM`] if the user may not lock so many pages, with
     /// [`EFAULT`] if only some could be pinned, and as `pin_user_pages_fast()` if none could.
     ///
@@ -258,6 +263,10 @@ impl PinnedPages {
                 PinAccess::Write => bindings::FOLL_WRITE,
             };
 
+        // In a file's release this may be a task that has given its address space up.
+        if current!().mm().is_none() {
+            return Err(ESRCH);
+        }
         // INVARIANT: There are no pages.
         let mut pinned = Self {
             runs: KVVec::new(),

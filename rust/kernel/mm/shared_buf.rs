@@ -63,8 +63,9 @@ pub struct SharedBuf {
 
 // SAFETY: The memory may be used and freed by any thread.
 unsafe impl Send for SharedBuf {}
-// SAFETY: All accesses through a shared reference are volatile and at most a machine word each,
-// which the kernel's memory model allows to be concurrent, like `READ_ONCE()` and `WRITE_ONCE()`.
+// SAFETY: All accesses through a shared reference are volatile and of at most 8 bytes each, which
+// the kernel's memory model allows to be concurrent, like `READ_ONCE()` and `WRITE_ONCE()`; on a
+// 32-bit machine one of 8 bytes may be seen in halves. Any bytes are a value of what is read.
 unsafe impl Sync for SharedBuf {}
 
 impl SharedBuf {

@@ -4,14 +4,18 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
-use super::ZonedLimits;
+use super::{
+    module_user::ModuleUser,
+    ZonedLimits, //
+};
 use crate::{
     bindings,
     error::{
         code::{
             EAGAIN,
             EBUSY,
-            EINVAL, //
+            EINVAL,
+            ENODEV, //
         },
         to_result,
         Result, //
@@ -22,7 +26,10 @@ use crate::{
         Refcount, //
     },
 };
-use core::ptr::NonNull;
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 
 /// A disk, before, while and after it is visible in the system.
 ///
@@ -61,8 +68,9 @@ use core::ptr::NonNull;
 ///
 /// - `disk` is valid, with a blk-mq queue. As long as `refs` is not 0, its tag set is valid too,
 ///   and `self` owns one reference to `disk`.
-/// - `self` is the first field of an object that `free` frees. For a disk that was added, the
-///   `free_disk` callback does that; for one that was not, whoever drops the last reference.
+/// - `self` is the first field of an object that `free` frees. For a disk that was added,
+///   [`free_disk`] does that; for one that was not, whoever drops the last reference. `user` is
+///   that of the module that the code of `free` is in, and is taken out by who calls `free`.
 ///
 /// [`GenDisk`]: super::gen_disk::GenDisk
 /// [`UnaddedDisk`]: super::gen_disk::UnaddedDisk
@@ -70,6 +78,7 @@ pub struct DiskRef {
     refs: Refcount,
     disk: NonNull<bindings::gendisk>,
     free: unsafe fn(NonNull<DiskRef>),
+    user: ManuallyDrop<ModuleUser>,
 }
 
 // SAFETY: The block layer synchronizes all that the methods do, and what is dropped with the last
@@ -84,17 +93,20 @@ impl DiskRef {
     ///
     /// # Safety
     ///
-    /// - The type invariants must hold for `disk` and `free`, once the result is where it belongs.
+    /// - The type invariants must hold for `disk`, `free` and `user`, once the result is where it
+    ///   belongs.
     /// - A reference to `disk` passes to the result.
     pub(super) unsafe fn new(
         disk: NonNull<bindings::gendisk>,
         free: unsafe fn(NonNull<DiskRef>),
+        user: ModuleUser,
     ) -> Self {
         // INVARIANT: By the safety requirements of this function.
         Self {
             refs: Refcount::new(1),
             disk,
             free,
+            user: ManuallyDrop::new(user),
         }
     }
 
@@ -283,7 +295,8 @@ impl DiskRef {
     /// disk held. This is possible only while nobody has the disk open, or is about to open or
     /// close it, else it fails with `EBUSY`, because the block layer's tables of zones have another
     /// size meanwhile than the disk. If the zones make no sense it fails with `ENODEV`, or with the
-    /// error of the driver. The disk has no sectors then, until another call succeeds.
+    /// error of the driver. The disk has no sectors then, until another call succeeds. If it was
+    /// removed, this fails with `ENODEV` and changes nothing.
     ///
     /// # Context
     ///
@@ -317,6 +330,10 @@ impl DiskRef {
             return Ok(());
         }
         self.while_closed(|| {
+            // The driver would be asked for zones that nobody can use.
+            if self.test_state(bindings::GD_DEAD) {
+                return Err(ENODEV);
+            }
             set(sectors);
             // Of a disk without sectors there is nothing to be looked at.
             if sectors == 0 {
@@ -355,10 +372,26 @@ impl DiskRef {
         cfg!(CONFIG_BLK_DEV_ZONED) && features & bindings::BLK_FEAT_ZONED != 0
     }
 
+    /// As [`Self::revalidate_zones`], of a disk that was not added yet, in turn with
+    /// [`Self::set_capacity_and_notify`]. Process context; sleeps. Takes the `open_mutex`.
+    pub(super) fn revalidate_zones_of_unadded(&self) -> Result {
+        if !self.is_zoned() {
+            return Ok(());
+        }
+        let disk = self.as_raw();
+
+        // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
+        unsafe { bindings::mutex_lock(&raw mut (*disk).open_mutex) };
+        let ret = self.revalidate_zones();
+        // SAFETY: The mutex was taken above by this task.
+        unsafe { bindings::mutex_unlock(&raw mut (*disk).open_mutex) };
+        ret
+    }
+
     /// Has the block layer look at the zones of the disk; nothing happens if it is not zoned.
     ///
-    /// Nobody may have the disk open, and nobody may be able to.
-    pub(super) fn revalidate_zones(&self) -> Result {
+    /// Nobody may have the disk open, and nobody may be able to: the `open_mutex` is held.
+    fn revalidate_zones(&self) -> Result {
         if !self.is_zoned() {
             return Ok(());
         }
@@ -385,7 +418,7 @@ unsafe impl AlwaysRefCounted for DiskRef {
         if !this.refs.dec_and_test() {
             return;
         }
-        let (disk, free) = (this.disk, this.free);
+        let disk = this.disk;
         let added = this.test_state(bindings::GD_ADDED);
 
         if !added {
@@ -405,9 +438,45 @@ unsafe impl AlwaysRefCounted for DiskRef {
             // object still exists. If somebody else still has a reference to the disk, then its
             // release finds a queue that was destroyed, for which it needs neither the tag set nor
             // the queue data.
-            unsafe { free(obj) };
+            unsafe { free_object(obj) };
         }
     }
+}
+
+/// Called by the block layer when the last reference to a disk that had been added is gone.
+/// Process context; may sleep.
+///
+/// # Safety
+///
+/// The `private_data` of `disk` must point to the object that its `DiskRef` is the first field of.
+/// The disk must not be used afterwards but for freeing its memory.
+pub(super) unsafe extern "C" fn free_disk(disk: *mut bindings::gendisk) {
+    // SAFETY: By the safety requirements. This is called once, and by then nobody has a reference.
+    unsafe { free_object(NonNull::new_unchecked((*disk).private_data.cast())) };
+}
+
+/// Frees the object that a `DiskRef` is the first field of, and lets its module go.
+///
+/// Neither generic nor inlined, so that it is part of the kernel image: once the user is dropped,
+/// the driver's module may be unloaded, so this must not be code of that module.
+///
+/// # Safety
+///
+/// Nobody may use the object any more, and this must be the only call for it.
+#[inline(never)]
+unsafe fn free_object(obj: NonNull<DiskRef>) {
+    // SAFETY: The object is valid until it is freed below, and by the type invariants of `DiskRef`
+    // the user is taken out by this call only.
+    let (free, user) = unsafe {
+        (
+            (*obj.as_ptr()).free,
+            (&raw const (*obj.as_ptr()).user).read(),
+        )
+    };
+
+    // SAFETY: By the safety requirements and the type invariants of `DiskRef`.
+    unsafe { free(obj) };
+    drop(ManuallyDrop::into_inner(user));
 }
 
 /// The queue of a disk is quiesced for as long as this exists. See [`DiskRef::quiesce`].

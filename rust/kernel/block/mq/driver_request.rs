@@ -215,8 +215,10 @@ impl<T: Operations> DriverQueue<'_, T> {
     }
 
     /// The largest buffer, in bytes, that [`Self::execute_in`] can transfer whatever the limits of
-    /// the queue are: a power of two, at least 4096 and at most `max`, which is at least 4096. This
-    /// holds for buffers whose length is a power of two from 4096 on.
+    /// the queue are: a power of two, at least 4096 and at most `max`, which is at least 4096. Only
+    /// if the queue wants buffers to be aligned to more than that, it is as much as they have to be
+    /// aligned to. This holds for buffers whose length is a power of two, as `kmalloc()` aligns
+    /// these to their length.
     ///
     /// Any context.
     pub fn max_buffer(&self, max: usize) -> usize {
@@ -236,7 +238,23 @@ impl<T: Operations> DriverQueue<'_, T> {
             .min(segment)
             .min(boundary.saturating_add(1));
 
-        1 << most.max(MIN_BUFFER).ilog2()
+        (1 << most.max(MIN_BUFFER).ilog2()).max(self.alignment().next_power_of_two())
+    }
+
+    /// Which bits of the address and length of a buffer must be 0 lest the block layer copies it,
+    /// plus 1. As the C function `blk_lim_dma_alignment_and_pad()`.
+    fn alignment(&self) -> usize {
+        // SAFETY: By the type invariants the queue is valid. The limits may be changed meanwhile:
+        // each of these reads sees one or the other.
+        let (alignment, pad) = unsafe {
+            let limits = &raw const (*self.queue.as_ptr()).limits;
+            (
+                (&raw const (*limits).dma_alignment).read_volatile(),
+                (&raw const (*limits).dma_pad_mask).read_volatile(),
+            )
+        };
+
+        (alignment | pad) as usize + 1
     }
 }
 
@@ -257,7 +275,8 @@ impl<T: DriverRequests> DriverQueue<'_, T> {
     /// buffer was given back, or until `while_waiting` returns an error, which is the error then.
     ///
     /// Fails with the error that the request ends with, with `EINVAL` if the length of `buf` is not
-    /// a multiple of 4096 or larger than the limits of the queue allow, see [`Self::max_buffer`],
+    /// a multiple of 4096 or larger than the limits of the queue allow, or if it is not aligned as
+    /// they want it, see [`Self::max_buffer`],
     /// with `ENODEV` if the disk is being removed, and with `ENOMEM`. `buf` may be empty then,
     /// because it is freed when nobody uses it any more.
     ///
@@ -273,7 +292,6 @@ impl<T: DriverRequests> DriverQueue<'_, T> {
         mut while_waiting: impl FnMut() -> Result,
     ) -> Result {
         let len = c_uint::try_from(buf.len())?;
-        // Else the block layer might copy it.
         if buf.len() % MIN_BUFFER != 0 {
             return Err(EINVAL);
         }
@@ -285,6 +303,11 @@ impl<T: DriverRequests> DriverQueue<'_, T> {
             answer: answer.clone(),
         };
         let rq = self.alloc(&mut while_waiting)?;
+        // The block layer would copy it, to pages that are freed when the request ends, and the
+        // driver might have registered these. The limits do not change while there is a request.
+        if (buf.as_ptr().addr() | buf.len()) & (self.alignment() - 1) != 0 {
+            return Err(EINVAL);
+        }
         // SAFETY: The request is ours. The buffer is from `kmalloc()` and has this length, or is
         // empty, which is refused. The answer owns it until the request has ended.
         to_result(unsafe {

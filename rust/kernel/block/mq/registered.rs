@@ -98,9 +98,9 @@ impl<T: Operations> Request<T> {
         answer.lend();
         let answer = answer.into_foreign();
         // SAFETY: The command is valid, and the flags tell truly whether the lock of its ring is
-        // held. The table is copied. What it describes is the buffer of the answer itself, as that
-        // is of whole pages, and the reference that was given up keeps it until
-        // `release_answer()` takes it.
+        // held. The table is copied. What it describes is the buffer of the answer itself, of which
+        // the block layer has made no copy: `execute_in()` refuses a buffer that would need one.
+        // The reference that was given up keeps it until `release_answer()` takes it.
         let ret = unsafe {
             bindings::io_buffer_register_bvec(
                 cmd,
