@@ -88,12 +88,12 @@ pub(crate) fn add(driver: &Driver, cmd: &CtrlCmd) -> Result {
     };
     let wanted = (cmd.dev_id != u32::MAX).then_some(cmd.dev_id);
     let number = driver.numbers().take(wanted)?;
-    let dev = Device::new(info, number, driver.workers().clone())?;
+    let dev = Device::new(info, number, place, driver.workers().clone())?;
 
     let got: [u64; 8] = zerocopy::transmute!(*dev.info());
     user().writer().write(&got)?;
 
-    driver.publish(&dev, place).inspect_err(|_| {
+    driver.publish(&dev).inspect_err(|_| {
         // Somebody may have found it already.
         stop::delete(driver, &dev);
     })
@@ -134,8 +134,8 @@ fn negotiate(
         if has(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG) {
             return Err(EINVAL);
         }
-        // Only a commit with secondaries may move data then. One of a batch may have none, and is
-        // not looked at for that, as one of a single request is.
+        // What a hostile server can do with the commits of batches that move data has not been
+        // tested as that with those of single requests has.
         if FEATURES & UBLK_F_FUSED_CMD != 0 && has(UBLK_F_FUSED_CMD) && has(UBLK_F_BATCH_IO) {
             return Err(EINVAL);
         }

@@ -287,7 +287,13 @@ fn fetch<'a>(
 }
 
 /// Tells the server of the requests that there are, in its task, with the command that is telling.
-fn tell(dev: &Device, queue: &Queue, batch: &BatchQueue, cmd: FetchCommand, cx: TaskContext<'_>) {
+fn tell(
+    dev: &Device,
+    queue: &Queue,
+    batch: &BatchQueue,
+    cmd: FetchCommand,
+    mut cx: TaskContext<'_>,
+) {
     let FetchData { id, group, .. } = *cmd.data();
     let flags = cx.flags();
 
@@ -301,7 +307,7 @@ fn tell(dev: &Device, queue: &Queue, batch: &BatchQueue, cmd: FetchCommand, cx: 
     let mut cmd = cmd;
     let mut tags = [0; MAX_TAGS];
     for _ in 0..MAX_SHOTS {
-        let shot = match cmd.select(group, flags) {
+        let shot = match cmd.select(group, &mut cx) {
             Ok(shot) => shot,
             Err((e, last)) => {
                 batch.retire(id, false);

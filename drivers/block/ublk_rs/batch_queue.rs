@@ -346,12 +346,6 @@ impl<C: Tells> BatchQueue<C> {
         state.closed = false;
     }
 
-    /// Whether the server can be told something, or is told already that it is not needed.
-    pub(crate) fn can_tell_server(&self) -> bool {
-        let state = self.state.lock();
-        state.closed || !state.commands.is_empty()
-    }
-
     /// How many tags there are, how many commands, and whether one of these is telling.
     pub(crate) fn snapshot(&self) -> (usize, usize, bool) {
         let state = self.state.lock();
@@ -529,12 +523,11 @@ mod tests {
         assert_eq!(queue.take_untold(), None);
         queue.close();
         assert!(!queue.push(2));
-        assert!(queue.can_tell_server());
         assert_eq!(queue.take_untold(), Some(3));
         assert_eq!(queue.take_untold(), Some(1));
         assert_eq!(queue.take_untold(), None);
         queue.reset();
-        assert!(queue.push(2) && !queue.can_tell_server());
+        assert!(queue.push(2));
         assert_eq!(queue.take(&mut tags), (1, false));
         assert_eq!(tags[0], 2);
         Ok(())

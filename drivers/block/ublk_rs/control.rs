@@ -11,6 +11,7 @@ use crate::{
         DRIVER, //
     },
     info,
+    numbers::Holder,
     recovery,
     shmem_ctrl,
     start,
@@ -80,13 +81,13 @@ fn serve(driver: &Driver, op: u32, cmd: &CtrlCmd) -> Result<i32> {
 
     let dev = match driver.find(cmd.dev_id) {
         Found::Present(dev) => dev,
-        Found::Deleted if is_delete(nr) => {
+        Found::Deleted(holder) if is_delete(nr) => {
             if !is_admin() {
                 return Err(EPERM);
             }
-            return wait_deleted(driver, nr, cmd.dev_id).map(|()| 0);
+            return wait_deleted(driver, nr, holder).map(|()| 0);
         }
-        Found::Deleted | Found::Missing => return Err(ENODEV),
+        Found::Deleted(_) | Found::Missing => return Err(ENODEV),
     };
     let cmd = &check_permission(driver, &dev, nr, cmd)?;
     let served = match nr {
@@ -99,9 +100,10 @@ fn serve(driver: &Driver, op: u32, cmd: &CtrlCmd) -> Result<i32> {
         }
         uapi::UBLK_CMD_DEL_DEV | DEL_DEV_ASYNC => {
             stop::delete(driver, &dev);
+            let holder = dev.number().holder();
             // Our own reference must not be what we wait for.
             drop(dev);
-            wait_deleted(driver, nr, cmd.dev_id)
+            wait_deleted(driver, nr, holder)
         }
         uapi::UBLK_CMD_GET_DEV_INFO | uapi::UBLK_CMD_GET_DEV_INFO2 => info::get_dev_info(&dev, cmd),
         uapi::UBLK_CMD_GET_QUEUE_AFFINITY => info::get_queue_affinity(&dev, cmd),
@@ -152,12 +154,13 @@ fn check_permission(driver: &Driver, dev: &Device, nr: u32, cmd: &CtrlCmd) -> Re
     })
 }
 
-/// After a deletion: waits until the number can be used again, if it is to.
-fn wait_deleted(driver: &Driver, nr: u32, id: u32) -> Result {
+/// After a deletion: waits until the device does not have its number any more, if it is to. Another
+/// one may have got that by then.
+fn wait_deleted(driver: &Driver, nr: u32, holder: Holder) -> Result {
     if nr == DEL_DEV_ASYNC {
         return Ok(());
     }
-    driver.numbers().wait_free(id)
+    driver.numbers().wait_gone(holder)
 }
 
 fn is_delete(nr: u32) -> bool {

@@ -9,6 +9,7 @@ use crate::{
         DevicePhase,
         Event, //
     },
+    places::Place,
     policy::{
         Gate,
         Recovery, //
@@ -92,6 +93,8 @@ pub(crate) struct DeviceState {
     pub(crate) params: Params,
     /// The disk whose partitions are still to be looked for.
     pub(crate) to_scan: Option<ARef<DiskRef>>,
+    /// Whether somebody is looking for the partitions of a disk, and has a reference to it.
+    pub(crate) scanning: bool,
     /// Changed with the disk's `open_mutex` held as well, or before the disk is added.
     pub(crate) opening: Opening,
     /// Whether the device was deleted; it lives on until its last user is gone.
@@ -125,6 +128,9 @@ pub(crate) struct Device {
     /// Notified when `START_DEV` may go on.
     #[pin]
     pub(crate) ready: CondVar,
+    /// Notified when nobody is looking for partitions any more.
+    #[pin]
+    scanned: CondVar,
     /// What is done with requests, a [`Gate`]. Atomic, as each request and each commit looks at it.
     gate: Atomic<u32>,
     /// Whether anybody has a reference to the disk. Atomic, as the last one may be dropped by
@@ -140,6 +146,10 @@ pub(crate) struct Device {
     /// Looks for partitions.
     #[pin]
     scan_work: Work<Device, { Device::SCAN }>,
+    /// That of an unprivileged device. Dropped when the last user of the device is gone, so that
+    /// there are not more than allowed, whoever keeps them; and before the number, so that it is
+    /// free for who has waited for that.
+    _place: Option<Place>,
     /// The last field to be dropped: the number is free when all else is gone.
     number: Number,
 }
@@ -156,7 +166,12 @@ impl Device {
     pub(crate) const SCAN: u64 = 2;
 
     /// Creates a device without a server.
-    pub(crate) fn new(info: DevInfo, number: Number, workers: Arc<Workers>) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        info: DevInfo,
+        number: Number,
+        place: Option<Place>,
+        workers: Arc<Workers>,
+    ) -> Result<Arc<Self>> {
         let data = DataMode::new(info.flags);
         let recovery = Recovery::new(info.flags);
         let tag_set = Arc::pin_init(
@@ -182,6 +197,7 @@ impl Device {
             phase: Phase::Closed,
             params: Params::default(),
             to_scan: None,
+            scanning: false,
             opening: Opening::Allowed,
             deleted: false,
         };
@@ -195,12 +211,14 @@ impl Device {
                 lifecycle <- new_mutex!((), "ublk_rs::Device::lifecycle"),
                 state <- new_mutex!(state, "ublk_rs::Device::state"),
                 ready <- new_condvar!("ublk_rs::Device::ready"),
+                scanned <- new_condvar!("ublk_rs::Device::scanned"),
                 gate: Atomic::new(Gate::Open as u32),
                 disk_exists: Atomic::new(false),
                 stops_waiting: Atomic::new(0),
                 revalidating: Atomic::new(false),
                 release_work <- new_work!("ublk_rs::Device::release_work"),
                 scan_work <- new_work!("ublk_rs::Device::scan_work"),
+                _place: place,
                 number,
             }),
             GFP_KERNEL,
@@ -291,6 +309,31 @@ impl Device {
     /// [`Self::lifecycle`].
     pub(crate) fn set_revalidating(&self, on: bool) {
         self.revalidating.store(on, Relaxed);
+    }
+
+    /// Takes the disk whose partitions are to be looked for, if there is one. Then
+    /// [`Self::scan_ended`] has to follow.
+    pub(crate) fn take_scan(&self) -> Option<ARef<DiskRef>> {
+        let mut state = self.state.lock();
+        let disk = state.to_scan.take();
+        state.scanning = disk.is_some();
+        disk
+    }
+
+    /// Nobody has a reference to a disk to look for its partitions any more.
+    pub(crate) fn scan_ended(&self) {
+        self.state.lock().scanning = false;
+        self.scanned.notify_all();
+    }
+
+    /// Waits until nobody looks for partitions. The caller holds [`Self::lifecycle`], so that no
+    /// other disk comes, and has deleted the disk, so that nobody waits for the server to read from
+    /// it.
+    pub(crate) fn wait_scanned(&self) {
+        let mut state = self.state.lock();
+        while state.scanning {
+            self.scanned.wait(&mut state);
+        }
     }
 
     /// What happens when the server dies.

@@ -10,6 +10,7 @@ use crate::{
     },
     ending::{
         self,
+        CopyRules,
         Endings,
         FindEndings, //
     },
@@ -47,8 +48,14 @@ use kernel::{
         TaskBatch, //
     },
     prelude::*,
-    sync::Arc, //
+    sync::Arc,
+    time::Delta, //
 };
+
+/// For how long a server that is not trusted may have no room for the data of a write: as long as
+/// the block layer waits before it calls `timeout()`, which it does not for such a request: that
+/// time begins anew whenever the request is tried again.
+const PATIENCE: Delta = Delta::from_secs(30);
 
 /// What the block layer knows of a device; exists as long as anybody has a reference to the disk.
 pub(crate) struct DiskData {
@@ -90,6 +97,23 @@ impl FindEndings for DiskData {
     #[inline]
     fn endings(&self, hw_queue: u32, tag: u32) -> Option<&Endings> {
         self.slot(hw_queue, tag).map(Slot::endings)
+    }
+}
+
+impl CopyRules for DiskData {
+    fn may_retry(&self, age: Option<Delta>) -> bool {
+        // The disk is not deleted before all requests have ended.
+        if matches!(self.dev.gate(), Gate::Draining | Gate::Aborting) {
+            return false;
+        }
+        // The age is not known if the disk has no statistics. Then there is no other try.
+        !self.dev.has(UBLK_F_UNPRIVILEGED_DEV) || age.is_some_and(|age| age < PATIENCE)
+    }
+
+    fn block_bytes(&self) -> u32 {
+        // It was checked, and does not change as long as there is a disk.
+        let shift = self.dev.state.lock().params.basic.logical_bs_shift;
+        1u32 << shift.clamp(9, 31)
     }
 }
 

@@ -9,11 +9,11 @@ use crate::{
         DebugFile, //
     },
     device::Device,
-    numbers::Numbers,
-    places::{
-        Place,
-        Places, //
+    numbers::{
+        Holder,
+        Numbers, //
     },
+    places::Places,
     uapi::UBLK_MAX_UBLKS,
     workers::Workers, //
 };
@@ -48,16 +48,14 @@ struct Added {
     /// The character device, once it was made; dropping it removes the node.
     node: Option<CharDev>,
     _debug: DebugFile,
-    /// Given back when the device is out of sight.
-    _place: Option<Place>,
 }
 
 /// What a look-up found.
 pub(crate) enum Found {
     /// There is a device with this number.
     Present(Arc<Device>),
-    /// The device with this number was deleted, but the number is not free yet.
-    Deleted,
+    /// The device with this number was deleted, but still has it.
+    Deleted(Holder),
     /// There is no such device.
     Missing,
 }
@@ -122,7 +120,7 @@ impl Driver {
     /// is told that the node is there finds the device.
     ///
     /// Sleeps. After an error the device may be known, and has to be deleted.
-    pub(crate) fn publish(&self, dev: &Arc<Device>, place: Option<Place>) -> Result {
+    pub(crate) fn publish(&self, dev: &Arc<Device>) -> Result {
         // Before the lock is taken: to get memory, the kernel may have to write to a disk of ours,
         // which may need somebody who waits for the lock.
         let reserved = RBTreeNodeReservation::new(GFP_KERNEL)?;
@@ -130,7 +128,6 @@ impl Driver {
             dev: dev.clone(),
             node: None,
             _debug: debug::new_file(&self.debug, dev.clone())?,
-            _place: place,
         };
         {
             let mut devices = self.devices.lock();
@@ -156,8 +153,10 @@ impl Driver {
         let devices = self.devices.lock();
         match devices.get(&id) {
             Some(added) => Found::Present(added.dev.clone()),
-            None if self.numbers.is_known(id) => Found::Deleted,
-            None => Found::Missing,
+            None => self
+                .numbers
+                .known(id)
+                .map_or(Found::Missing, Found::Deleted),
         }
     }
 

@@ -23,7 +23,8 @@ use kernel::{
     sync::atomic::{
         Atomic,
         Relaxed, //
-    }, //
+    },
+    time::Delta, //
 };
 
 /// How long to wait before a request is tried again whose data could not be copied.
@@ -37,6 +38,9 @@ const MAX_ERRNO: i32 = 4095;
 pub(crate) enum Verdict {
     /// It ends, with a number of bytes or an error.
     Result(i32),
+    /// The server got no more than these first bytes of a write, and they were written. The block
+    /// layer asks for the rest again.
+    Part(u32),
     /// The next server gets it.
     Requeue,
 }
@@ -65,7 +69,8 @@ impl Verdict {
 struct VerdictCell(Atomic<i32>);
 
 impl VerdictCell {
-    /// No result is below `-MAX_ERRNO` in here, so this is free.
+    /// No result is below `-MAX_ERRNO` in here, so these are free: this one, and what is above it
+    /// by the number of bytes of a part.
     const REQUEUE: i32 = i32::MIN;
 
     fn new() -> Self {
@@ -77,6 +82,10 @@ impl VerdictCell {
         let number = match verdict {
             // A server may send anything.
             Verdict::Result(result) => result.max(-MAX_ERRNO),
+            // A request is much smaller than that. What is cut off would be asked for again.
+            Verdict::Part(bytes) => Self::REQUEUE
+                .saturating_add_unsigned(bytes)
+                .min(-MAX_ERRNO - 1),
             Verdict::Requeue => Self::REQUEUE,
         };
         self.0.store(number, Relaxed);
@@ -84,9 +93,13 @@ impl VerdictCell {
 
     #[inline]
     fn get(&self) -> Verdict {
-        match self.0.load(Relaxed) {
-            Self::REQUEUE => Verdict::Requeue,
-            result => Verdict::Result(result),
+        let number = self.0.load(Relaxed);
+        if number >= -MAX_ERRNO {
+            return Verdict::Result(number);
+        }
+        match number.wrapping_sub(Self::REQUEUE) as u32 {
+            0 => Verdict::Requeue,
+            bytes => Verdict::Part(bytes),
         }
     }
 }
@@ -163,6 +176,16 @@ pub(crate) trait FindEndings {
     fn endings(&self, hw_queue: u32, tag: u32) -> Option<&Endings>;
 }
 
+/// What is to be known of a disk when not all of the data of a write could be copied to its server.
+/// Implemented by what the block layer keeps for a [`Disk`].
+pub(crate) trait CopyRules {
+    /// Whether a request of this age, of whose data nothing could be copied, may be tried again.
+    fn may_retry(&self, age: Option<Delta>) -> bool;
+
+    /// The size of a block, of which a part can not be written: 512 at least.
+    fn block_bytes(&self) -> u32;
+}
+
 /// Gives up a reference to a request that a slot has, or had. The last one ends the request.
 ///
 /// Wherever interrupts are enabled; no lock of the driver may be held.
@@ -197,10 +220,17 @@ pub(crate) fn refuse(rq: RequestRef) {
     }
 }
 
-/// Has the block layer send a request again, a little later: perhaps there was no memory.
+/// Has the block layer send a request again, a little later, whose data could not be copied:
+/// perhaps there was no memory. It ends with an error instead if it has to end at last.
+#[cold]
 pub(crate) fn retry(rq: RequestRef) {
-    if let Some(rq) = Request::into_unique_or_drop(rq) {
+    let Some(rq) = Request::into_unique_or_drop(rq) else {
+        return;
+    };
+    if rq.queue_data().may_retry(rq.age()) {
         rq.requeue_delayed(RETRY_MSECS);
+    } else {
+        rq.end(BlkStatus::IOERR);
     }
 }
 
@@ -223,6 +253,7 @@ impl Ending {
     fn new(op: Op, copied: bool, verdict: Verdict) -> Self {
         let result = match verdict {
             Verdict::Requeue => return Self::Again,
+            Verdict::Part(bytes) => return Self::Part(bytes),
             Verdict::Result(result) => result,
         };
         match (op, result) {
@@ -270,6 +301,8 @@ mod tests {
         );
         let requeue = Ending::new(Op::Write, true, Verdict::Requeue);
         assert_eq!(requeue, Ending::Again);
+        let part = Ending::new(Op::Write, true, Verdict::Part(512));
+        assert_eq!(part, Ending::Part(512));
     }
 
     #[test]
@@ -279,6 +312,9 @@ mod tests {
             Verdict::Result(i32::MAX),
             Verdict::Result(EIO.to_errno()),
             Verdict::Requeue,
+            Verdict::Part(512),
+            Verdict::Part(i32::MAX as u32 - 4095),
+            Verdict::Result(-MAX_ERRNO),
             Verdict::Result(0),
         ] {
             cell.set(verdict);

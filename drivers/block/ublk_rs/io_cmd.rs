@@ -86,9 +86,10 @@ impl CommandHandler for IoCommands {
         let CmdData { q_id, tag, .. } = *cmd.data();
         match (dev.queue(q_id.into()), dev.slot(q_id, tag)) {
             (Some(queue), Some(slot)) => {
+                let flags = cx.flags();
                 slot.start(cmd, cx, queue.descs(), dev.shmem());
                 // It waits again if it was put back.
-                cancel_if_leaving(&dev, slot, cx.flags());
+                cancel_if_leaving(&dev, slot, flags);
             }
             // The command was queued in a slot, so there is one.
             _ => drop(cmd),

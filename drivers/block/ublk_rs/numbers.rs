@@ -21,19 +21,34 @@ use kernel::{
     }, //
 };
 
-/// What a number that is taken stands for.
-enum Taken {
-    /// Something that is being made, and that nobody can know yet.
-    Unknown,
-    /// Something that was made known.
-    Known,
+/// Who has a number, from the time when it is taken until it is free. Numbers are used again,
+/// holders are not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Holder {
+    id: u32,
+    serial: u64,
+}
+
+/// What is known of a number that is taken.
+struct Taken {
+    /// Tells its holder from the earlier and the later ones.
+    serial: u64,
+    /// Whether what it stands for was made known; else that is being made, and nobody can know it
+    /// yet.
+    known: bool,
+}
+
+/// What the lock guards.
+struct State {
+    taken: KBox<RBTree<u32, Taken>>,
+    next_serial: u64,
 }
 
 /// The numbers that are taken.
 #[pin_data]
 pub(crate) struct Numbers {
     #[pin]
-    taken: Mutex<KBox<RBTree<u32, Taken>>>,
+    state: Mutex<State>,
     /// Notified when a number gets free.
     #[pin]
     freed: CondVar,
@@ -42,10 +57,13 @@ pub(crate) struct Numbers {
 impl Numbers {
     /// All numbers are free.
     pub(crate) fn new() -> Result<Arc<Self>> {
-        let taken = KBox::new(RBTree::new(), GFP_KERNEL)?;
+        let state = State {
+            taken: KBox::new(RBTree::new(), GFP_KERNEL)?,
+            next_serial: 0,
+        };
         Arc::pin_init(
             pin_init!(Self {
-                taken <- new_mutex!(taken, "ublk_rs::Numbers::taken"),
+                state <- new_mutex!(state, "ublk_rs::Numbers::state"),
                 freed <- new_condvar!("ublk_rs::Numbers::freed"),
             }),
             GFP_KERNEL,
@@ -59,32 +77,49 @@ impl Numbers {
         // Before the lock is taken: to get memory, the kernel may have to write to a disk of ours,
         // which may need somebody who waits for the lock.
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let mut taken = self.taken.lock();
+        let mut state = self.state.lock();
         let id = match wanted {
-            Some(id) if taken.get(&id).is_some() => return Err(EEXIST),
+            Some(id) if state.taken.get(&id).is_some() => return Err(EEXIST),
             Some(id) => id,
-            None => lowest_free(taken.keys().copied()).ok_or(ENOSPC)?,
+            None => lowest_free(state.taken.keys().copied()).ok_or(ENOSPC)?,
         };
-        taken.insert(node.into_node(id, Taken::Unknown));
+        let serial = state.next_serial;
+        state.next_serial += 1;
+        let taken = Taken {
+            serial,
+            known: false,
+        };
+        state.taken.insert(node.into_node(id, taken));
         Ok(Number {
             numbers: self.clone(),
-            id,
+            holder: Holder { id, serial },
         })
     }
 
-    /// Whether a number is taken by what was made known.
-    pub(crate) fn is_known(&self, id: u32) -> bool {
-        match self.taken.lock().get(&id) {
-            Some(Taken::Known) => true,
-            Some(Taken::Unknown) | None => false,
+    /// Who has a number, if it stands for something that was made known.
+    pub(crate) fn known(&self, id: u32) -> Option<Holder> {
+        match self.state.lock().taken.get(&id) {
+            Some(Taken {
+                serial,
+                known: true,
+            }) => Some(Holder {
+                id,
+                serial: *serial,
+            }),
+            _ => None,
         }
     }
 
-    /// Waits until a number is free. Fails with [`EINTR`] if a signal comes first.
-    pub(crate) fn wait_free(&self, id: u32) -> Result {
-        let mut taken = self.taken.lock();
-        while taken.get(&id).is_some() {
-            if self.freed.wait_interruptible(&mut taken) {
+    /// Waits until a number is free, or has another holder than this one. Fails with [`EINTR`] if a
+    /// signal comes first.
+    pub(crate) fn wait_gone(&self, holder: Holder) -> Result {
+        let mut state = self.state.lock();
+        while state
+            .taken
+            .get(&holder.id)
+            .is_some_and(|taken| taken.serial == holder.serial)
+        {
+            if self.freed.wait_interruptible(&mut state) {
                 return Err(EINTR);
             }
         }
@@ -93,9 +128,9 @@ impl Numbers {
 
     /// Waits until no number is taken.
     pub(crate) fn wait_empty(&self) {
-        let mut taken = self.taken.lock();
-        while taken.keys().next().is_some() {
-            self.freed.wait(&mut taken);
+        let mut state = self.state.lock();
+        while state.taken.keys().next().is_some() {
+            self.freed.wait(&mut state);
         }
     }
 }
@@ -115,26 +150,31 @@ fn lowest_free(taken: impl Iterator<Item = u32>) -> Option<u32> {
 /// A number that is taken; dropping it makes it free.
 pub(crate) struct Number {
     numbers: Arc<Numbers>,
-    id: u32,
+    holder: Holder,
 }
 
 impl Number {
     /// The number.
     pub(crate) fn get(&self) -> u32 {
-        self.id
+        self.holder.id
+    }
+
+    /// Who has the number now.
+    pub(crate) fn holder(&self) -> Holder {
+        self.holder
     }
 
     /// Notes that what has the number was made known.
     pub(crate) fn make_known(&self) {
-        if let Some(taken) = self.numbers.taken.lock().get_mut(&self.id) {
-            *taken = Taken::Known;
+        if let Some(taken) = self.numbers.state.lock().taken.get_mut(&self.holder.id) {
+            taken.known = true;
         }
     }
 }
 
 impl Drop for Number {
     fn drop(&mut self) {
-        let node = self.numbers.taken.lock().remove_node(&self.id);
+        let node = self.numbers.state.lock().taken.remove_node(&self.holder.id);
         self.numbers.freed.notify_all();
         // Outside of the lock.
         drop(node);
@@ -161,12 +201,18 @@ mod tests {
         assert_eq!(first.get(), 0);
         assert!(numbers.take(Some(0)).is_err());
         assert_eq!(numbers.take(Some(5))?.get(), 5);
-        assert!(!numbers.is_known(0));
+        assert_eq!(numbers.known(0), None);
         first.make_known();
-        assert!(numbers.is_known(0));
+        let holder = first.holder();
+        assert_eq!(numbers.known(0), Some(holder));
         drop(first);
-        numbers.wait_free(0)?;
-        assert_eq!(numbers.take(None)?.get(), 0);
+        numbers.wait_gone(holder)?;
+        // The number has another holder, which is not waited for.
+        let second = numbers.take(None)?;
+        assert_eq!(second.get(), 0);
+        assert!(second.holder() != holder);
+        numbers.wait_gone(holder)?;
+        drop(second);
         numbers.wait_empty();
         Ok(())
     }

@@ -107,10 +107,10 @@ impl Queue {
     }
 
     /// Whether the server can be told something: a command waits, or there is no server any more.
+    /// One that works on batches is told by its next command, if none waits.
     pub(crate) fn can_tell_server(&self) -> bool {
-        if self.batch().is_some_and(BatchQueue::can_tell_server) {
-            return true;
-        }
-        self.slots().any(|slot| slot.is_waiting()) || self.slots().all(|slot| slot.is_abandoned())
+        self.batch.is_some()
+            || self.slots().any(|slot| slot.is_waiting())
+            || self.slots().all(|slot| slot.is_abandoned())
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn end(dev: &Device, pid: i32) -> Result {
 ///
 /// Waits up to `timeout_ms` milliseconds, 0 is for ever, until each queue has a command to tell the
 /// server with. Fails with [`EOPNOTSUPP`] if the device does not have the feature, [`ENODEV`]
-/// without a disk, [`EBUSY`] if the time is up, and [`EINTR`].
+/// without a disk, [`EBUSY`] if the time is up or somebody waits to stop the device, and [`EINTR`].
 pub(crate) fn quiesce(dev: &Device, timeout_ms: u64) -> Result {
     if !dev.has(UBLK_F_QUIESCE) {
         return Err(EOPNOTSUPP);
@@ -105,7 +105,8 @@ fn wait_idle(dev: &Device, timeout_ms: u64) -> Result {
         return Err(EBUSY);
     }
     while !dev.queues().all(|queue| queue.can_tell_server()) {
-        if left == 0 {
+        // Who wants to stop it needs the lock that we hold, and makes what we wait for pointless.
+        if left == 0 || dev.stop_is_waiting() {
             return Err(EBUSY);
         }
         if current!().signal_pending() {

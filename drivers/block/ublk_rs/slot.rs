@@ -81,6 +81,9 @@ struct SlotState {
     auto_reg: Option<AutoReg>,
     /// The ring on which the data of the server's request was registered.
     registered_on: Option<RingId>,
+    /// How many bytes of the server's request it was told of, if the driver copies: fewer than it
+    /// has if the data of a write could not be copied as a whole.
+    given: u32,
     /// Keeps the shared memory in which the data of the server's request is. Only while the stage
     /// has a request: who takes that out takes this out as well, and drops it without the lock.
     hold: Option<Hold>,
@@ -105,9 +108,17 @@ impl SlotState {
         self.generation = self.generation.next();
     }
 
-    /// As [`Self::hand_to_server`], of a request whose data is in shared memory, if `hold` is.
-    fn share(&mut self, rq: RequestRef, registered_on: Option<RingId>, hold: Option<Hold>) {
+    /// As [`Self::hand_to_server`], of a request of which the server is told `bytes` bytes, and
+    /// whose data is in shared memory, if `hold` is.
+    fn share(
+        &mut self,
+        rq: RequestRef,
+        bytes: u32,
+        registered_on: Option<RingId>,
+        hold: Option<Hold>,
+    ) {
         debug_assert!(self.hold.is_none());
+        self.given = bytes;
         if hold.is_some() {
             self.hold = hold;
         }
@@ -197,6 +208,7 @@ impl Slot {
                     addr: 0,
                     auto_reg: None,
                     registered_on: None,
+                    given: 0,
                     hold: None,
                     memory: None,
                     generation: Generation::default(),

@@ -42,6 +42,8 @@ pub(crate) fn start(dev: &Arc<Device>, pid: i32) -> Result {
     if pid <= 0 || !dev.state.lock().params.has(UBLK_PARAM_TYPE_BASIC) {
         return Err(EINVAL);
     }
+    // Declared first, so that it is dropped last, and without a lock.
+    let disk_ref;
     let _lifecycle = wait_ready(dev)?;
 
     let data = KBox::new_uninit(GFP_KERNEL)?;
@@ -57,8 +59,7 @@ pub(crate) fn start(dev: &Arc<Device>, pid: i32) -> Result {
     };
 
     let disk = alloc_disk(dev, &params, data)?;
-    // Dropped last, and without a lock.
-    let disk_ref = disk.disk_ref();
+    disk_ref = disk.disk_ref();
     {
         let mut state = dev.state.lock();
         state.opening = Opening::Allowed;
@@ -145,11 +146,12 @@ impl WorkItem<{ Device::SCAN }> for Device {
     type Pointer = Arc<Device>;
 
     fn run(dev: Arc<Device>) {
-        // A stop takes it out.
-        let disk = dev.state.lock().to_scan.take();
-        if let Some(disk) = disk {
+        // A stop takes it out, or waits for us.
+        if let Some(disk) = dev.take_scan() {
             // A server that fails its reads has no partitions, that is no error here.
             let _ = disk.scan_partitions();
+            drop(disk);
+            dev.scan_ended();
         }
     }
 }

@@ -37,6 +37,8 @@ pub(crate) fn stop(dev: &Device) {
     if stop_disk(dev) {
         dev.cancel_commands();
     }
+    // Else the parameters could not be changed for a while.
+    dev.wait_scanned();
 }
 
 /// Stops a device that may have a disk or a server or both. Returns whether there is a server,
@@ -66,6 +68,10 @@ fn stop_disk(dev: &Device) -> bool {
             let disk = disk.disk_ref();
             dev.change_gate(&disk, gate);
             disk.kick_requeue_list();
+        } else if served {
+            // No request waits for another server anyway. This is for those that are tried again
+            // and again, as their data can not be copied: they will see it the next time.
+            dev.set_gate(Gate::Draining);
         }
         // A dying server may wait for what waits for us.
         for slot in dev.slots() {

@@ -19,7 +19,8 @@ use crate::{
     types::{
         Disk,
         ReportRequest, //
-    }, //
+    },
+    uapi::UBLK_F_ZONED, //
 };
 use kernel::{
     block::mq::{
@@ -36,8 +37,12 @@ const MAX_BUFFER: usize = 64 << 10;
 /// Any queue can transfer a buffer of this size.
 const MIN_BUFFER: usize = 4096;
 
-/// Calls `f`, which has the block layer look at all zones. The caller holds [`Device::lifecycle`].
+/// Calls `f`, which has the block layer look at all zones, if there are any. The caller holds
+/// [`Device::lifecycle`].
 pub(crate) fn while_revalidating<R>(dev: &Device, f: impl FnOnce() -> R) -> R {
+    if !dev.has(UBLK_F_ZONED) {
+        return f();
+    }
     dev.set_revalidating(true);
     let result = f();
     dev.set_revalidating(false);

@@ -69,6 +69,13 @@ impl Slot {
                 // If it is not there any more, the server was faster.
                 let _ = cmd.as_cmd().unregister_buffer(auto_reg.index.into(), flags);
                 state = self.state.lock();
+                // It may have been aborted in the meantime, as a question for zones whose device is
+                // to be stopped, or because the task is dying. Then the slot is lost, and no
+                // command must wait in it, because nobody would cancel that.
+                if state.stage.owned().is_none() {
+                    drop(state);
+                    return (cmd.complete(Ok(UBLK_IO_RES_ABORT)), false);
+                }
             }
         }
 
@@ -82,14 +89,16 @@ impl Slot {
         state.addr = next.map_or(addr, AutoReg::addr);
         state.auto_reg = next;
         // From here on the command may be canceled, but the tag is in use until the request ends.
-        // The request may be gone if the task is dying and the disk is being stopped; the command
-        // then waits for the end of the ring.
         let rq = state.stage.commit(queued);
+        let given = state.given;
         let hold = self.release(&mut state);
         drop(state);
 
+        // It is there: that was looked at since the slot was locked.
         if let Some(rq) = rq {
-            let verdict = self.take_data(&rq, addr, result, hold.is_some());
+            let verdict = self.take_data(&rq, addr, result, given, hold.is_some());
+            // Who sees the request end finds the index free.
+            drop(hold);
             self.endings.finish(rq, verdict);
         }
         (outcome, true)
@@ -108,6 +117,8 @@ impl Slot {
     /// In copy mode, takes the data of a read from the server. Returns the verdict on the request,
     /// which is less than `result` if not all of the data could be had.
     ///
+    /// The server was `given` so many bytes of a write. It can not have written more.
+    ///
     /// If the data is `in_place` then it is in memory that the server shares with the reader, and
     /// there is nothing to take: what the server has not written there, it could have read.
     pub(super) fn take_data(
@@ -115,9 +126,13 @@ impl Slot {
         rq: &Request<Disk>,
         addr: u64,
         result: i32,
+        given: u32,
         in_place: bool,
     ) -> Verdict {
         if result <= 0 || rq.op() != Op::Read || !rq.has_data() {
+            if self.data.copies && given < rq.bytes() && result >= 0 {
+                return Verdict::Part(given);
+            }
             return Verdict::Result(result);
         }
         if in_place {
@@ -183,8 +198,10 @@ impl Slot {
             return false;
         }
         let rq = state.stage.commit(cmd);
-        let _hold = self.release(&mut state);
+        let hold = self.release(&mut state);
         drop(state);
+        // Who sees the request end finds the index free.
+        drop(hold);
 
         if let Some(rq) = rq {
             let verdict = Verdict::on_moved(&rq, result);

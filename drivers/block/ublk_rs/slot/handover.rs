@@ -10,7 +10,10 @@ use crate::{
         DataMode, //
     },
     descs::Descs,
-    ending,
+    ending::{
+        self,
+        CopyRules, //
+    },
     shmem::{
         Found,
         Shmem, //
@@ -120,7 +123,7 @@ impl Slot {
         };
         descs.describe(&rq, place.addr, bytes, place.flags | flags);
         let hold = found.map(Found::keep);
-        self.state.lock().share(rq, registered_on, hold);
+        self.state.lock().share(rq, bytes, registered_on, hold);
         cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
     }
 
@@ -151,7 +154,7 @@ impl Slot {
         match give_data(&rq, addr) {
             Some(bytes) => {
                 descs.describe(&rq, addr, bytes, 0);
-                self.state.lock().hand_to_server(rq, None);
+                self.state.lock().share(rq, bytes, None, None);
                 (cmd.complete(Ok(UBLK_IO_RES_OK as i32)), false)
             }
             None => {
@@ -193,13 +196,24 @@ impl Place {
     }
 }
 
-/// Copies the data of a write to the server. Returns how much of it: not nothing.
+/// Copies the data of a write to the server. Returns how much of it was copied, in whole blocks:
+/// not nothing.
 pub(super) fn give_data(rq: &Request<Disk>, addr: u64) -> Option<u32> {
     let user = UserPtr::from_addr(addr as usize);
-    match rq.copy_to_user(0, user, rq.bytes() as usize) {
-        0 => None,
-        copied => Some(copied as u32),
+    let bytes = rq.bytes();
+    let copied = rq.copy_to_user(0, user, bytes as usize) as u32;
+    if copied == bytes {
+        Some(bytes)
+    } else {
+        whole_blocks(rq, copied)
     }
+}
+
+/// How many bytes of the first `copied` ones are whole blocks, if any are.
+#[cold]
+fn whole_blocks(rq: &Request<Disk>, copied: u32) -> Option<u32> {
+    let part = copied - copied % rq.queue_data().block_bytes();
+    (part > 0).then_some(part)
 }
 
 /// What came of registering the data of a request.

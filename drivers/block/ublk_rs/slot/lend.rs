@@ -111,7 +111,7 @@ impl Slot {
     /// it is still the server's.
     pub(crate) fn commit_lent(&self, rq: &Request<Disk>, memory: PartMemory, result: i32) -> bool {
         self.take_memory_back(memory);
-        let (own, _hold) = {
+        let (own, hold) = {
             let mut state = self.state.lock();
             if self.broke_off(&state, result, rq.bytes()) {
                 return false;
@@ -120,6 +120,8 @@ impl Slot {
             let own: Option<RequestRef> = state.stage.commit_shared();
             (own, self.release(&mut state))
         };
+        // Outside of the lock, and who sees the request end finds the index free.
+        drop(hold);
         let Some(own) = own else {
             return false;
         };

@@ -65,6 +65,7 @@ impl Next {
 impl SlotState {
     /// The current process serves the slot: the one that has prepared it may have left it to a
     /// child. Returns what is to be dropped outside of the lock.
+    #[inline]
     pub(super) fn note_server(&mut self) -> Option<ARef<Task>> {
         let current = current!();
         let leader = current.group_leader();
@@ -151,6 +152,9 @@ impl Slot {
             // Nothing that could sleep or fail.
             descs.describe(&rq, addr, rq.bytes(), 0);
             state.hand_to_server(rq, None);
+            let former = state.note_server();
+            drop(state);
+            drop(former);
             return true;
         }
         drop(state);
@@ -183,7 +187,15 @@ impl Slot {
         };
         descs.describe(&rq, place.addr, bytes, place.flags | more);
         let hold = found.map(Found::keep);
-        self.state.lock().share(rq, registered_on, hold);
+        let former = {
+            let mut state = self.state.lock();
+            state.share(rq, bytes, registered_on, hold);
+            // It is this process that has to commit it, however long the one lives that had the
+            // slot before.
+            state.note_server()
+        };
+        // Outside of the lock.
+        drop(former);
         true
     }
 
@@ -221,7 +233,7 @@ impl Slot {
         result: i32,
         batch: &mut CompletionBatch<Disk>,
     ) -> Result {
-        let (rq, registered, hold, _former) = {
+        let (rq, registered, given, hold, _former) = {
             let mut state = self.state.lock();
             let Some(op) = state.stage.owned().map(|rq| rq.op()) else {
                 drop(state);
@@ -242,8 +254,9 @@ impl Slot {
             state.auto_reg = next.auto_reg;
             let former = state.note_server();
             let rq = state.stage.commit_shared();
+            let given = state.given;
             // What is dropped is so outside of the lock.
-            (rq, registered, self.release(&mut state), former)
+            (rq, registered, given, self.release(&mut state), former)
         };
         if let Some(auto_reg) = registered {
             // If it is not there any more, the server was faster.
@@ -251,7 +264,9 @@ impl Slot {
         }
         // From here on the server is told of the next request as soon as this one has ended.
         if let Some(rq) = rq {
-            let verdict = self.take_data(&rq, next.addr, result, hold.is_some());
+            let verdict = self.take_data(&rq, next.addr, result, given, hold.is_some());
+            // Who sees the request end finds the index free.
+            drop(hold);
             self.endings.finish_in(rq, verdict, batch);
         }
         Ok(())

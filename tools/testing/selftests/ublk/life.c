@@ -74,6 +74,24 @@ void hear(int fd)
 		give_up("read", -errno);
 }
 
+int ctrl_path(int id, __u32 op, void *buf, unsigned int len, __u64 data)
+{
+	char all[64 + sizeof(struct ublk_params)] = "";
+	struct ublksrv_ctrl_cmd cmd = {
+		.dev_id = id,
+		.queue_id = -1,
+		.addr = (unsigned long)all,
+		.len = 64 + len,
+		.dev_path_len = 64,
+		.data = { data },
+	};
+
+	snprintf(all, 64, "/dev/ublkc%d", id);
+	if (len)
+		memcpy(all + 64, buf, len);
+	return ctrl(op, &cmd);
+}
+
 /* Root remains the saved user */
 void become(unsigned int uid)
 {

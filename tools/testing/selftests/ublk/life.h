@@ -25,6 +25,8 @@ void tell(int fd);
 void hear(int fd);
 /* Become somebody else, or root again */
 void become(unsigned int uid);
+/* A command of an unprivileged device, which has the path of its node in front */
+int ctrl_path(int id, __u32 op, void *buf, unsigned int len, __u64 data);
 
 /* Open /dev/ublkcN as soon as the last server is done with */
 int open_free(int id);

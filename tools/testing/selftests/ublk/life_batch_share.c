@@ -245,4 +245,46 @@ TEST(one_ring_goes)
 	EXPECT_EQ(0, delete_dev(s.id));
 }
 
+/* The process that prepared the slots ends; who was told of a request has all the time it wants */
+TEST(who_prepared_goes)
+{
+	pid_t preparer, stopper;
+	struct blk_io io;
+	struct bring b;
+	struct srv s;
+	__u64 fetch;
+	int tag, fd;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	srv_open(&s, UBLK_F_BATCH_IO, NULL);
+	preparer = child();
+	if (!preparer) {
+		bring_init(&b, &s, true);
+		_exit(-batch_prep(&b, 0, 0, s.depth));
+	}
+	ASSERT_EQ(0, exit_status(preparer));
+	bring_init(&b, &s, false);
+	srv_start(&s);
+	bring_provide(&b, 0, 1, NULL);
+	fetch = bring_fetch(&b, 0);
+	block_start(&io, s.id, B_READ, 0, 4096);
+	ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
+	stopper = child();
+	if (!stopper) {
+		close(s.cdev);
+		close(s.ring.ring_fd);
+		_exit(-ctrl_simple(s.id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
+	}
+	/* by then it has looked for requests of servers that are dying */
+	while ((fd = open(str("/dev/ublkb%d", s.id), O_RDONLY | O_CLOEXEC)) >= 0)
+		close(fd);
+	EXPECT_EQ(BLOCKS, block_wait(&io, 100));
+	EXPECT_EQ(16, batch_commit(&b, 0, tag, 4096));
+	EXPECT_EQ(1, block_wait(&io, INT_MAX));
+	EXPECT_EQ(0, exit_status(stopper));
+	srv_close(&s);
+	EXPECT_EQ(0, delete_dev(s.id));
+}
+
 TEST_HARNESS_MAIN

@@ -11,25 +11,6 @@
 /* the driver's default, which may not be known to us, is 64 */
 #define MAX_PLACES	1024
 
-/* A command of an unprivileged device has the path of its node in front */
-static int ctrl_path(int id, __u32 op, void *buf, unsigned int len, __u64 data)
-{
-	char all[64 + sizeof(struct ublk_params)] = "";
-	struct ublksrv_ctrl_cmd cmd = {
-		.dev_id = id,
-		.queue_id = -1,
-		.addr = (unsigned long)all,
-		.len = 64 + len,
-		.dev_path_len = 64,
-		.data = { data },
-	};
-
-	snprintf(all, 64, "/dev/ublkc%d", id);
-	if (len)
-		memcpy(all + 64, buf, len);
-	return ctrl(op, &cmd);
-}
-
 /* A device of nobody's: its number, or an error */
 static int add_own(void)
 {
@@ -128,6 +109,35 @@ TEST_F_TIMEOUT(place, of_a_device_that_ends, 120)
 	self->id[0] = add_own();
 	ASSERT_LE(0, self->id[0]);
 	EXPECT_EQ(-EACCES, add_own());
+}
+
+/*
+ * A device that was deleted has its place until its last user is gone: else somebody
+ * who keeps the files of such devices open could have any number of them.
+ */
+TEST_F_TIMEOUT(place, of_a_device_in_use, 120)
+{
+	int fds[4], nr = self->taken < 4 ? self->taken : 4;
+	int i, id;
+
+	for (i = 0; i < nr; i++) {
+		fds[i] = open_cdev(self->id[i]);
+		ASSERT_LE(0, fds[i]);
+		ASSERT_EQ(0, ctrl_path(self->id[i], UBLK_U_CMD_DEL_DEV_ASYNC, NULL, 0, 0));
+		id = add_own();
+		EXPECT_EQ(-EACCES, id);
+		if (id >= 0)
+			EXPECT_EQ(0, delete_dev(id));
+	}
+	for (i = 0; i < nr; i++) {
+		close(fds[i]);
+		/* in its own time */
+		while ((id = add_own()) == -EACCES)
+			usleep(1000);
+		ASSERT_LE(0, id);
+		self->id[i] = id;
+		EXPECT_EQ(-EACCES, add_own());
+	}
 }
 
 TEST_HARNESS_MAIN

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include "life.h"
+#include "parity_bsrv.h"
 #include "kselftest_harness.h"
 
 /* a stop that looks at each slot takes some time */
@@ -303,6 +304,73 @@ TEST_F_TIMEOUT(stop, write_back, 120)
 	EXPECT_EQ(0, s.requests);
 	server_close(&s);
 	close(disk);
+}
+
+/* Wait until requests are held, as far as debugfs tells; else some time */
+static void wait_held(int id)
+{
+	char line[200] = "";
+	FILE *f;
+
+	while (!strstr(line, " gate Held")) {
+		usleep(1000);
+		f = fopen(str("/sys/kernel/debug/ublk_rs/%d", id), "r");
+		if (!f) {
+			usleep(500000);
+			return;
+		}
+		if (!fgets(line, sizeof(line), f))
+			line[0] = '\0';
+		fclose(f);
+	}
+}
+
+/* QUIESCE_DEV waits for a server that has no slot left. Who stops the device need not. */
+TEST(while_quiesced)
+{
+	struct ublksrv_ctrl_dev_info info =
+		default_info(UBLK_F_USER_RECOVERY | UBLK_F_QUIESCE | UBLK_F_NO_AUTO_PART_SCAN);
+	pid_t quiescer, stopper;
+	struct blk_io io;
+	struct srv s;
+	int tag;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	info.queue_depth = 1;
+	srv_info(&s, &info, NULL);
+	srv_attach(&s);
+	srv_fetch(&s, 0, 1);
+	srv_start(&s);
+	block_start(&io, s.id, B_READ, 0, 4096);
+	while ((tag = srv_request(&s, 1000)) < 0)
+		;
+	quiescer = command(s.id, UBLK_U_CMD_QUIESCE_DEV);
+	wait_held(s.id);
+	stopper = command(s.id, UBLK_U_CMD_STOP_DEV);
+	EXPECT_EQ(EBUSY, exit_status(quiescer));
+	/* the stop does wait for the server */
+	EXPECT_EQ(BLOCKS, block_wait(&io, 0));
+	srv_commit(&s, tag, 4096);
+	EXPECT_EQ(1, block_wait(&io, INT_MAX));
+	EXPECT_EQ(0, exit_status(stopper));
+	srv_close(&s);
+	EXPECT_EQ(0, delete_dev(s.id));
+}
+
+/* A server that works on batches can be told by its next command, so nobody waits for one */
+TEST(quiesced_without_fetch)
+{
+	struct bring b;
+	struct srv s;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	batch_live(&b, &s, UBLK_F_USER_RECOVERY | UBLK_F_QUIESCE);
+	EXPECT_EQ(0, ctrl_simple(s.id, UBLK_U_CMD_QUIESCE_DEV, NULL, 0, 0));
+	EXPECT_EQ(-ENODEV, bring_wait(&b, bring_fetch(&b, 0), INT_MAX, NULL));
+	srv_close(&s);
+	EXPECT_EQ(0, delete_dev(s.id));
 }
 
 TEST_HARNESS_MAIN
