@@ -237,15 +237,14 @@ nbd_clean_up() {
 	nbd_pid=
 }
 
-# nbd_cases [all]
 nbd_cases() {
 	local mode first=${modes[0]}
-	run nbd_messages
+	also nbd_messages
 	run nbd "$first" '--queues 2' qemu
 	run nbd_killed "$first" qemu
+	[ "$all" = all ] || return 0
 	run nbd_errors "$first"
 	run nbd_recover "$first" reissue
-	[ "${1:-}" = all ] || return 0
 	for mode in "${modes[@]}"; do
 		[ "$mode" = "$first" ] || run nbd "$mode" '--queues 2' qemu
 		[ "$mode" = "$first" ] || run nbd_killed "$mode" tcp

@@ -74,7 +74,7 @@ denied() {
 # An ordinary user adds, serves and deletes a device, and no other user does.
 # shellcheck disable=SC2086 # numbers, and lists of words
 ordinary() {
-	local u=1000 other=1001 how file=$store/user
+	local u=1000 other=1001 how hows file=$store/user
 	denied 4 "be root, or have the udev rules" $u features || return
 	with_rules ordinary_by_rules
 }
@@ -89,7 +89,8 @@ ordinary_by_rules() {
 	denied 4 "only mode fused" $u add --mode copy file "$file" || return
 	denied 4 "not for ordinary users" $u add mirror "$file" || return
 	denied 4 "Permission denied" $other add file "$file" || return
-	for how in "null --size 64M" "file $file" "file --direct $file"; do
+	[ "$all" = all ] && hows=("null --size 64M" "file $file" "file --direct $file") || hows=("file $file")
+	for how in "${hows[@]}"; do
 		dev=$(as $u add $how 2>"$work/err") || bad "add $how: $(cat "$work/err")" || return
 		id=${dev#/dev/ublkb} pid=$(field pid)
 		udevadm settle --timeout=30

@@ -9,6 +9,7 @@
 #   FUBLK=path      another one than that of dev/server
 set -u
 
+all=${1:-}
 fublk=${FUBLK:-$BUILD/server/release/fublk}
 server=fublk
 # shellcheck source=dev/guest/server-cases.sh
@@ -532,6 +533,9 @@ nothing_left() {
 	[ -z "$left" ] || bad "left: $left"
 }
 
+# also FUNCTION OPTIONS...: run() it if all are wanted
+also() { [ "$all" != all ] || run "$@"; }
+
 # Nothing is there without the driver.
 no_driver() {
 	rmmod $module 2>>"$log" || bad "$module: rmmod fails" || return
@@ -546,16 +550,16 @@ echo "$("$fublk" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 mode=${modes[0]}
 # While nothing else has taken memory: where the processor is emulated, there is
 # little to see of an end if less is left than this leaves.
-[ "${1:-}" != all ] || run pressure "$mode" '' ''
+also pressure "$mode" '' ''
 run messages
 run foreground
-run udev
+also udev
 run ordinary
-run stale
-run devices_of_a_file
-run take_over
+also stale
+also devices_of_a_file
+also take_over
 run locked
-if [ "${1:-}" = all ]; then
+if [ "$all" = all ]; then
 	run recover_twice
 	run stop_mounted reissue
 	run early_signal
@@ -571,7 +575,7 @@ for mode in "${modes[@]}"; do
 	run file "$mode" '' --queues 2
 	death=${deaths[0]} end=${ends[0]}
 	deaths=("${deaths[@]:1}" "$death") ends=("${ends[@]:1}" "$end")
-	if [ "${1:-}" = all ]; then
+	if [ "$all" = all ]; then
 		run null "$mode" --queues 2 --depth 32
 		run batches "$mode"
 		run stripe "$mode" 4K 3
@@ -580,10 +584,10 @@ for mode in "${modes[@]}"; do
 		run qcow2 "$mode" cluster_size=4k
 		run qcow2_killed "$mode" "$death"
 	fi
-	if [ "${1:-}" = all ] || [ "$mode" = "${modes[0]}" ]; then
+	if [ "$all" = all ] || [ "$mode" = "${modes[0]}" ]; then
 		run recover "$mode" "$death"
 		run removed "$mode" "$end"
-		run dies "$mode"
+		also dies "$mode"
 	fi
 done
 mode=${modes[0]}
@@ -593,7 +597,7 @@ in_turn() {
 	run "$1" "${turn[0]}" "${@:2}"
 	turn=("${turn[@]:1}" "${turn[0]}")
 }
-if [ "${1:-}" = all ]; then
+if [ "$all" = all ]; then
 	in_turn file --direct --depth 16
 	in_turn block
 	in_turn resize
@@ -606,17 +610,13 @@ if [ "${1:-}" = all ]; then
 	in_turn qcow2 cluster_size=2M
 	run xfs "$mode" --direct
 	run qcow2 "$mode" cluster_size=64k --batch on
+	run stripe "$mode" 64K 2
 else
-	run null "$mode" --queues 2 --depth 32
 	run batches "$mode"
-	run resize "$mode"
-	run read_only "$mode"
+	run mirror "$mode"
 fi
-run stripe "$mode" 64K 2
-run mirror "$mode"
-nbd_cases "${1:-}"
+nbd_cases
 run qcow2 "$mode" cluster_size=64k --queues 2
-run qcow2_killed "$mode" reissue
-run qcow2_refused "$mode"
+also qcow2_refused "$mode"
 run nothing_left
 end no_driver

@@ -25,7 +25,7 @@ _create_backfile 0 256M
 _create_backfile 1 128M
 _create_backfile 2 128M
 
-for action in kill_daemon quiesce_dev; do
+for action in ${1:-kill_daemon quiesce_dev}; do
 	recover $action -t null -q 2 -r 1 -g &
 	recover $action -t loop -q 2 -r 1 "${UBLK_BACKFILES[0]}" &
 	recover $action -t stripe -q 2 -r 1 -i 1 "${UBLK_BACKFILES[@]:1}" &
