@@ -382,8 +382,14 @@ impl Gathered {
         if self.of_leader() {
             self.nr = self.nr.max(1);
         }
-        // SAFETY: By the safety requirements. The primary leads nothing when this is over.
+        // SAFETY: By the safety requirements. The primary is being initialised, and the command is
+        // its first member. It leads nothing when this is over.
         unsafe {
+            if !self.inline_of.is_null() {
+                let _ = self.take();
+                // Those that are left are whole SQEs, whatever else it has said.
+                (*req.cast::<bindings::io_uring_cmd>()).flags &= !bindings::IORING_FUSED_CMD_INLINE;
+            }
             self.abandon();
             (*req).flags &= !(bindings::REQ_F_SQE_GROUP as u64);
         }

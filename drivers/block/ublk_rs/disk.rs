@@ -54,7 +54,8 @@ use kernel::{
 
 /// For how long a server that is not trusted may have no room for the data of a write: as long as
 /// the block layer waits before it calls `timeout()`, which it does not for such a request: that
-/// time begins anew whenever the request is tried again.
+/// time begins anew whenever the request is tried again. A request that has waited for a server for
+/// that long is tried once.
 const PATIENCE: Delta = Delta::from_secs(30);
 
 /// What the block layer knows of a device; exists as long as anybody has a reference to the disk.

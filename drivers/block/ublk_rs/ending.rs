@@ -179,7 +179,7 @@ pub(crate) trait FindEndings {
 /// What is to be known of a disk when not all of the data of a write could be copied to its server.
 /// Implemented by what the block layer keeps for a [`Disk`].
 pub(crate) trait CopyRules {
-    /// Whether a request of this age, of whose data nothing could be copied, may be tried again.
+    /// Whether a request of this age, of whose data not all could be copied, may be tried again.
     fn may_retry(&self, age: Option<Delta>) -> bool;
 
     /// The size of a block, of which a part can not be written: 512 at least.

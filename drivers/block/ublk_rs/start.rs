@@ -42,9 +42,9 @@ pub(crate) fn start(dev: &Arc<Device>, pid: i32) -> Result {
     if pid <= 0 || !dev.state.lock().params.has(UBLK_PARAM_TYPE_BASIC) {
         return Err(EINVAL);
     }
-    // Declared first, so that it is dropped last, and without a lock.
-    let disk_ref;
     let _lifecycle = wait_ready(dev)?;
+    // Dropped before the lock: if the disk can not be added, who has that next finds none.
+    let disk_ref;
 
     let data = KBox::new_uninit(GFP_KERNEL)?;
     let (params, data) = {

@@ -68,9 +68,10 @@ fn stop_disk(dev: &Device) -> bool {
             let disk = disk.disk_ref();
             dev.change_gate(&disk, gate);
             disk.kick_requeue_list();
-        } else if served {
+        } else if served || matches!(dev.gate(), Gate::Open) {
             // No request waits for another server anyway. This is for those that are tried again
-            // and again, as their data can not be copied: they will see it the next time.
+            // and again, as their data can not be copied: they will see it the next time. The
+            // server may be a new one that is not live yet.
             dev.set_gate(Gate::Draining);
         }
         // A dying server may wait for what waits for us.

@@ -7,7 +7,10 @@ use crate::{
     error::to_result,
     new_mutex,
     prelude::*,
-    rbtree::RBTree,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
     sync::{
         Arc,
         Mutex, //
@@ -100,11 +103,14 @@ impl Region {
         if minor >= self.inner.count {
             return Err(EINVAL);
         }
+        // Before the lock is taken, which the last user of a device needs: to get memory, the kernel
+        // may have to write to a disk that depends on that one.
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let mut taken = self.inner.taken.lock();
         if taken.get(&minor).is_some() {
             return Err(EEXIST);
         }
-        taken.try_create_and_insert(minor, (), GFP_KERNEL)?;
+        let _ = taken.insert(node.into_node(minor, ()));
         // INVARIANT: It was just noted.
         Ok(Number {
             region: self.inner.clone(),

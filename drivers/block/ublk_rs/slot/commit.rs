@@ -11,7 +11,10 @@ use crate::{
         AutoReg,
         Reach, //
     },
-    ending::Verdict,
+    ending::{
+        CopyRules,
+        Verdict, //
+    },
     types::{
         CmdData,
         Command,
@@ -35,6 +38,17 @@ use kernel::{
     prelude::*,
     uaccess::UserPtr, //
 };
+
+/// The verdict on a write of which the server got no more than `given` bytes, and wrote these.
+#[cold]
+fn part(rq: &Request<Disk>, given: u32) -> Verdict {
+    // One that is not trusted could hold it up for long, a block at a time.
+    if rq.queue_data().may_retry(rq.age()) {
+        Verdict::Part(given)
+    } else {
+        Verdict::Result(EIO.to_errno())
+    }
+}
 
 impl Slot {
     /// Takes back the request that the server worked on, with its result, and the next command.
@@ -131,7 +145,7 @@ impl Slot {
     ) -> Verdict {
         if result <= 0 || rq.op() != Op::Read || !rq.has_data() {
             if self.data.copies && given < rq.bytes() && result >= 0 {
-                return Verdict::Part(given);
+                return part(rq, given);
             }
             return Verdict::Result(result);
         }

@@ -5,10 +5,13 @@
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
 use super::RequestView;
-use crate::time::{
-    Delta,
-    Instant,
-    Monotonic, //
+use crate::{
+    bindings,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
 };
 
 impl RequestView {
@@ -17,10 +20,17 @@ impl RequestView {
     ///
     /// Any context but an NMI. Reads the C field `start_time_ns`.
     pub fn age(&self) -> Option<Delta> {
-        // SAFETY: By the type invariants the request is valid. The field is written before it is
-        // given to the driver.
-        let start = unsafe { (*self.as_raw()).start_time_ns };
-        if start == 0 {
+        // SAFETY: By the type invariants the request is valid. The fields are written before it is
+        // given to the driver; other flags may change.
+        let (start, flags) = unsafe {
+            let rq = self.as_raw();
+            (
+                (*rq).start_time_ns,
+                (&raw const (*rq).rq_flags).read_volatile(),
+            )
+        };
+        // Else it is that of an earlier request, or none.
+        if flags & (1 << bindings::rqf_flags___RQF_IO_STAT) == 0 {
             return None;
         }
         let now = Instant::<Monotonic>::now().as_nanos();

@@ -37,7 +37,8 @@ impl ModuleUser {
     ///
     /// # Context
     ///
-    /// Process context, called by the module; may sleep.
+    /// Process context, called by the module; may sleep. The first call registers a notifier of
+    /// modules, so it must not come from such a notifier.
     pub(super) fn new(module: *mut bindings::module) -> Result<Self> {
         #[cfg(CONFIG_MODULES)]
         if !module.is_null() {
@@ -153,7 +154,8 @@ mod modules {
 
         match counts.iter_mut().find(|c| c.module == module) {
             Some(count) => count.users += 1,
-            None => counts.push(Count { module, users: 1 }, GFP_KERNEL)?,
+            // Not by writing to a disk whose end may wait for this lock.
+            None => counts.push(Count { module, users: 1 }, GFP_NOIO)?,
         }
         Ok(())
     }
@@ -210,6 +212,13 @@ mod modules {
 #[macros::kunit_tests(rust_kernel_block_mq_module_user)]
 mod tests {
     use super::*;
+    use crate::{
+        time::{
+            delay::fsleep,
+            Delta, //
+        },
+        workqueue, //
+    };
 
     /// Not a module, but another address than any.
     fn module(nr: usize) -> *mut bindings::module {
@@ -243,6 +252,22 @@ mod tests {
         unsafe { modules::module_changes(core::ptr::null_mut(), state, module(1).cast()) };
         assert_eq!(modules::users_of(module(2)), 1);
         drop(other);
+        Ok(())
+    }
+
+    /// Would not end if nobody woke it.
+    #[test]
+    fn a_module_waits() -> Result {
+        let user = ModuleUser::new(module(3))?;
+        let state = bindings::module_state_MODULE_STATE_GOING as c_ulong;
+
+        workqueue::system().try_spawn(GFP_KERNEL, move || {
+            fsleep(Delta::from_millis(20));
+            drop(user);
+        })?;
+        // SAFETY: The function has no requirements.
+        unsafe { modules::module_changes(core::ptr::null_mut(), state, module(3).cast()) };
+        assert_eq!(modules::users_of(module(3)), 0);
         Ok(())
     }
 }

@@ -349,6 +349,7 @@ TEST_F(fused, primary_flags)
 TEST_F(fused, both_forms)
 {
 	bool wide = SQE128_RING || variant->mode.ring_flags & IORING_SETUP_SQE_MIXED;
+	struct io_uring_sqe nop[2] = { { .opcode = IORING_OP_NOP128, .fd = -1 } };
 	struct log log = { };
 	int i;
 
@@ -369,8 +370,18 @@ TEST_F(fused, both_forms)
 	log.nr = 0;
 	LEND_DEST(4096);
 	ADD_READ(0, 512, 0);
-	PUSH_BOTH_FORMS(1);
-	EXPECT_CQES(&log, -EINVAL, -ECANCELED);
+	self->g.primary->flags = IOSQE_SQE_GROUP;
+	self->g.primary->nr_secondary = 1;
+	ring_push(&self->ring, self->g.primary, SQE128_RING);
+	ring_push(&self->ring, self->g.secondary[0], SQE128_RING);
+	push_nop(&self->ring, 100, 0);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	/* a submission may end with the first that fails */
+	ASSERT_LE(0, ring_enter(&self->ring, 1));
+	ASSERT_EQ(0, log_until(&log, &self->ring, 100));
+	EXPECT_EQ(-EINVAL, log_res(&log, UD_PRIMARY));
+	EXPECT_EQ(-ECANCELED, log_res(&log, 0));
+	EXPECT_EQ(3, log.nr);
 	/* in the inline form, its half and the next one */
 	if (!wide)
 		return;
@@ -383,6 +394,21 @@ TEST_F(fused, both_forms)
 	self->g.primary[1] = *self->g.secondary[0];
 	ring_push(&self->ring, self->g.primary, true);
 	ring_push(&self->ring, self->g.secondary[1], SQE128_RING);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_CQES(&log, -EINVAL, -ECANCELED, -ECANCELED);
+	/* which may be a wide one: not its first half only */
+	if (SQE128_RING)
+		return;
+	log.nr = 0;
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	self->g.primary->flags = IOSQE_SQE_GROUP;
+	self->g.primary->uring_cmd_flags |= IORING_FUSED_CMD_INLINE;
+	self->g.primary[1] = *self->g.secondary[0];
+	ring_push(&self->ring, self->g.primary, true);
+	nop[0].user_data = 1;
+	nop[1].user_data = 2;
+	ring_push(&self->ring, nop, true);
 	ASSERT_LT(0, ring_submit(&self->ring));
 	EXPECT_CQES(&log, -EINVAL, -ECANCELED, -ECANCELED);
 }

@@ -118,12 +118,22 @@ TEST_F_TIMEOUT(place, of_a_device_that_ends, 120)
 TEST_F_TIMEOUT(place, of_a_device_in_use, 120)
 {
 	int fds[4], nr = self->taken < 4 ? self->taken : 4;
-	int i, id;
+	struct ublksrv_ctrl_dev_info info;
+	pid_t deleters[4];
+	int i, j, id;
 
 	for (i = 0; i < nr; i++) {
 		fds[i] = open_cdev(self->id[i]);
 		ASSERT_LE(0, fds[i]);
-		ASSERT_EQ(0, ctrl_path(self->id[i], UBLK_U_CMD_DEL_DEV_ASYNC, NULL, 0, 0));
+		deleters[i] = child();
+		if (!deleters[i]) {
+			for (j = 0; j <= i; j++)
+				close(fds[j]);
+			_exit(-delete_dev(self->id[i]));
+		}
+		/* out of sight, though not gone */
+		while (get_info(self->id[i], &info) != -ENODEV)
+			usleep(1000);
 		id = add_own();
 		EXPECT_EQ(-EACCES, id);
 		if (id >= 0)
@@ -131,11 +141,9 @@ TEST_F_TIMEOUT(place, of_a_device_in_use, 120)
 	}
 	for (i = 0; i < nr; i++) {
 		close(fds[i]);
-		/* in its own time */
-		while ((id = add_own()) == -EACCES)
-			usleep(1000);
-		ASSERT_LE(0, id);
-		self->id[i] = id;
+		EXPECT_EQ(0, exit_status(deleters[i]));
+		self->id[i] = add_own();
+		ASSERT_LE(0, self->id[i]);
 		EXPECT_EQ(-EACCES, add_own());
 	}
 }
