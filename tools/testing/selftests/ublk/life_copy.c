@@ -303,6 +303,46 @@ TEST(less_than_a_block)
 	EXPECT_EQ(0, delete_dev(s.id));
 }
 
+/* STOP_DEV likewise while the next server has fetched, and has not said that it is there */
+TEST(next_server_without_buffer)
+{
+	struct ublksrv_ctrl_dev_info info;
+	struct srv s, next = { .queues = 1, .depth = DEPTH,
+			       .desc_size = sizeof(struct ublksrv_io_desc) };
+	void *bufs[DEPTH];
+	struct blk_io io;
+	int i;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	next.flags = UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_FAIL_IO;
+	srv_open(&s, next.flags, NULL);
+	next.id = s.id;
+	srv_fetch(&s, 0, s.depth);
+	srv_start(&s);
+	srv_close(&s);
+	do {
+		usleep(1000);
+		ASSERT_EQ(0, get_info(next.id, &info));
+	} while (info.state != UBLK_S_DEV_FAIL_IO);
+	ASSERT_EQ(0, ctrl_simple(next.id, UBLK_U_CMD_START_USER_RECOVERY, NULL, 0, 0));
+	srv_attach(&next);
+	for (i = 0; i < DEPTH; i++) {
+		bufs[i] = next.buf[i];
+		next.buf[i] = NOWHERE;
+	}
+	srv_fetch(&next, 0, DEPTH);
+	block_start(&io, next.id, B_WRITE, 8, 4096);
+	wait_busy(next.id);
+	EXPECT_EQ(BLOCKS, block_wait(&io, 20));
+	EXPECT_EQ(0, ctrl_simple(next.id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
+	EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
+	for (i = 0; i < DEPTH; i++)
+		next.buf[i] = bufs[i];
+	srv_close(&next);
+	EXPECT_EQ(0, delete_dev(next.id));
+}
+
 /* A server that nobody trusts has 30 s to come by a buffer */
 static void distrusted(struct __test_metadata *_metadata, __u64 flags)
 {
