@@ -33,6 +33,16 @@ static bool fetches(struct thread *t, int q_id)
 	return false;
 }
 
+/* Those that it could still send */
+static int fetches_left(struct thread *t)
+{
+	int i, left = 0;
+
+	for (i = 0; i < NR_FETCHES; i++)
+		left += !t->fetch[i].active;
+	return left;
+}
+
 static bool fetches_any(struct thread *t)
 {
 	int i;
@@ -73,8 +83,10 @@ static void one_step(struct thread *t)
 			provide_some(t);
 		break;
 	case 5:
-		send_fetch(t, below(&t->seed, sh->plan.queues),
-			   once_in(&t->seed, 3) && sh->plan.wild == TAME);
+		/* if another queue loses its last one, there has to be one for that */
+		if (fetches_left(t) > MAX_QUEUES)
+			send_fetch(t, below(&t->seed, sh->plan.queues),
+				   once_in(&t->seed, 3) && sh->plan.wild == TAME);
 		break;
 	case 6:
 		if (t->nr && sh->plan.closing && get(sh->fetching)) {

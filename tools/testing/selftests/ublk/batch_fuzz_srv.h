@@ -7,7 +7,7 @@
 
 #define NR_BUFS		64
 #define MAX_TOLD	128
-#define NR_FETCHES	4
+#define NR_FETCHES	6
 /* above the user_data of all other commands */
 #define FETCH_UD	0x100000000ULL
 #define GROUP		3
