@@ -199,10 +199,9 @@ impl<T: CharDevice> CharDeviceRegistration<T> {
     /// Makes a device with `ctx` and adds it to the system as `/dev/<name>`.
     ///
     /// It may be opened before this function returns. `minor` is counted from the start of
-    /// `region`. Fails with `EINVAL` if it is outside, with `EEXIST` if it is that of another device
-    /// that is there or that somebody has open,
-    /// with `ENOMEM`, and with what the driver core says, for example `EEXIST` if the name is taken;
-    /// `ctx` is dropped then.
+    /// `region`. Fails with `EINVAL` if it is outside, with `EEXIST` if it is that of another
+    /// device that is there or that somebody has open, with `ENOMEM`, and with what the driver core
+    /// says, for example `EEXIST` if the name is taken; `ctx` is dropped then.
     ///
     /// # Context
     ///

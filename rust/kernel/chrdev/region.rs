@@ -26,8 +26,8 @@ pub(super) const fn split(devt: bindings::dev_t) -> (u32, u32) {
 ///
 /// # Invariants
 ///
-/// The `count` numbers from `first` are allocated by `alloc_chrdev_region()` for `self`. `taken` has
-/// the minor of each [`Number`] of the region.
+/// The `count` numbers from `first` are allocated by `alloc_chrdev_region()` for `self`. `taken`
+/// has the minor of each [`Number`] of the region.
 #[pin_data(PinnedDrop)]
 struct RegionInner {
     first: bindings::dev_t,
@@ -103,8 +103,8 @@ impl Region {
         if minor >= self.inner.count {
             return Err(EINVAL);
         }
-        // Before the lock is taken, which the last user of a device needs: to get memory, the kernel
-        // may have to write to a disk that depends on that one.
+        // Before the lock is taken, which the last user of a device needs: to get memory, the
+        // kernel may have to write to a disk that depends on that one.
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let mut taken = self.inner.taken.lock();
         if taken.get(&minor).is_some() {

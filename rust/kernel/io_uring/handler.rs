@@ -335,9 +335,9 @@ pub(super) unsafe extern "C" fn run_task_work<H: CommandHandler>(
     // SAFETY: This is the callback.
     let (cmd, cx) = unsafe { task_args(tw_req, tw) };
     // SAFETY: The file's private data outlives the callback even if the command is completed. Who
-    // frees it has the ring's lock, so that is this callback itself, when it posts a CQE. It does so
-    // only in the task of the ring, which gives the file up later, by task work of its own.
-    // The command's owner gave it up for us.
+    // frees it has the ring's lock, so that is this callback itself, when it posts a CQE. It does
+    // so only in the task of the ring, which gives the file up later, by task work of its own. The
+    // command's owner gave it up for us.
     let (dev, cmd) = unsafe { (dev_of::<H::Ptr>(cmd), QueuedCmd::<H>::from_raw(cmd)) };
     H::task_work(dev, cmd, cx);
 }

@@ -128,8 +128,8 @@ pub enum PinAccess {
     Write,
 }
 
-/// Pages that count against `RLIMIT_MEMLOCK` of a user, together with those that io_uring pins. They
-/// are not counted in the process, which may end before they are unpinned.
+/// Pages that count against `RLIMIT_MEMLOCK` of a user, together with those that io_uring pins.
+/// They are not counted in the process, which may end before they are unpinned.
 ///
 /// # Invariants
 ///

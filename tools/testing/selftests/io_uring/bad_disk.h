@@ -3,7 +3,7 @@
 #ifndef BAD_DISK_H
 #define BAD_DISK_H
 
-#define BAD_DISK_LEN	(1 << 20)
+#define BAD_DISK_LEN	(1024 * 1024)
 /* Sectors 16 to 23 */
 #define BAD_FROM	8192
 

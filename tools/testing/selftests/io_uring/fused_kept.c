@@ -366,11 +366,12 @@ TEST_F(fused, cut)
 
 /* Secondaries of a lease that is read: a mirror, of which one side is @op to @fd */
 #define ADD_MIRROR(op, fd, off, first) ({				\
-	bool vectored_ = (op) == IORING_OP_WRITEV || (op) == IORING_OP_WRITEV_FIXED; \
+	__u8 opcode_ = (op);						\
+	bool vectored_ = opcode_ == IORING_OP_WRITEV || opcode_ == IORING_OP_WRITEV_FIXED; \
 									\
 	if (!(first))							\
 		ADD(IORING_OP_WRITE, self->file, 0, 8192, 0);		\
-	ADD(op, fd, vectored_ ? (uintptr_t)mirrored : 0, vectored_ ? 2 : 8192, off); \
+	ADD(opcode_, fd, vectored_ ? (uintptr_t)mirrored : 0, vectored_ ? 2 : 8192, off); \
 	if (first)							\
 		ADD(IORING_OP_WRITE, self->file, 0, 8192, 0);		\
 })
