@@ -452,8 +452,9 @@ unsafe extern "C" fn io_fused_cmd_sqe_copy(req: *mut bindings::io_kiocb) {
 #[export]
 unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_uint) -> c_int {
     // A driver that has kept the command may have it issued again, as it may other commands. There
-    // is nothing left to start.
-    // SAFETY: By the contract of `issue` the request is prepared, which has made its group.
+    // is nothing left to start: its group has ended.
+    // SAFETY: By the contract of `issue` the request is prepared, which has set the field; the end
+    // of the group has made it null.
     if unsafe { (*req).group }.is_null() {
         return EINVAL.to_errno();
     }

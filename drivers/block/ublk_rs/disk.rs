@@ -52,10 +52,9 @@ use kernel::{
     time::Delta, //
 };
 
-/// For how long a server that is not trusted may have no room for the data of a write: as long as
-/// the block layer waits before it calls `timeout()`, which it does not for such a request: that
-/// time begins anew whenever the request is tried again. A request that has waited for a server for
-/// that long is tried once.
+/// How old a write may be for whose data a server that is not trusted has no room: as old as the
+/// block layer by default lets any request become before it calls `timeout()`. It does not call
+/// that for such a write, whose time begins anew each time it is tried.
 const PATIENCE: Delta = Delta::from_secs(30);
 
 /// What the block layer knows of a device; exists as long as anybody has a reference to the disk.

@@ -25,6 +25,7 @@ use crate::{
         rcu::synchronize_rcu,
         Refcount, //
     },
+    types::NotThreadSafe, //
 };
 use core::{
     mem::ManuallyDrop,
@@ -249,15 +250,9 @@ impl DiskRef {
         }
         self.allow_partition_scan();
 
-        let disk = self.as_raw();
-        // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
-        unsafe { bindings::mutex_lock(&raw mut (*disk).open_mutex) };
-        // SAFETY: The disk is valid and its `open_mutex` is held.
-        let ret = unsafe { bindings::bdev_disk_changed(disk, false) };
-        // SAFETY: The mutex was taken above by this task.
-        unsafe { bindings::mutex_unlock(&raw mut (*disk).open_mutex) };
-
-        to_result(ret)
+        let _open_mutex = OpenMutex::lock(self);
+        // SAFETY: By the type invariants the disk is valid, and its `open_mutex` is held.
+        to_result(unsafe { bindings::bdev_disk_changed(self.as_raw(), false) })
     }
 
     /// Calls `f` while nobody has the disk or one of its partitions open, and nobody can open it.
@@ -271,20 +266,12 @@ impl DiskRef {
     /// [`Operations::open`](super::Operations::open). So it must neither remove the disk nor scan
     /// it: both take this mutex. Wraps the C function `disk_openers()`.
     pub fn while_closed<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
-        let disk = self.as_raw();
-
-        // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
-        if unsafe { bindings::mutex_trylock(&raw mut (*disk).open_mutex) } == 0 {
-            return Err(EAGAIN);
-        }
-        // SAFETY: The disk is valid.
-        let ret = match unsafe { bindings::disk_openers(disk) } {
+        let _open_mutex = OpenMutex::try_lock(self).ok_or(EAGAIN)?;
+        // SAFETY: By the type invariants the disk is valid.
+        match unsafe { bindings::disk_openers(self.as_raw()) } {
             0 => Ok(f()),
             _ => Err(EBUSY),
-        };
-        // SAFETY: The mutex was taken above by this task.
-        unsafe { bindings::mutex_unlock(&raw mut (*disk).open_mutex) };
-        ret
+        }
     }
 
     /// Changes the size of the disk to `sectors`, and tells user space about it. More than the
@@ -375,17 +362,8 @@ impl DiskRef {
     /// As [`Self::revalidate_zones`], of a disk that was not added yet, in turn with
     /// [`Self::set_capacity_and_notify`]. Process context; sleeps. Takes the `open_mutex`.
     pub(super) fn revalidate_zones_of_unadded(&self) -> Result {
-        if !self.is_zoned() {
-            return Ok(());
-        }
-        let disk = self.as_raw();
-
-        // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
-        unsafe { bindings::mutex_lock(&raw mut (*disk).open_mutex) };
-        let ret = self.revalidate_zones();
-        // SAFETY: The mutex was taken above by this task.
-        unsafe { bindings::mutex_unlock(&raw mut (*disk).open_mutex) };
-        ret
+        let _open_mutex = OpenMutex::lock(self);
+        self.revalidate_zones()
     }
 
     /// Has the block layer look at the zones of the disk; nothing happens if it is not zoned.
@@ -440,6 +418,36 @@ unsafe impl AlwaysRefCounted for DiskRef {
             // the queue data.
             unsafe { free_object(obj) };
         }
+    }
+}
+
+/// The `open_mutex` of a disk is held for as long as this exists.
+///
+/// # Invariants
+///
+/// The current task has locked it.
+struct OpenMutex<'a>(&'a DiskRef, NotThreadSafe);
+
+impl<'a> OpenMutex<'a> {
+    fn lock(disk: &'a DiskRef) -> Self {
+        // SAFETY: By the type invariants the disk is valid, so its mutex is initialized.
+        unsafe { bindings::mutex_lock(&raw mut (*disk.as_raw()).open_mutex) };
+        // INVARIANT: Just locked.
+        Self(disk, NotThreadSafe)
+    }
+
+    fn try_lock(disk: &'a DiskRef) -> Option<Self> {
+        // SAFETY: As in `lock()`.
+        let locked = unsafe { bindings::mutex_trylock(&raw mut (*disk.as_raw()).open_mutex) };
+        // INVARIANT: Just locked, if it was.
+        (locked != 0).then(|| Self(disk, NotThreadSafe))
+    }
+}
+
+impl Drop for OpenMutex<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants this task has locked it, as it can not be sent to another.
+        unsafe { bindings::mutex_unlock(&raw mut (*self.0.as_raw()).open_mutex) };
     }
 }
 

@@ -238,12 +238,12 @@ impl<T: Operations> DriverQueue<'_, T> {
             .min(segment)
             .min(boundary.saturating_add(1));
 
-        (1 << most.max(MIN_BUFFER).ilog2()).max(self.alignment().next_power_of_two())
+        (1 << most.max(MIN_BUFFER).ilog2()).max((self.copied_unless_zero() + 1).next_power_of_two())
     }
 
-    /// Which bits of the address and length of a buffer must be 0 lest the block layer copies it,
-    /// plus 1. As the C function `blk_lim_dma_alignment_and_pad()`.
-    fn alignment(&self) -> usize {
+    /// Which bits of the address and length of a buffer must be 0 lest the block layer copies it.
+    /// As the C function `blk_lim_dma_alignment_and_pad()`.
+    fn copied_unless_zero(&self) -> usize {
         // SAFETY: By the type invariants the queue is valid. The limits may be changed meanwhile:
         // each of these reads sees one or the other.
         let (alignment, pad) = unsafe {
@@ -254,7 +254,7 @@ impl<T: Operations> DriverQueue<'_, T> {
             )
         };
 
-        (alignment | pad) as usize + 1
+        (alignment | pad) as usize
     }
 }
 
@@ -305,7 +305,7 @@ impl<T: DriverRequests> DriverQueue<'_, T> {
         let rq = self.alloc(&mut while_waiting)?;
         // The block layer would copy it, to pages that are freed when the request ends, and the
         // driver might have registered these. The limits do not change while there is a request.
-        if (buf.as_ptr().addr() | buf.len()) & (self.alignment() - 1) != 0 {
+        if (buf.as_ptr().addr() | buf.len()) & self.copied_unless_zero() != 0 {
             return Err(EINVAL);
         }
         // SAFETY: The request is ours. The buffer is from `kmalloc()` and has this length, or is

@@ -4,8 +4,9 @@
 //!
 //! The last reference to a disk may go long after the driver has removed the disk: who finds it in
 //! `/proc/partitions`, for instance, has one, and none to the module. What is freed then belongs to
-//! the driver, and so does the code that frees it. That code is called from here, from the kernel
-//! image, where the disks of each module are counted; a module that goes waits for its own.
+//! the driver, and so does the code that frees it. So the kernel image, which calls that code (see
+//! `free_object()` in `disk_ref.rs`), counts the disks of each module, and a module that goes waits
+//! for its own.
 
 use crate::{
     bindings,

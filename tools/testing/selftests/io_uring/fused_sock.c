@@ -75,6 +75,17 @@ TEST_F(fused, short_recv)
 	}
 }
 
+/* A secondary wants 100 bytes, and has to wait until @count are sent */
+#define LATE_RECV(count) ({						\
+	log.nr = 0;							\
+	LEND_DEST(BUFFER_LEN);						\
+	ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS; \
+	group_push(&self->g);						\
+	ASSERT_LT(0, ring_submit(&self->ring));				\
+	log_rest(&log, &self->ring, 10);				\
+	ASSERT_EQ(count, send(sock[1], self->buf, count, 0));		\
+})
+
 /*
  * uapi: the CQE of a short receive is posted, even if it should be skipped. But as
  * alone, without MSG_WAITALL it breaks no link.
@@ -110,22 +121,10 @@ TEST_F(fused, short_recv_skips)
 		LEND_DEST(BUFFER_LEN);
 		ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
 		EXPECT_GROUP(100, NO_CQE);
-		log.nr = 0;
-		LEND_DEST(BUFFER_LEN);
-		ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
-		group_push(&self->g);
-		ASSERT_LT(0, ring_submit(&self->ring));
-		log_rest(&log, &self->ring, 10);
-		ASSERT_EQ(100, send(sock[1], self->buf, 100, 0));
+		LATE_RECV(100);
 		EXPECT_CQES(&log, 100, NO_CQE);
 		/* nor does a short one that had to wait keep it to itself; one of 0 bytes is one */
-		log.nr = 0;
-		LEND_DEST(BUFFER_LEN);
-		ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
-		group_push(&self->g);
-		ASSERT_LT(0, ring_submit(&self->ring));
-		log_rest(&log, &self->ring, 10);
-		ASSERT_EQ(50, send(sock[1], self->buf, 50, 0));
+		LATE_RECV(50);
 		EXPECT_CQES(&log, 50, 50);
 		if (is_stream(kind)) {
 			close(sock[1]);

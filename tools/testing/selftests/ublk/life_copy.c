@@ -59,16 +59,33 @@ FIXTURE_SETUP(copy)
 	srv_open(&self->s, variant->flags, NULL);
 }
 
+/* All slots have their buffers at @addr; those of their own are kept in @bufs, until ... */
+static void move_buffers(struct srv *s, void **bufs, void *addr)
+{
+	int i;
+
+	for (i = 0; i < DEPTH; i++) {
+		bufs[i] = s->buf[i];
+		s->buf[i] = addr;
+	}
+}
+
+/* ... they get them back, which they need when the server is closed */
+static void restore_buffers(struct srv *s, void **bufs)
+{
+	int i;
+
+	for (i = 0; i < DEPTH; i++)
+		s->buf[i] = bufs[i];
+}
+
 /* The buffers of all slots are at @addr; the disk appears */
 static void serve_at(FIXTURE_DATA(copy) *self, void *addr)
 {
 	struct srv *s = &self->s;
 	int i;
 
-	for (i = 0; i < DEPTH; i++) {
-		self->bufs[i] = s->buf[i];
-		s->buf[i] = addr;
-	}
+	move_buffers(s, self->bufs, addr);
 	if (self->batch) {
 		bring_init(&self->b, s, false);
 		for (i = 0; i < NR_TAG_BUFS; i++)
@@ -85,10 +102,9 @@ static void serve_at(FIXTURE_DATA(copy) *self, void *addr)
 
 static void end(FIXTURE_DATA(copy) *self)
 {
-	int i;
-
-	for (i = 0; i < DEPTH && self->bufs[i]; i++)
-		self->s.buf[i] = self->bufs[i];
+	/* unless it never served */
+	if (self->bufs[0])
+		restore_buffers(&self->s, self->bufs);
 	srv_close(&self->s);
 }
 
@@ -276,7 +292,6 @@ TEST(less_than_a_block)
 	struct srv s;
 	char *pages;
 	void *bufs[DEPTH];
-	int i;
 
 	if (why_not())
 		SKIP(return, "%s", why_not());
@@ -286,10 +301,7 @@ TEST(less_than_a_block)
 	pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, pages);
 	ASSERT_EQ(0, mprotect(pages + 4096, 4096, PROT_NONE));
-	for (i = 0; i < DEPTH; i++) {
-		bufs[i] = s.buf[i];
-		s.buf[i] = pages + 1024;
-	}
+	move_buffers(&s, bufs, pages + 1024);
 	srv_fetch(&s, 0, s.depth);
 	srv_start(&s);
 	block_start(&io, s.id, B_WRITE, 8, 4096);
@@ -297,8 +309,7 @@ TEST(less_than_a_block)
 	EXPECT_EQ(-1, srv_request(&s, 50));
 	EXPECT_EQ(0, ctrl_simple(s.id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
 	EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
-	for (i = 0; i < DEPTH; i++)
-		s.buf[i] = bufs[i];
+	restore_buffers(&s, bufs);
 	srv_close(&s);
 	EXPECT_EQ(0, delete_dev(s.id));
 }
@@ -311,7 +322,6 @@ TEST(next_server_without_buffer)
 			       .desc_size = sizeof(struct ublksrv_io_desc) };
 	void *bufs[DEPTH];
 	struct blk_io io;
-	int i;
 
 	if (why_not())
 		SKIP(return, "%s", why_not());
@@ -327,18 +337,14 @@ TEST(next_server_without_buffer)
 	} while (info.state != UBLK_S_DEV_FAIL_IO);
 	ASSERT_EQ(0, ctrl_simple(next.id, UBLK_U_CMD_START_USER_RECOVERY, NULL, 0, 0));
 	srv_attach(&next);
-	for (i = 0; i < DEPTH; i++) {
-		bufs[i] = next.buf[i];
-		next.buf[i] = NOWHERE;
-	}
+	move_buffers(&next, bufs, NOWHERE);
 	srv_fetch(&next, 0, DEPTH);
 	block_start(&io, next.id, B_WRITE, 8, 4096);
 	wait_busy(next.id);
 	EXPECT_EQ(BLOCKS, block_wait(&io, 20));
 	EXPECT_EQ(0, ctrl_simple(next.id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
 	EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
-	for (i = 0; i < DEPTH; i++)
-		next.buf[i] = bufs[i];
+	restore_buffers(&next, bufs);
 	srv_close(&next);
 	EXPECT_EQ(0, delete_dev(next.id));
 }
@@ -352,7 +358,6 @@ static void distrusted(struct __test_metadata *_metadata, __u64 flags)
 	void *bufs[DEPTH];
 	struct blk_io io;
 	struct bring b;
-	int i;
 
 	become(NOBODY);
 	s.id = add(UBLK_F_UNPRIVILEGED_DEV | flags);
@@ -362,10 +367,7 @@ static void distrusted(struct __test_metadata *_metadata, __u64 flags)
 	become(NOBODY);
 	ASSERT_EQ(0, ctrl_path(s.id, UBLK_U_CMD_SET_PARAMS, &params, sizeof(params), 0));
 	srv_attach(&s);
-	for (i = 0; i < DEPTH; i++) {
-		bufs[i] = s.buf[i];
-		s.buf[i] = NOWHERE;
-	}
+	move_buffers(&s, bufs, NOWHERE);
 	if (flags & UBLK_F_BATCH_IO) {
 		bring_init(&b, &s, false);
 		bring_provide(&b, 0, 1, NULL);
@@ -380,8 +382,7 @@ static void distrusted(struct __test_metadata *_metadata, __u64 flags)
 	/* it might have come by one any time */
 	EXPECT_EQ(BLOCKS, block_wait(&io, 5000));
 	EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
-	for (i = 0; i < DEPTH; i++)
-		s.buf[i] = bufs[i];
+	restore_buffers(&s, bufs);
 	srv_close(&s);
 	EXPECT_EQ(0, delete_dev(s.id));
 }
