@@ -71,7 +71,7 @@ nbd_load() {
 }
 
 # nbd_killed MODE SERVER...: the server dies under load and comes back, again and again;
-# nobody sees an error
+# nobody sees an error, but who flushes is told that it may have lost something
 nbd_killed() {
 	local load i
 	nbd_image
@@ -93,6 +93,8 @@ nbd_killed() {
 	wait $load || bad "the load saw a death: $(grep -aE 'err=|verify:' "$work/load" | head -n 3)" || return
 	i=$(grep -c 'connected to' "/run/fublk/$id.log")
 	[ "$i" -ge 4 ] || bad "only $i connections were made again" || return
+	! flush || bad "a flush says that nothing is lost" || return
+	flush || bad "that is told twice" || return
 	verify --rw=randwrite --bs=4k --offset=32M --size=1M || return
 	same_data "killed" || return
 	del || return

@@ -14,6 +14,7 @@ messages() {
 	refused 6 "no device 77" recover 77 || return
 	refused 6 "no device 77" stop 77 || return
 	refused 6 "no device 77" list 77 || return
+	refused 1 "no mirror has dropped it" readmit "$store/odd" || return
 	[ "$DRIVER" != c ] || refused 1 "no mode fused" add --mode fused null || return
 	add --id 7 null || return
 	[ "$id" = 7 ] || bad "asked for number 7, got $id" || return
@@ -150,8 +151,12 @@ devices_of_a_file() {
 	! fublk run "$work/half.toml" >/dev/null 2>&1 && gone /dev/ublkb3 || bad "half of a file is served" || return
 	[ "$(fublk run "$work/two.toml" 2>>"$log")" = $'/dev/ublkb3\n/dev/ublkb4' ] || bad "run fails" || return
 	id=3 dev=/dev/ublkb3 pid=$(field pid)
-	fublk run "$work/two.toml" >"$work/err" 2>&1
-	[ $? -eq 5 ] && grep -q "device 3 has a server" "$work/err" || bad "twice: $(cat "$work/err")" || return
+	# What is served stays as it is; what is another device does, too.
+	[ "$(fublk run "$work/two.toml" 2>>"$log")" = $'/dev/ublkb3\n/dev/ublkb4' ] || bad "run fails a second time" || return
+	sed "s|\"file\", \"$store/one\"|\"null\"|" "$work/two.toml" >"$work/other.toml"
+	fublk run "$work/other.toml" >"$work/err" 2>&1
+	[ $? -eq 5 ] && grep -q "device 3 has a server" "$work/err" || bad "another one: $(cat "$work/err")" || return
+	[ "$(field pid)" = "$pid" ] && state_is live || bad "it has another server" || return
 	udevadm settle --timeout=30
 	fublk del 4 && del || bad "del fails" || return
 	python3 - "$fublk" "$work/two.toml" <<'PYTHON' >"$work/err" 2>&1 || bad "$(tail -n 1 "$work/err")"
@@ -181,6 +186,51 @@ assert p.wait(60) == 0, p.returncode
 for name in "b3", "c3", "b4", "c4":
     assert not os.path.exists("/dev/ublk" + name), name
 PYTHON
+}
+
+# What was there before a file was run is not ended because another device of it fails.
+run_keeps() {
+	local p rc=0
+	truncate -s 48M "$store/one"
+	cat >"$work/half.toml" <<-TOML
+		[[device]]
+		id = 3
+		on_death = "reissue"
+		target = ["file", "$store/one"]
+		[[device]]
+		id = 4
+		target = ["file", "/dev/none"]
+	TOML
+	add --mode "$mode" --id 3 --on-death reissue file "$store/one" || return
+	mkfs.ext4 -q -F "$dev" && mount "$dev" "$mnt" && echo here >"$mnt/word" && sync -f "$mnt" || bad "cannot mount" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	# Taken over; then it has a server.
+	for p in over has; do
+		! fublk run "$work/half.toml" >"$work/out1" 2>>"$log" || bad "half of a file is served" || return
+		[ "$(cat "$work/out1")" = /dev/ublkb3 ] && state_is live || bad "$p: the device is $(field state)" || return
+	done
+	pid=$(field pid)
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	"$fublk" run --foreground "$work/half.toml" >/dev/null 2>"$work/err" &
+	p=$!
+	until_true 20 grep -q "/dev/none: No such file" "$work/err" || bad "device 4 does not fail: $(cat "$work/err")" || return
+	sleep 1
+	state_is live && ! dead $p || bad "the device is $(field state): $(cat "$work/err")" || return
+	echo 3 >/proc/sys/vm/drop_caches
+	[ "$(cat "$mnt/word")" = here ] || bad "the file system is gone" || return
+	# It is looked after.
+	pid=$(field pid)
+	kill -9 "$pid"
+	until_true 30 eval 'state_is live && [ "$(field pid)" != "$pid" ]' || bad "no new server: $(cat "$work/err")" || return
+	pid=$(field pid)
+	umount "$mnt" || bad "cannot unmount" || return
+	udevadm settle --timeout=30
+	kill $p
+	wait $p || rc=$?
+	[ $rc -ne 0 ] || bad "device 4 has failed, but that is not told" || return
+	nothing_left_of_it
 }
 
 # The server of before was killed; the same command goes on.

@@ -27,6 +27,8 @@ esac
 
 # What hangs must not hang the test.
 fublk() { timeout -k 5 120 "$fublk" "$@" </dev/null; }
+# Flush the device, on which nothing is dirty.
+flush() { dd if=/dev/null of="$dev" conv=fsync,notrunc status=none 2>>"$log"; }
 field() { fublk list --json "$id" | jq -r ".[0].$1"; }
 state_is() { [ "$(field state)" = "$1" ]; }
 
@@ -218,7 +220,138 @@ mirror() {
 	del || return
 	cmp -s -n ${data}M "$store/good" "$work/data" || bad "the good leg has other data" || return
 	! cmp -s "$store/good" "$store/bad" || bad "the bad leg has seen all writes" || return
+	# Nor does a mirror that is made anew, before all data were copied.
+	refused 1 "fublk readmit $leg" add mirror "$leg" "$store/good" || return
+	readmit_leg "$leg" || return
+	add --mode "$1" mirror "$leg" "$store/good" && same_data readmitted && del || return
 	fublk del 50 || bad "del 50 fails"
+}
+
+# readmit_leg LEG: it is as good as $store/good
+readmit_leg() {
+	dd if="$store/good" of="$1" bs=1M oflag=direct conv=fsync,notrunc status=none 2>>"$log" || bad "cannot copy to $1" || return
+	fublk readmit "$1" || bad "can not readmit $1"
+}
+
+# A leg that was dropped is remembered when the device ends with its server, and when it is deleted.
+mirror_remembers() {
+	local leg=/dev/ublkb50 leg_pid how
+	rm -f "$store/good" "$store/bad"
+	truncate -s 48M "$store/good" "$store/bad"
+	add --mode "$mode" --id 50 --on-death fail file "$store/bad" || return
+	leg_pid=$pid
+	add --mode "$mode" --id 6 mirror "$leg" "$store/good" || return
+	kill -9 "$leg_pid"
+	until_true 20 eval 'fublk list 50 | grep -q fail-io' || bad "the leg does not fail" || return
+	write_data || return
+	fublk recover 50 >/dev/null || bad "recover 50 fails" || return
+	kill -9 "$pid"
+	until_true 20 gone "$dev" || bad "the server is dead, $dev is there" || return
+	for how in --take-over --queues=1; do
+		refused 1 "fublk readmit $leg" add --id 6 $how mirror "$leg" "$store/good" || return
+		add --mode "$mode" --id 6 --degraded mirror "$leg" "$store/good" || return
+		[ "$(field 'target[-1]')" = "$store/good" ] && [ "$(field 'target|length')" = 3 ] ||
+			bad "the leg is used: $(field target)" || return
+		same_data degraded || return
+		del || return
+	done
+	readmit_leg "$leg" || return
+	add --mode "$mode" mirror "$leg" && same_data readmitted && del || return
+	fublk del 50 || bad "del 50 fails"
+}
+
+# What is dirty is written back when the device is deleted, also if a leg fails only then.
+mirror_dirty() {
+	local leg=/dev/ublkb50 leg_pid deleting
+	rm -f "$store/good" "$store/bad"
+	truncate -s 48M "$store/good" "$store/bad"
+	add --mode "$mode" --id 50 --on-death fail file "$store/bad" || return
+	leg_pid=$pid
+	add --mode "$mode" --id 6 mirror "$leg" "$store/good" || return
+	# Who closes it last would write all of it back.
+	exec 9<>"$dev"
+	dd if="$work/data" of="$dev" bs=256k conv=notrunc status=none 2>>"$log" || bad "cannot write" || return
+	kill -9 "$leg_pid"
+	until_true 20 eval 'fublk list 50 | grep -q fail-io' || bad "the leg does not fail" || return
+	# The device is not gone before it is closed.
+	(exec 9>&-; del) & deleting=$!
+	until_true 60 gone "$dev" || bad "the disk stays" || return
+	exec 9>&-
+	wait "$deleting" || return
+	cmp -s -n ${data}M "$store/good" "$work/data" || bad "what was dirty is lost" || return
+	refused 1 "fublk readmit $leg" add mirror "$leg" "$store/good" || return
+	fublk readmit "$leg" || bad "can not readmit" || return
+	fublk del 50 || bad "del 50 fails"
+}
+
+# A mirror goes on without a leg that is not there.
+mirror_degraded() {
+	rm -f "$store/good" "$store/bad" "$store/away"
+	truncate -s 48M "$store/good" "$store/bad"
+	add --mode "$mode" --on-death reissue mirror "$store/bad" "$store/good" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	mv "$store/bad" "$store/away"
+	fublk recover "$id" >/dev/null 2>>"$log" || bad "recover fails" || return
+	pid=$(field pid)
+	grep -q "$store/bad is dropped: .*No such file" "/run/fublk/$id.log" || bad "nobody is told" || return
+	write_data || return
+	# It is back, but has missed that.
+	mv "$store/away" "$store/bad"
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	[ "$(field 'target[-1]')" = "$store/good" ] && [ "$(field 'target|length')" = 3 ] ||
+		bad "the leg is used: $(field target)" || return
+	same_data recovered || return
+	del || return
+	refused 1 "fublk readmit $store/bad" add mirror "$store/bad" "$store/good" || return
+	readmit_leg "$store/bad" || return
+	# Who makes one has to say so.
+	refused 1 "No such file" add mirror "$store/none" "$store/good" || return
+	add --mode "$mode" --degraded mirror "$store/none" "$store/good" && same_data degraded && del || return
+	fublk readmit "$store/none" || bad "can not readmit"
+}
+
+# Another file has got the path: its data are not those of the device.
+another_file() {
+	cp "$work/data" "$store/file"
+	add --mode "$mode" --on-death reissue file "$store/file" || return
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	cp "$store/file" "$store/other" && mv "$store/other" "$store/file"
+	refused 1 "but another one" recover "$id" || return
+	refused 1 "but another one" add --take-over --id "$id" file "$store/file" || return
+	state_is quiesced || bad "refused, but the device is $(field state)" || return
+	fublk recover --force "$id" >/dev/null || bad "recover --force fails" || return
+	pid=$(field pid)
+	same_data forced || return
+	# From now on it is this one.
+	kill -9 "$pid"
+	until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+	fublk recover "$id" >/dev/null || bad "recover fails" || return
+	pid=$(field pid)
+	del
+}
+
+# full MODE: no room is an error of the write, not of all flushes that come later
+full() {
+	local rc=0
+	mkdir -p "$work/small" && mount -t tmpfs -o size=4M tmpfs "$work/small" || bad "no tmpfs" || return
+	truncate -s 16M "$work/small/file"
+	full_on "$1" || rc=1
+	[ $rc -eq 0 ] || fublk del --all >>"$log" 2>&1
+	umount "$work/small"
+	return $rc
+}
+full_on() {
+	add --mode "$1" file "$work/small/file" || return
+	! dd if=/dev/zero of="$dev" bs=64k count=128 oflag=direct,sync conv=notrunc status=none 2>>"$log" ||
+		bad "more is written than there is room for" || return
+	blkdiscard -l 8M "$dev" || bad "blkdiscard fails" || return
+	flush || bad "a flush fails, although its writers were told" || return
+	del
 }
 
 # batches MODE: the driver has them, and each of its commands is about many requests
@@ -518,18 +651,19 @@ several() {
 
 # After a failure, whatever is left would spoil the next case.
 clean_up() {
+	exec 9>&-
 	touch "$work/stop"
 	! mountpoint -q "$mnt" || umount -l "$mnt"
 	nbd_clean_up
 	fublk del --all >>"$log" 2>&1
-	rm -f /run/fublk/*
+	rm -f /run/fublk/* /var/lib/fublk/dropped/*
 }
 
 show_device() { { fublk list "$id"; tail -n 5 "/run/fublk/$id.log"; } 2>&1; }
 
 nothing_left() {
 	local left
-	left=$(compgen -G '/dev/ublk[bc]*'; ls -A /run/fublk; pgrep -ax fublk)
+	left=$(compgen -G '/dev/ublk[bc]*'; find /run/fublk /var/lib/fublk -type f; pgrep -ax fublk)
 	[ -z "$left" ] || bad "left: $left"
 }
 
@@ -544,6 +678,9 @@ no_driver() {
 
 [ -x "$fublk" ] || { echo "$fublk is missing: dev/server build"; exit 1; }
 mkdir -p /run/fublk
+# Where mirrors remember what they have dropped. What there is of the host may be read-only.
+mkdir -p /var/lib/fublk 2>/dev/null && mount -t tmpfs tmpfs /var/lib/fublk || mount -t tmpfs tmpfs /var/lib || exit 1
+mkdir -p /var/lib/fublk
 begin 400M
 echo "$("$fublk" --version), $DRIVER driver, Linux $(uname -r), ${VM_ACCEL:-}"
 
@@ -567,6 +704,11 @@ if [ "$all" = all ]; then
 	run large_blocks
 	run faulty EAGAIN 5+3
 	run faulty EBADF 20
+	run mirror_remembers
+	run mirror_dirty
+	run mirror_degraded
+	run another_file
+	run run_keeps
 fi
 # What has to do with how data move, in each mode; of how a server or a device ends, one
 # way in each.
@@ -602,6 +744,7 @@ if [ "$all" = all ]; then
 	in_turn block
 	in_turn resize
 	in_turn read_only
+	in_turn full
 	in_turn several
 	in_turn xfs ''
 	in_turn file '' --batch off

@@ -17,12 +17,17 @@ The file:
     id = 3                  its number: /dev/ublkb3
     target = [\"file\", \"--direct\", \"/srv/disk.img\"]
                             what it is, as after `fublk add`
-    queues, depth, mode, on_death
-                            optional; as the options of `fublk add`
+    queues, depth, mode, on_death, degraded
+                            optional; as the options of `fublk add`; degraded is true or false
+
+A device that is there already, because its server has died, goes on, and one that has
+a server stays as it is. All devices of a file are made, or none; but those that were
+there before stay, also when another one fails.
 
 With --foreground, one process looks after the servers. It starts those again that
 die, if their devices were made to wait for that (on_death), and ends when all have
-ended. SIGTERM ends all devices. systemd is told when all are there.";
+ended. Where a device waits for a server, it is tried again for ever, at least every
+30 s. SIGTERM ends all devices that have a server. systemd is told when all are there.";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +44,7 @@ struct Table {
     depth: Option<Spanned<u16>>,
     mode: Option<Spanned<String>>,
     on_death: Option<Spanned<String>>,
+    degraded: Option<bool>,
 }
 
 /// A device of the file.
@@ -47,6 +53,7 @@ pub(crate) struct Entry {
     pub(crate) id: u32,
     /// The next server can go on with it.
     pub(crate) survives: bool,
+    pub(crate) spec: Spec,
     /// As after `fublk add`, without `--foreground`.
     pub(crate) args: Vec<String>,
 }
@@ -110,9 +117,10 @@ fn entry(id: u32, table: Table) -> Result<Entry, Wrong> {
         args.extend(["--on-death".into(), death.into_inner()]);
     }
     let (at, target) = (table.target.span(), table.target.into_inner());
-    Spec::parse(&target).map_err(|why| wrong(at, format!("target: {why}")))?;
+    let spec = Spec::parse(&target).map_err(|why| wrong(at, format!("target: {why}")))?;
+    args.extend(table.degraded.unwrap_or(false).then(|| "--degraded".into()));
     args.extend(target);
-    Ok(Entry { id, survives, args })
+    Ok(Entry { id, survives, spec, args })
 }
 
 #[cfg(test)]
@@ -138,12 +146,12 @@ mod tests {
             depth = 16
             mode = 'copy'
             on_death = 'reissue'
+            degraded = true
             target = ['file', '--direct', '/a b']
         ";
         let entries = parse(text).unwrap();
         assert_eq!(entries[0].args.join(" "), "--id 3 --take-over null");
-        let expected =
-            "--id 4 --take-over --queues 2 --depth 16 --mode copy --on-death reissue file --direct /a b";
+        let expected = "--id 4 --take-over --queues 2 --depth 16 --mode copy --on-death reissue --degraded file --direct /a b";
         assert_eq!(entries[1].args.join(" "), expected);
         assert_eq!((entries[0].survives, entries[1].survives), (false, true));
     }

@@ -4,9 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+mod again;
 mod asked;
+mod before;
 mod config;
+mod dropped;
 mod failure;
+mod identity;
 mod list;
 mod manage;
 mod notify;
@@ -42,7 +46,9 @@ Environment:
 
 A device ends with its server: by `fublk stop` or `fublk del`, or when the server
 gets SIGTERM, SIGINT or SIGHUP. What the server of device N has to say is in
-/run/fublk/N.log, or on standard error with --foreground.";
+/run/fublk/N.log, or on standard error with --foreground. That file begins anew when it
+has 1 MiB. Which files mirrors have dropped is kept in /var/lib/fublk/dropped, which must
+not be on such a mirror itself.";
 
 /// Serve block devices from user space, through the kernel's ublk driver.
 #[derive(Parser)]
@@ -92,9 +98,20 @@ enum Verb {
     Recover {
         /// Its number
         id: u32,
+        /// Even if what it was made of are other files now
+        #[arg(long)]
+        force: bool,
         /// Do not go to the background
         #[arg(long)]
         foreground: bool,
+    },
+    /// Let mirrors use a file that one has dropped
+    ///
+    /// Such a file lacks what was written since, and may be read first: copy all data of another file of the mirror
+    /// to it before, while nobody writes.
+    Readmit {
+        /// Its path
+        path: PathBuf,
     },
     /// Show devices
     List {
@@ -174,6 +191,9 @@ struct Add {
     /// Go on with device --id if it was served like this, and its server has died
     #[arg(long, requires = "id")]
     take_over: bool,
+    /// Of a mirror, drop files that are not there, are broken, or were dropped before. `recover` does so anyway
+    #[arg(long)]
+    degraded: bool,
     /// Do not go to the background
     #[arg(long)]
     foreground: bool,
@@ -219,19 +239,24 @@ impl Add {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    if !matches!(cli.verb, Verb::Man { .. } | Verb::Completion { .. } | Verb::Run { check: true, .. }) {
+    let needs_driver = !matches!(
+        cli.verb,
+        Verb::Man { .. } | Verb::Completion { .. } | Verb::Run { check: true, .. } | Verb::Readmit { .. }
+    );
+    if needs_driver {
         failure::driver_is_there()?;
     }
     let stays = |foreground| foreground || serve::is_in_background();
     match cli.verb {
         Verb::Add { how, .. } if !stays(how.foreground) => serve::in_background(),
-        Verb::Add { how, target } => serve::add(&how.options(), how.take_over, target),
+        Verb::Add { how, target } => serve::add(&how.options(), how.take_over, how.degraded, target),
         Verb::Run { file, check: true, .. } => run::check(&file),
         Verb::Run { file, foreground: true, .. } => run::in_foreground(&file),
         Verb::Run { file, .. } => run::in_background(&file),
         Verb::Owner { node } => owner::print_owner(&node),
         Verb::Recover { foreground, .. } if !stays(foreground) => serve::in_background(),
-        Verb::Recover { id, .. } => serve::recover(id),
+        Verb::Recover { id, force, .. } => serve::recover(id, force),
+        Verb::Readmit { path } => dropped::readmit(&path),
         Verb::List { id, json } => list::list(id, json),
         Verb::Stop { id, force } => manage::stop(id, force),
         Verb::Del { ids, all } => manage::delete(if all { list::ids()? } else { ids }),

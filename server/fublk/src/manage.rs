@@ -73,13 +73,13 @@ pub(crate) fn stop(id: u32, force: bool) -> Result<(), Failure> {
 pub(crate) fn delete(ids: Vec<u32>) -> Result<(), Failure> {
     let mut result = Ok(());
     for id in ids {
-        let forgotten = state::forget(id);
-        if let Err(e) = slow(&format!("waiting until device {id} is gone"), || control::delete(id)) {
-            if !Errno::from(&e).eq(&Errno::ENODEV) {
-                forgotten.restore();
-            }
-            result = result.and(Err(Failure::of_device(id, &e)));
+        let kept = state::kept_instance(id);
+        // What is dirty is written back meanwhile, and a mirror may still drop files.
+        let deleted = slow(&format!("waiting until device {id} is gone"), || control::delete(id));
+        if deleted.as_ref().map_or_else(|e| Errno::from(e) == Errno::ENODEV, |()| true) {
+            state::forget(id, kept);
         }
+        result = result.and(deleted.map_err(|e| Failure::of_device(id, &e)));
     }
     result
 }

@@ -5,6 +5,8 @@
 
 use crate::{
     Failure,
+    again::Again,
+    before::{Before, waits},
     config::{self, Entry},
     list::print,
     manage,
@@ -16,16 +18,15 @@ use std::{
     io::{self, BufRead, BufReader},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
 use ublk_server::{Level, log, log_at};
 use ublk_sys::{Signals, lock_memory, on_io_path, terminate};
-
-/// How often a server may die in a row, each time within [`SOON`].
-const TRIES: u32 = 5;
-const SOON: Duration = Duration::from_secs(60);
 
 /// A server of ours does this.
 fn server(entry: &Entry, more: &[&str]) -> io::Result<Command> {
@@ -47,6 +48,11 @@ pub(crate) fn in_background(path: &Path) -> Result<(), Failure> {
     let entries = config::read(path)?;
     let mut made: Vec<u32> = Vec::new();
     for entry in &entries {
+        let before = Before::of(entry)?;
+        if before == Before::Served {
+            print(format_args!("/dev/ublkb{}\n", entry.id))?;
+            continue;
+        }
         let what = format!("waiting for device {}", entry.id);
         let status = slow(&what, || server(entry, &[])?.status())?;
         if !status.success() {
@@ -54,11 +60,13 @@ pub(crate) fn in_background(path: &Path) -> Result<(), Failure> {
             made.reverse();
             let _ = manage::delete(made);
             return Err(Failure::of_child(
-                format!("device {}, and so none of {}", entry.id, path.display()),
+                format!("device {}, and so none of {} that was not there before", entry.id, path.display()),
                 status.code(),
             ));
         }
-        made.push(entry.id);
+        if !before.was_there() {
+            made.push(entry.id);
+        }
     }
     Ok(())
 }
@@ -83,13 +91,18 @@ fn locked(running: &Running) -> MutexGuard<'_, Option<Child>> {
 struct Served {
     entry: Entry,
     running: Running,
-    since: Instant,
-    deaths: u32,
+    again: Again,
+    /// When there is another server.
+    due: Option<Instant>,
+    /// What was there before is not ended because another one fails.
+    before: Before,
+    /// It was served by us.
+    was_ready: bool,
 }
 
 impl Served {
     fn start(&mut self, number: usize, tell: &mpsc::Sender<Event>) -> io::Result<()> {
-        self.since = Instant::now();
+        self.due = None;
         let mut child = server(&self.entry, &["--foreground"])?.stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take();
         *locked(&self.running) = Some(child);
@@ -113,10 +126,12 @@ impl Served {
         }
     }
 
-    /// Its server has died: is there to be another one?
+    /// Its server has died, or could not start: when is there to be another one?
     fn tries_again(&mut self) -> bool {
-        self.deaths = if self.since.elapsed() > SOON { 1 } else { self.deaths + 1 };
-        self.entry.survives && self.deaths <= TRIES
+        let waits = waits(self.entry.id);
+        let pause = self.again.died(Instant::now(), waits);
+        self.due = pause.filter(|_| waits || self.entry.survives).map(|pause| Instant::now() + pause);
+        self.due.is_some()
     }
 }
 
@@ -152,32 +167,83 @@ pub(crate) fn in_foreground(path: &Path) -> Result<(), Failure> {
     let served = entries.into_iter().map(|entry| Served {
         entry,
         running: Running::default(),
-        since: Instant::now(),
-        deaths: 0,
+        again: Again::default(),
+        due: None,
+        before: Before::Nothing,
+        was_ready: false,
     });
-    Supervisor::new(served.collect(), tell).run(&events)
+    let mut served: Vec<_> = served.collect();
+    for one in &mut served {
+        one.before = Before::of(&one.entry)?;
+    }
+    Supervisor::new(served, tell).run(&events)
 }
 
 struct Supervisor {
     served: Vec<Served>,
     tell: mpsc::Sender<Event>,
-    /// Whose device was never there yet. They start one after the other: one may be
-    /// made of another.
+    /// Whose server was not started yet. They start one after the other: one may be made of
+    /// another.
     next: usize,
     left: usize,
     ending: bool,
+    /// One has failed: those that are new end.
+    none_new: bool,
     failed: Option<Failure>,
 }
 
 impl Supervisor {
     fn new(served: Vec<Served>, tell: mpsc::Sender<Event>) -> Supervisor {
-        Supervisor { served, tell, next: 0, left: 0, ending: false, failed: None }
+        Supervisor { served, tell, next: 0, left: 0, ending: false, none_new: false, failed: None }
     }
 
     fn start(&mut self, number: usize) {
         match self.served[number].start(number, &self.tell) {
             Ok(()) => self.left += 1,
-            Err(e) => self.fail(Failure::new(format!("device {}: {e}", self.served[number].entry.id))),
+            Err(e) => {
+                let what = format!("device {}: {e}", self.served[number].entry.id);
+                self.has_not_started(number, Failure::new(what));
+            }
+        }
+    }
+
+    /// It was not there yet, and its server is gone.
+    fn has_not_started(&mut self, number: usize, failure: Failure) {
+        if self.ending {
+            return self.fail(failure);
+        }
+        let is_next = number + 1 == self.next;
+        let served = &mut self.served[number];
+        if matches!(served.before, Before::Waits | Before::Served) && served.tries_again() {
+            log(format_args!("fublk: {failure}: it is tried again"));
+        } else {
+            self.fail(failure);
+            self.end_new();
+        }
+        if is_next && !self.ending {
+            self.start_next();
+        }
+    }
+
+    /// The next one, or none is left. After a failure only those that were there before.
+    fn start_next(&mut self) {
+        while let Some(served) = self.served.get(self.next) {
+            self.next += 1;
+            if !self.none_new || served.before.was_there() {
+                return self.start(self.next - 1);
+            }
+        }
+        let there = self.served.iter().filter(|served| served.was_ready).count();
+        // Who waits for us has to let us go on.
+        match &self.failed {
+            None if there == self.served.len() => tell_systemd(&format!("READY=1\nSTATUS={there} devices")),
+            None => tell_systemd(&format!("READY=1\nSTATUS={there} devices; others wait for a server")),
+            Some(failure) if self.left > 0 || self.due().is_some() => {
+                tell_systemd(&format!(
+                    "READY=1\nSTATUS={failure}; {there} devices, that were there before, go on"
+                ));
+            }
+            Some(_) => {}
         }
     }
 
@@ -187,8 +253,24 @@ impl Supervisor {
             tell_systemd("STOPPING=1");
         }
         self.ending = true;
-        for served in &self.served {
+        for served in &mut self.served {
             served.end();
+            if served.due.take().is_some() {
+                let id = served.entry.id;
+                let failure =
+                    Failure::new(format!("device {id} has no server that could end it: fublk recover {id}"));
+                let _ = self.failed.get_or_insert(failure);
+            }
+        }
+    }
+
+    /// All or none; but those that were there before stay.
+    fn end_new(&mut self) {
+        self.none_new = true;
+        if self.served.iter().any(|served| served.before.was_there()) {
+            self.served.iter().filter(|served| !served.before.was_there()).for_each(Served::end);
+        } else {
+            self.end();
         }
     }
 
@@ -198,43 +280,64 @@ impl Supervisor {
         let _ = self.failed.get_or_insert(failure);
     }
 
+    /// When is there another server of a device?
+    fn due(&self) -> Option<Instant> {
+        self.served.iter().filter_map(|served| served.due).min()
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        for number in 0..self.served.len() {
+            if self.served[number].due.is_some_and(|due| due <= now) {
+                self.start(number);
+            }
+        }
+    }
+
     fn run(mut self, events: &mpsc::Receiver<Event>) -> Result<(), Failure> {
-        self.start(0);
-        while self.left > 0 {
-            // We have a sender ourselves.
-            let Ok(event) = events.recv() else { break };
+        self.start_next();
+        loop {
+            let event = match self.due() {
+                Some(due) => events.recv_timeout(due.saturating_duration_since(Instant::now())),
+                None if self.left == 0 => break,
+                None => events.recv().map_err(Into::into),
+            };
             match event {
-                Event::Signal => self.end(),
-                Event::Ready(number) if number == self.next => self.is_there(number)?,
-                Event::Ready(number) => {
-                    let id = self.served[number].entry.id;
-                    log_at(Level::Warning, format_args!("fublk: device {id} has a new server"));
-                }
-                Event::Ended(number, status) => {
+                Ok(Event::Signal) => self.end(),
+                Ok(Event::Ready(number)) => self.is_there(number)?,
+                Ok(Event::Ended(number, status)) => {
                     self.left -= 1;
                     self.ended(number, status);
                 }
+                Err(RecvTimeoutError::Timeout) => self.start_due(),
+                // We have a sender ourselves.
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.failed.map_or(Ok(()), Err)
     }
 
     fn is_there(&mut self, number: usize) -> Result<(), Failure> {
-        print(format_args!("/dev/ublkb{}\n", self.served[number].entry.id))?;
-        self.next += 1;
-        if self.ending {
-            // Its server may have missed that.
-            self.served[number].end();
-        } else if self.next < self.served.len() {
-            self.start(self.next);
+        let served = &mut self.served[number];
+        let (id, is_first) = (served.entry.id, !std::mem::replace(&mut served.was_ready, true));
+        served.again.is_ready(Instant::now());
+        if is_first {
+            print(format_args!("/dev/ublkb{id}\n"))?;
         } else {
-            tell_systemd(&format!("READY=1\nSTATUS={} devices", self.served.len()));
+            log_at(Level::Warning, format_args!("fublk: device {id} has a new server"));
+        }
+        if self.ending || self.none_new && !served.before.was_there() {
+            // Its server may have missed that.
+            served.end();
+        } else if is_first && number + 1 == self.next {
+            self.start_next();
         }
         Ok(())
     }
 
     fn ended(&mut self, number: usize, status: io::Result<ExitStatus>) {
-        let id = self.served[number].entry.id;
+        let served = &mut self.served[number];
+        let id = served.entry.id;
         let code = match status {
             // Somebody has ended the device.
             Ok(status) if status.success() => return,
@@ -243,14 +346,15 @@ impl Supervisor {
         };
         if self.ending {
             self.fail(Failure::of_child(format!("the server of device {id}"), code));
-        } else if number >= self.next {
-            // It was never there: all or none.
-            self.fail(Failure::of_child(format!("device {id}, and so none of the file"), code));
-            self.end();
-        } else if self.served[number].tries_again() {
+        } else if !served.was_ready {
+            let none = if served.before.was_there() {
+                ""
+            } else {
+                ", and so none of the file that was not there before"
+            };
+            self.has_not_started(number, Failure::of_child(format!("device {id}{none}"), code));
+        } else if served.tries_again() {
             log(format_args!("fublk: the server of device {id} has died: there will be another one"));
-            thread::sleep(Duration::from_millis(200));
-            self.start(number);
         } else {
             let failure = Failure::of_child(format!("the server of device {id}"), code);
             log(format_args!("fublk: {failure}"));

@@ -27,6 +27,9 @@ use ublk_sys::{Signals, is_root, lock_memory, new_session, on_io_path, uapi::Dev
 /// Tells a server that somebody waits for its first line, and then goes away.
 const BACKGROUND: &str = "FUBLK_BACKGROUND";
 
+/// How large its log becomes.
+const LOG_SIZE: u64 = 1 << 20;
+
 /// How long the last server of a device may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -86,7 +89,8 @@ fn prepare() -> Result<Asked, Failure> {
         new_session()?;
     }
     let asked = Asked::listen(Signals::block()?)?;
-    log_in_background()?;
+    // The file of one in the background is ours.
+    log_in_background(is_in_background().then_some(LOG_SIZE))?;
     // Without these it works as well, until memory is short.
     if let Err(e) = lock_memory() {
         log(format_args!("fublk: warning: memory is not locked: {e}"));
@@ -100,7 +104,7 @@ fn prepare() -> Result<Asked, Failure> {
 }
 
 /// Serve a new device until it ends.
-pub(crate) fn add(options: &Options, take_over: bool, mut spec: Spec) -> Result<(), Failure> {
+pub(crate) fn add(options: &Options, take_over: bool, degraded: bool, mut spec: Spec) -> Result<(), Failure> {
     spec.make_absolute()?;
     if let Some(id) = options.id.filter(|_| take_over)
         && let Some(result) = go_on(id, &spec)
@@ -109,7 +113,7 @@ pub(crate) fn add(options: &Options, take_over: bool, mut spec: Spec) -> Result<
     }
     let asked = prepare()?;
     let number = Number::default();
-    spec.open(&number, Adding { options, spec: &spec, asked, number: number.clone() })?
+    spec.open(&number, degraded, Adding { options, spec: &spec, asked, number: number.clone() })?
 }
 
 /// A device may be there already, of a server that died. `None`: it is not.
@@ -120,7 +124,7 @@ fn go_on(id: u32, spec: &Spec) -> Option<Result<(), Failure>> {
     }
     if info.is_live() || info.is_without_server() {
         return Some(match state::get(id) {
-            Ok(Some(kept)) if kept.is_part_of(spec) => recover(id),
+            Ok(Some(kept)) if kept.is_part_of(spec) => recover(id, false),
             Ok(_) => Err(Failure::in_use(format!("device {id} is there already, and another one"))),
             Err(failure) => Err(failure),
         });
@@ -168,8 +172,8 @@ impl Adding<'_> {
     }
 }
 
-/// Serve a device whose server is gone until it ends.
-pub(crate) fn recover(id: u32) -> Result<(), Failure> {
+/// Serve a device whose server is gone until it ends. By `force`, also if its files are others.
+pub(crate) fn recover(id: u32, force: bool) -> Result<(), Failure> {
     let no_device = |e| Failure::of_device(id, &e);
     let info = control::info(id).map_err(no_device)?;
     let served = || Failure::in_use(format!("device {id} has a server"));
@@ -178,6 +182,9 @@ pub(crate) fn recover(id: u32) -> Result<(), Failure> {
     }
     let spec = state::get(id)?;
     let spec = spec.ok_or_else(|| Failure::new(format!("device {id} was not made by fublk")))?;
+    if !force {
+        state::same_files(id)?;
+    }
     let asked = prepare()?;
     let what = format!("waiting for the last server of device {id} to be gone");
     let device =
@@ -190,9 +197,9 @@ pub(crate) fn recover(id: u32) -> Result<(), Failure> {
         })?;
     // The kernel may not be done with closing the files of the last server.
     let end = Instant::now() + PATIENCE;
-    let mut recovering = Some(Recovering { device, asked, has_files: spec.has_files() });
+    let mut recovering = Some(Recovering { device, asked, spec: &spec, force });
     loop {
-        match spec.open(&Number::from(OnceLock::from(id)), &mut recovering) {
+        match spec.open(&Number::from(OnceLock::from(id)), true, &mut recovering) {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                 thread::sleep(Duration::from_millis(50));
             }
@@ -201,21 +208,30 @@ pub(crate) fn recover(id: u32) -> Result<(), Failure> {
     }
 }
 
-struct Recovering {
+struct Recovering<'a> {
     device: Device,
     asked: Asked,
-    has_files: bool,
+    spec: &'a Spec,
+    force: bool,
 }
 
-impl Use for &mut Option<Recovering> {
+impl Use for &mut Option<Recovering<'_>> {
     type Output = Result<(), Failure>;
 
     fn target<T: Target>(self, target: T) -> Result<(), Failure> {
-        let Some(Recovering { device, asked, has_files }) = self.take() else { unreachable!("opened once") };
+        let Some(Recovering { device, asked, spec, force }) = self.take() else {
+            unreachable!("opened once")
+        };
         let size = control::params(device.id())?.dev_sectors * 512;
-        if target.geometry().size < size && has_files {
+        if target.geometry().size < size && spec.has_files() {
             let has = target.geometry().size;
             return Err(Failure::new(format!("the device has {size} bytes, but what it was made of {has}")));
+        }
+        // They may have been replaced before they were opened.
+        if force {
+            state::keep(device.id(), spec)?;
+        } else {
+            state::same_files(device.id())?;
         }
         asked.device(|| Ok::<_, Failure>((device.id(), ())))?;
         serve(&device, target)
@@ -264,7 +280,7 @@ fn serve<T: Target>(device: &Device, target: T) -> Result<(), Failure> {
         return Ok(result?);
     }
     // What was deleted by somebody else may be another device by now.
-    state::forget_instance(id, instance);
+    state::forget(id, Some(instance));
     let is_ours = |info: DevInfo| !info.is_live() || info.ublksrv_pid == process::id().cast_signed();
     if state::instance(id).is_ok_and(|now| now == instance) && control::info(id).is_ok_and(is_ours) {
         let _ = device.delete();

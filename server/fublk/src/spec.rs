@@ -2,7 +2,10 @@
 
 //! What to serve: on the command line, and kept for the next server.
 
-use crate::{Failure, Size, state};
+use crate::{
+    Failure, Size,
+    dropped::{Dropped, Legs},
+};
 use clap::{Parser, Subcommand};
 use std::{
     io,
@@ -10,10 +13,11 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use ublk_server::Target;
-use ublk_targets::{Access, FileTarget, Mirror, Nbd, Null, OnDrop, Qcow2, Stripe, Uri};
+use ublk_server::{Target, log};
+use ublk_sys::is_root;
+use ublk_targets::{Access, FileTarget, Mirror, Nbd, Null, Qcow2, Stripe, Uri};
 
-#[derive(Subcommand, Debug, PartialEq)]
+#[derive(Subcommand, Debug, PartialEq, Clone)]
 pub(crate) enum Spec {
     /// Zeroes; what is written is forgotten
     Null {
@@ -42,8 +46,12 @@ pub(crate) enum Spec {
     /// Files that all have the data of the device
     ///
     /// They are used past the page cache. A file that fails is dropped, and the others go on. The log tells of it, and
-    /// `fublk list` shows what is left. All of the device has to be copied to such a
-    /// file before it is used in a mirror again.
+    /// `fublk list` shows what is left. No mirror takes such a file again, also after the device or the machine was
+    /// stopped, before all of the device was copied to it and `fublk readmit` has said so.
+    ///
+    /// When the power fails or the machine crashes, the files may differ where writes were under way, and nothing makes
+    /// them the same again: such a place may be read now from one file and later, when that is dropped, from another
+    /// one, with other data. Copy the first file to the others before they are used again, if that matters.
     Mirror {
         /// The paths of 1 to 16 files with the same data, the preferred one first
         #[arg(required = true)]
@@ -122,17 +130,18 @@ struct Kept {
 }
 
 impl Spec {
-    /// Open the target of the device with this number, for this user.
-    pub(crate) fn open<U: Use>(&self, number: &Number, user: U) -> io::Result<U::Output> {
-        self.open_it(false, number, user)
+    /// Open the target of the device with this number, for this user. A mirror may be `degraded`:
+    /// what is not there of it is dropped.
+    pub(crate) fn open<U: Use>(&self, number: &Number, degraded: bool, user: U) -> io::Result<U::Output> {
+        self.open_it(false, degraded, number, user)
     }
 
     /// Open it only to look at it.
     pub(crate) fn look<U: Use>(&self, user: U) -> io::Result<U::Output> {
-        self.open_it(true, &Number::default(), user)
+        self.open_it(true, false, &Number::default(), user)
     }
 
-    fn open_it<U: Use>(&self, look: bool, number: &Number, user: U) -> io::Result<U::Output> {
+    fn open_it<U: Use>(&self, look: bool, degraded: bool, number: &Number, user: U) -> io::Result<U::Output> {
         let access = |how: &How| Access { look, ..how.access() };
         Ok(match self {
             Spec::Null { size } => user.target(Null::open(size.0)?),
@@ -146,12 +155,17 @@ impl Spec {
                 // What can not be written has to be known at once: a cache would tell
                 // with the next flush, and lose it before that.
                 let access = Access { read_only: *read_only, direct: true, look };
-                let number = number.clone();
-                let on_drop: OnDrop = Box::new(move |path| match number.get() {
-                    Some(id) => state::without(*id, path),
-                    None => Ok(()),
-                });
-                user.target(Mirror::open(paths, access, on_drop)?)
+                let (dropped, is_written) = (Dropped::kept(), !read_only);
+                // Nobody else can serve one.
+                if is_written && !look && is_root() {
+                    match dropped.prepare() {
+                        // Who waits for the device can not wait for that.
+                        Err(e) if number.get().is_some() => log(format_args!("fublk: warning: {e}")),
+                        result => result?,
+                    }
+                }
+                let legs = Legs { number: number.clone(), dropped, is_written };
+                user.target(Mirror::open(paths, access, degraded, Box::new(legs))?)
             }
             Spec::Nbd { uri, read_only, reconnect } => {
                 user.target(Nbd::open(uri, *read_only, Duration::from_secs(*reconnect))?)
@@ -162,10 +176,19 @@ impl Spec {
         })
     }
 
-    fn files(&mut self) -> &mut [PathBuf] {
+    fn files_mut(&mut self) -> &mut [PathBuf] {
         match self {
             Spec::Null { .. } | Spec::Nbd { .. } => &mut [],
             Spec::File { path, .. } | Spec::Qcow2 { path, .. } => std::slice::from_mut(path),
+            Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
+        }
+    }
+
+    /// The paths of what it is made of.
+    pub(crate) fn files(&self) -> &[PathBuf] {
+        match self {
+            Spec::Null { .. } | Spec::Nbd { .. } => &[],
+            Spec::File { path, .. } | Spec::Qcow2 { path, .. } => std::slice::from_ref(path),
             Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
         }
     }
@@ -197,7 +220,7 @@ impl Spec {
         if let Spec::Nbd { uri, .. } = self {
             uri.make_absolute()?;
         }
-        for path in self.files() {
+        for path in self.files_mut() {
             *path = std::path::absolute(&path)?;
             if path.to_str().is_none() {
                 return Err(Failure::new(format!("{}: the name is no UTF-8", path.display())));

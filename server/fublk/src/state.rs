@@ -3,7 +3,7 @@
 //! What is kept of a device while it is there, so that another process can show
 //! and recover it.
 
-use crate::{Failure, spec::Spec};
+use crate::{Failure, identity::Identity, spec::Spec};
 use serde_json::{Value, json};
 use std::{
     env, fs, io,
@@ -44,34 +44,82 @@ pub(crate) fn instance(id: u32) -> io::Result<u64> {
     Ok(node.ino())
 }
 
-/// Keep what a device is.
-pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
-    fs::create_dir_all(directory()?)?;
-    let new = path(id, "new")?;
-    fs::write(&new, json!({ "instance": instance(id)?, "target": spec.args() }).to_string())?;
-    fs::rename(new, path(id, "json")?)
+/// What is kept of a device.
+struct Kept {
+    instance: u64,
+    args: Vec<String>,
+    /// Which files these were.
+    files: Vec<(PathBuf, Identity)>,
 }
 
-fn read(text: &str) -> Option<(u64, Vec<String>)> {
-    let mut value: Value = serde_json::from_str(text).ok()?;
-    let args = serde_json::from_value(value.get_mut("target")?.take()).ok()?;
-    Some((value.get("instance")?.as_u64()?, args))
+impl Kept {
+    fn write(&self, id: u32) -> io::Result<()> {
+        fs::create_dir_all(directory()?)?;
+        let files = self.files.iter().map(|(path, identity)| {
+            let mut value = identity.to_json();
+            value["path"] = json!(path.to_string_lossy());
+            value
+        });
+        let files: Vec<_> = files.collect();
+        let new = path(id, "new")?;
+        let all = json!({ "instance": self.instance, "target": self.args, "files": files });
+        fs::write(&new, all.to_string())?;
+        fs::rename(new, path(id, "json")?)
+    }
+
+    fn read(text: &str) -> Option<Kept> {
+        let mut value: Value = serde_json::from_str(text).ok()?;
+        let args = serde_json::from_value(value.get_mut("target")?.take()).ok()?;
+        // Older versions did not keep it.
+        let files = value.get("files").and_then(Value::as_array).into_iter().flatten();
+        let files = files.filter_map(|file| {
+            Some((PathBuf::from(file.get("path")?.as_str()?), Identity::from_json(file)?))
+        });
+        Some(Kept { instance: value.get("instance")?.as_u64()?, args, files: files.collect() })
+    }
+
+    /// A file that is another one now.
+    fn other_file(&self) -> Option<&Path> {
+        let other = self.files.iter().find(|(path, was)| {
+            // That it can not be looked at is told when it is opened.
+            Identity::of(path).is_ok_and(|now| !now.is_same(was))
+        });
+        other.map(|(path, _)| path.as_path())
+    }
+}
+
+/// Keep what a device is, of files that are open.
+pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
+    let files = spec.files().iter().filter_map(|path| Some((path.clone(), Identity::of(path).ok()?)));
+    Kept { instance: instance(id)?, args: spec.args(), files: files.collect() }.write(id)
 }
 
 /// What was kept; `None` if that is not one of our devices.
 pub(crate) fn get(id: u32) -> Result<Option<Spec>, Failure> {
+    get_all(id)?.map(|kept| Spec::from_args(&kept.args)).transpose()
+}
+
+/// Is it still made of the same files? Others would have other data.
+pub(crate) fn same_files(id: u32) -> Result<(), Failure> {
+    match get_all(id)?.as_ref().and_then(Kept::other_file) {
+        None => Ok(()),
+        Some(path) => Err(Failure::new(format!(
+            "{} is not the file that device {id} was made of, but another one: to serve it nevertheless, \
+             `fublk recover --force {id}`",
+            path.display()
+        ))),
+    }
+}
+
+fn get_all(id: u32) -> Result<Option<Kept>, Failure> {
     let path = path(id, "json")?;
     let text = match fs::read_to_string(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text?,
     };
-    let (was, args) =
-        read(&text).ok_or_else(|| Failure::new(format!("{}: what is that?", path.display())))?;
-    if instance(id)? != was {
-        // Of a device that is gone, whose server could not clean up.
-        return Ok(None);
-    }
-    Spec::from_args(&args).map(Some)
+    let kept = Kept::read(&text).ok_or_else(|| Failure::new(format!("{}: what is that?", path.display())))?;
+    // It may be of a device that is gone, whose server could not clean up.
+    Ok((instance(id)? == kept.instance).then_some(kept))
 }
 
 /// One of the files of a device is not used any more.
@@ -79,44 +127,52 @@ pub(crate) fn without(id: u32, file: &Path) -> io::Result<()> {
     // Queues may do this at the same time.
     static LOCK: Mutex<()> = Mutex::new(());
     let _guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut spec = match get(id) {
-        Ok(Some(spec)) => spec,
-        Ok(None) => return Err(io::ErrorKind::NotFound.into()),
-        Err(failure) => return Err(io::Error::other(failure.to_string())),
-    };
+    let other = |failure: Failure| io::Error::other(failure.to_string());
+    let Some(mut kept) = get_all(id).map_err(other)? else { return Err(io::ErrorKind::NotFound.into()) };
+    let mut spec = Spec::from_args(&kept.args).map_err(other)?;
     spec.drop_file(file);
-    keep(id, &spec)
+    kept.args = spec.args();
+    kept.files.retain(|(path, _)| path != file);
+    kept.write(id)
 }
 
-/// A device goes away. Before it does, so that what is kept of the next one with its
-/// number stays; what this returns brings it back if it did not go.
-pub(crate) fn forget(id: u32) -> Forgotten {
-    let kept = path(id, "json").and_then(fs::read);
-    for what in ["json", "log"] {
-        let _ = path(id, what).and_then(fs::remove_file);
-    }
-    Forgotten { id, kept: kept.ok() }
+/// Of which instance of a device something is kept.
+pub(crate) fn kept_instance(id: u32) -> Option<u64> {
+    let text = path(id, "json").and_then(fs::read_to_string).ok()?;
+    Kept::read(&text).map(|kept| kept.instance)
 }
 
-/// The same, if it is still this one.
-pub(crate) fn forget_instance(id: u32, was: u64) {
-    let text = path(id, "json").and_then(fs::read_to_string);
-    if text.is_ok_and(|text| read(&text).is_some_and(|(kept, _)| kept == was)) {
-        let _ = forget(id);
-    }
-}
-
-/// What was kept of a device.
-#[must_use = "it may not have gone"]
-pub(crate) struct Forgotten {
-    id: u32,
-    kept: Option<Vec<u8>>,
-}
-
-impl Forgotten {
-    pub(crate) fn restore(self) {
-        if let (Some(kept), Ok(path)) = (self.kept, path(self.id, "json")) {
-            let _ = fs::write(path, kept);
+/// A device is gone. It was written to until then, which may have changed what is kept of it; but
+/// what is kept of the next one with its number stays.
+pub(crate) fn forget(id: u32, was: Option<u64>) {
+    if kept_instance(id) == was {
+        for what in ["json", "log"] {
+            let _ = path(id, what).and_then(fs::remove_file);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_file_is_noticed() {
+        let dir = env::temp_dir().join(format!("fublk-state-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (path, other) = (dir.join("a"), dir.join("b"));
+        fs::write(&path, "x").unwrap();
+        fs::write(&other, "x").unwrap();
+        let files = vec![(path.clone(), Identity::of(&path).unwrap())];
+        let kept = Kept { instance: 7, args: vec!["file".into()], files };
+        assert_eq!(kept.other_file(), None);
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(kept.other_file(), Some(path.as_path()));
+        // One that is not there is told of when it is opened.
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(kept.other_file(), None);
+        let old = Kept::read(r#"{"instance": 7, "target": ["null"]}"#).unwrap();
+        assert_eq!((old.instance, old.files.len()), (7, 0));
+        assert!(Kept::read(r#"{"target": ["null"]}"#).is_none());
     }
 }

@@ -34,6 +34,16 @@ fn nobody_reads_to_the_end() {
 }
 
 #[test]
+fn nobody_has_dropped_it() {
+    let output = fublk(&["readmit", "/nowhere/at/all"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        (output.status.code(), said.as_str()),
+        (Some(1), "fublk: /nowhere/at/all: no mirror has dropped it\n")
+    );
+}
+
+#[test]
 fn a_file_is_looked_at() {
     let dir = scratch("config");
     let path = dir.join("devices.toml");

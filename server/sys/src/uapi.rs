@@ -178,6 +178,11 @@ impl DevInfo {
         self.state == 1
     }
 
+    /// It was made to be there for another server when this one is gone.
+    pub fn survives(&self) -> bool {
+        Features(self.flags).has(Features::USER_RECOVERY)
+    }
+
     /// Its disk waits for the next server.
     pub fn is_without_server(&self) -> bool {
         self.state == 2 || self.state == 3

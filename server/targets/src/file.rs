@@ -113,9 +113,15 @@ mod tests {
         assert_eq!(sim.write(0, &[0; 512], false), Err(Errno::EIO));
         sim.break_file(None, Errno::EIO);
         assert_eq!(sim.flush(), Ok(()), "it was told who wrote it");
-        sim.break_file(Some(sim.target().file), Errno::EIO);
-        assert_eq!(sim.write(0, &[0; 512], true), Err(Errno::EIO));
+        // So was this one.
+        sim.break_file(Some(sim.target().file), Errno::ENOSPC);
+        assert_eq!(sim.write(0, &[0; 512], true), Err(Errno::ENOSPC));
         sim.break_file(None, Errno::EIO);
+        assert_eq!(sim.flush(), Ok(()));
+        // What was written by others is lost.
+        sim.fail_sync(Errno::EIO);
+        assert_eq!(sim.write(0, &[0; 512], true), Err(Errno::EIO));
+        assert_eq!(sim.flush(), Err(Errno::EIO));
         assert_eq!(sim.flush(), Err(Errno::EIO));
     }
 

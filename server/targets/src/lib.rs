@@ -17,7 +17,7 @@ mod qemu_lock;
 mod stripe;
 
 pub use file::FileTarget;
-pub use mirror::{Mirror, OnDrop};
+pub use mirror::{Mirror, Record};
 pub use nbd::{Nbd, Uri};
 pub use null::Null;
 pub use open::Access;

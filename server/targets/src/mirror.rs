@@ -5,7 +5,7 @@
 //!
 //! When the server is killed, legs may differ where writes were under way.
 
-use crate::open::{Access, all_differ, can_zero, open};
+use crate::open::{Access, about, all_differ, can_zero, is_gone, open};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -16,9 +16,15 @@ use std::{
 };
 use ublk_server::{Allocate, Answer, Errno, FileId, Files, Geometry, Io, Read, Request, Target, Write, log};
 
-/// Told of a leg that is dropped, before anybody may rely on that. If this fails, so
-/// does the request that found out.
-pub type OnDrop = Box<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
+/// What is remembered of legs, longer than a server lives.
+pub trait Record: Send + Sync {
+    /// This leg is dropped. Told before anybody may rely on that: if this fails, so does the
+    /// request that found out.
+    fn dropped(&self, leg: &Path) -> io::Result<()>;
+
+    /// Was it dropped, by whichever server? Then it lacks what was written since.
+    fn was_dropped(&self, leg: &Path) -> io::Result<bool>;
+}
 
 /// Files with the same data.
 pub struct Mirror {
@@ -28,7 +34,9 @@ pub struct Mirror {
     whole: AtomicU64,
     /// Those that the next server would take for whole: at least `whole`.
     recorded: Mutex<u64>,
-    on_drop: OnDrop,
+    /// Those that could not be opened, and why.
+    missing: Vec<(PathBuf, io::Error)>,
+    record: Box<dyn Record>,
     geometry: Geometry,
 }
 
@@ -49,29 +57,58 @@ fn may_have_begun(errno: Errno) -> bool {
     is_of_leg(errno) && ![Errno::EINVAL, Errno::EFAULT, Errno::ENODEV, Errno::EOPNOTSUPP].contains(&errno)
 }
 
+fn refused(leg: &Path) -> io::Error {
+    let path = leg.display();
+    about(
+        leg,
+        format_args!(
+            "it was dropped from a mirror, and lacks what was written since: copy all data to it, then \
+             `fublk readmit {path}`, or leave it out"
+        ),
+    )
+}
+
 impl Mirror {
     /// Open 1 to 16 files, which have the same data. The device is as large as the
-    /// smallest. A leg that was dropped is not the same any more, and must not be among
-    /// them until all data were copied to it.
+    /// smallest. A leg that was dropped is not the same any more, and refused. One that is
+    /// not there, or is refused, is dropped if the mirror may be `degraded`, and one is left;
+    /// but not before it is served.
     ///
     /// Where errors matter, `access` is direct: what the page cache can not write is
     /// not known before the next flush, but read from the file before.
-    pub fn open<P: AsRef<Path>>(paths: &[P], access: Access, on_drop: OnDrop) -> io::Result<Mirror> {
+    pub fn open<P: AsRef<Path>>(
+        paths: &[P],
+        access: Access,
+        degraded: bool,
+        record: Box<dyn Record>,
+    ) -> io::Result<Mirror> {
         if paths.is_empty() || paths.len() > 16 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a mirror has 1 to 16 files"));
         }
         all_differ(paths)?;
-        let (mut files, mut legs) = (Files::default(), Vec::new());
+        let (mut files, mut legs, mut missing) = (Files::default(), Vec::new(), Vec::new());
         let (mut size, mut block, mut align) = (u64::MAX, 512, 512);
         let mut zeroes = !access.read_only;
         for path in paths {
-            let backing = open(path.as_ref(), access)?;
+            let path = path.as_ref();
+            let stale = !access.look && record.was_dropped(path)?;
+            let backing = match if stale { Err(refused(path)) } else { open(path, access) } {
+                Ok(backing) => backing,
+                Err(e) if degraded && (stale || is_gone(&e)) => {
+                    missing.push((path.to_owned(), e));
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             size = size.min(backing.size);
             block = block.max(backing.block);
             align = align.max(backing.align);
             // All or none: a leg that can not zero what others do has other data.
             zeroes &= access.look || can_zero(&backing);
-            legs.push((files.add(backing.file), path.as_ref().to_owned()));
+            legs.push((files.add(backing.file), path.to_owned()));
+        }
+        if legs.is_empty() {
+            return Err(missing.swap_remove(0).1);
         }
         let geometry = Geometry {
             size: size / u64::from(block) * u64::from(block),
@@ -85,7 +122,7 @@ impl Mirror {
         };
         let whole = AtomicU64::new((1 << legs.len()) - 1);
         let recorded = Mutex::new(whole.load(Ordering::SeqCst));
-        Ok(Mirror { files, legs, whole, recorded, on_drop, geometry })
+        Ok(Mirror { files, legs, whole, recorded, missing, record, geometry })
     }
 
     /// The legs that have all data.
@@ -106,21 +143,21 @@ impl Mirror {
         match dropped {
             Ok(_) => {
                 log(format_args!("mirror: {} is dropped: {errno}", path.display()));
-                self.record()
+                self.remember()
             }
             // By somebody else, who may not have recorded it yet.
-            Err(whole) if whole & 1 << leg == 0 => self.record(),
+            Err(whole) if whole & 1 << leg == 0 => self.remember(),
             Err(_) => Err(errno),
         }
     }
 
     /// Record what is dropped and was not recorded. Nothing that a leg has missed may
     /// be answered before: after a kill, the next server would read from that leg.
-    fn record(&self) -> Result<(), Errno> {
+    fn remember(&self) -> Result<(), Errno> {
         let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let dropped = *recorded & !self.whole.load(Ordering::SeqCst);
         for leg in (0..self.legs.len()).filter(|leg| dropped & 1 << leg != 0) {
-            (self.on_drop)(&self.legs[leg].1).map_err(|e| {
+            self.record.dropped(&self.legs[leg].1).map_err(|e| {
                 log(format_args!("mirror: that can not be recorded: {e}"));
                 Errno::EIO
             })?;
@@ -134,7 +171,7 @@ impl Mirror {
     /// done another part of it: that of one stays, or what was read could change back.
     fn judge(&self, legs: &[usize], results: &[Result<(), Errno>]) -> Result<(), Errno> {
         let first = results.iter().find_map(|result| result.err());
-        let Some(first) = first else { return self.record() };
+        let Some(first) = first else { return self.remember() };
         if results.iter().all(|result| result.is_err()) {
             if results.iter().any(|result| result.is_err_and(may_have_begun)) {
                 let mut others = legs.iter().zip(results).skip(1);
@@ -221,6 +258,15 @@ impl Target for Mirror {
         &self.files
     }
 
+    /// Now they miss writes.
+    fn prepare(&self, _queues: u16) -> io::Result<()> {
+        for (path, why) in &self.missing {
+            log(format_args!("mirror: {} is dropped: {why}", path.display()));
+            self.record.dropped(path)?;
+        }
+        Ok(())
+    }
+
     async fn serve<'r>(&'r self, io: &'r Io, request: Request<'r>) -> Answer<'r> {
         match request {
             Request::Read(read) => self.read(read).await,
@@ -243,20 +289,44 @@ impl Target for Mirror {
 mod tests {
     use super::*;
     use crate::model::{Random, Scratch, compare};
-    use std::sync::Arc;
+    use std::sync::{Arc, MutexGuard, atomic::AtomicBool};
     use ublk_server::sim::Sim;
 
-    type Dropped = Arc<Mutex<Vec<PathBuf>>>;
+    #[derive(Clone, Default)]
+    struct Dropped {
+        all: Arc<Mutex<Vec<PathBuf>>>,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl Dropped {
+        fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+            self.all.lock().unwrap()
+        }
+    }
+
+    impl Record for Dropped {
+        fn dropped(&self, leg: &Path) -> io::Result<()> {
+            if self.is_full.load(Ordering::SeqCst) {
+                return Err(io::Error::other("full"));
+            }
+            self.lock().push(leg.to_owned());
+            Ok(())
+        }
+
+        fn was_dropped(&self, leg: &Path) -> io::Result<bool> {
+            Ok(self.lock().iter().any(|path| path == leg))
+        }
+    }
+
+    fn open(paths: &[PathBuf], degraded: bool, record: &Dropped) -> Result<Mirror, String> {
+        let mirror = Mirror::open(paths, Access::default(), degraded, Box::new(record.clone()));
+        mirror.map_err(|e| e.to_string())
+    }
 
     fn mirror(scratch: &Scratch, legs: usize, data: &[u8]) -> (Sim<Mirror>, Vec<PathBuf>, Dropped) {
         let paths: Vec<_> = (0..legs).map(|i| scratch.file(&i.to_string(), data)).collect();
         let dropped = Dropped::default();
-        let told = dropped.clone();
-        let on_drop = Box::new(move |path: &Path| {
-            told.lock().unwrap().push(path.to_owned());
-            Ok(())
-        });
-        let mirror = Mirror::open(&paths, Access::default(), on_drop).unwrap();
+        let mirror = open(&paths, false, &dropped).unwrap();
         (Sim::new(mirror).unwrap(), paths, dropped)
     }
 
@@ -277,10 +347,10 @@ mod tests {
             for broken in &order[..2] {
                 sim.break_file(Some(sim.target().legs[*broken].0), Errno::EIO);
                 compare(&sim, &mut model, &mut random, 60);
-                assert!(dropped.lock().unwrap().contains(&paths[*broken]));
+                assert!(dropped.lock().contains(&paths[*broken]));
                 assert!(sim.target().whole.load(Ordering::SeqCst) & 1 << broken == 0);
             }
-            assert_eq!(dropped.lock().unwrap().len(), 2);
+            assert_eq!(dropped.lock().len(), 2);
             assert!(std::fs::read(&paths[order[2]]).unwrap() == model);
         }
     }
@@ -298,7 +368,7 @@ mod tests {
         sim.break_file(None, Errno::EIO);
         assert_eq!(sim.read(0, 512).unwrap(), [1; 512]);
         // The leg that is back has missed a write, and is not asked.
-        assert_eq!(dropped.lock().unwrap().len(), 1);
+        assert_eq!(dropped.lock().len(), 1);
         assert_eq!(sim.target().whole(), [1]);
     }
 
@@ -306,19 +376,15 @@ mod tests {
     fn what_can_not_be_recorded_is_an_error() {
         let scratch = Scratch::new("mirror-record");
         let paths = [scratch.file("a", &[7; 8192]), scratch.file("b", &[7; 8192])];
-        let full = Arc::new(AtomicU64::new(1));
-        let is_full = full.clone();
-        let on_drop = Box::new(move |_: &Path| match is_full.load(Ordering::SeqCst) {
-            0 => Ok(()),
-            _ => Err(io::Error::other("full")),
-        });
-        let sim = Sim::new(Mirror::open(&paths, Access::default(), on_drop).unwrap()).unwrap();
+        let dropped = Dropped::default();
+        dropped.is_full.store(true, Ordering::SeqCst);
+        let sim = Sim::new(open(&paths, false, &dropped).unwrap()).unwrap();
         sim.break_file(Some(sim.target().legs[1].0), Errno::EIO);
         assert_eq!(sim.write(0, &[1; 512], false), Err(Errno::EIO));
         // Nor are those good that come later, without the leg.
         assert_eq!(sim.write(0, &[2; 512], false), Err(Errno::EIO));
         assert_eq!(sim.flush(), Err(Errno::EIO));
-        full.store(0, Ordering::SeqCst);
+        dropped.is_full.store(false, Ordering::SeqCst);
         assert_eq!(sim.write(0, &[3; 512], false), Ok(()));
         assert_eq!(*sim.target().recorded.lock().unwrap(), 1);
     }
@@ -337,7 +403,7 @@ mod tests {
         sim.break_file(Some(sim.target().legs[0].0), Errno::EIO);
         assert_eq!(sim.read(0, 512).unwrap(), [7; 512]);
         assert_eq!(sim.target().whole(), [1, 2]);
-        assert_eq!(dropped.lock().unwrap().len(), 1);
+        assert_eq!(dropped.lock().len(), 1);
     }
 
     #[test]
@@ -352,7 +418,7 @@ mod tests {
         let failed = [Err(Errno::ENOMEM), Err(Errno::EIO)];
         assert_eq!(mirror.judge(&[0, 1], &failed), Err(Errno::ENOMEM));
         assert_eq!(mirror.whole(), [0]);
-        assert_eq!(*dropped.lock().unwrap(), paths[1..]);
+        assert_eq!(*dropped.lock(), paths[1..]);
     }
 
     #[test]
@@ -361,8 +427,49 @@ mod tests {
         let path = scratch.file("a", &[0; 8192]);
         let link = scratch.path("b");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        let twice = Mirror::open(&[path, link], Access::default(), Box::new(|_| Ok(()))).unwrap_err();
-        assert!(twice.to_string().ends_with("b is there twice"), "{twice}");
+        let twice = open(&[path, link], false, &Dropped::default()).unwrap_err();
+        assert!(twice.ends_with("b is there twice"), "{twice}");
+    }
+
+    #[test]
+    fn what_was_dropped_is_refused() {
+        let scratch = Scratch::new("mirror-stale");
+        let (sim, paths, dropped) = mirror(&scratch, 2, &[7; 8192]);
+        sim.break_file(Some(sim.target().legs[0].0), Errno::EIO);
+        sim.write(0, &[1; 512], false).unwrap();
+        drop(sim);
+        let said = open(&paths, false, &dropped).unwrap_err();
+        assert!(said.contains("0: it was dropped") && said.contains("`fublk readmit /"), "{said}");
+        // Only the other one has all data.
+        let sim = Sim::new(open(&paths, true, &dropped).unwrap()).unwrap();
+        assert_eq!(sim.read(0, 512).unwrap(), [1; 512]);
+        drop(sim);
+        assert!(open(&paths[..1], true, &dropped).unwrap_err().contains("it was dropped"));
+        // Somebody has copied all data.
+        dropped.lock().clear();
+        assert_eq!(open(&paths, false, &dropped).unwrap().whole(), [0, 1]);
+    }
+
+    #[test]
+    fn a_leg_that_is_not_there_is_dropped_when_it_is_served() {
+        let scratch = Scratch::new("mirror-gone");
+        let dropped = Dropped::default();
+        let paths = [scratch.path("gone"), scratch.file("there", &[7; 8192])];
+        assert!(open(&paths, false, &dropped).unwrap_err().contains("gone: No such file"));
+        let mirror = open(&paths, true, &dropped).unwrap();
+        assert_eq!((dropped.lock().len(), mirror.legs.len(), mirror.geometry.size), (0, 1, 8192));
+        mirror.prepare(1).unwrap();
+        assert_eq!(*dropped.lock(), paths[..1]);
+        // One that somebody uses is no reason to go on without it.
+        let other = scratch.file("other", &[7; 8192]);
+        let used = [paths[1].clone(), other];
+        assert!(open(&used, true, &dropped).unwrap_err().contains("in use"));
+        drop(mirror);
+        assert!(open(&paths[..1], true, &Dropped::default()).unwrap_err().contains("No such file"));
+        // What can not be remembered is not begun.
+        dropped.lock().clear();
+        dropped.is_full.store(true, Ordering::SeqCst);
+        assert!(open(&paths, true, &dropped).unwrap().prepare(1).is_err());
     }
 
     #[test]

@@ -2,17 +2,15 @@
 
 //! Files to serve, opened so that nobody else serves them.
 
+use libc::{O_DIRECT, O_EXCL, O_NOATIME};
 use std::{
+    fmt,
     fs::{File, TryLockError},
     io::{self, Seek, SeekFrom},
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
-use ublk_server::{Buffer, DirectAlign, allocate, direct_align, logical_block};
-
-/// `O_DIRECT` and `O_EXCL`, of which the latter keeps others off a block device.
-const O_DIRECT: i32 = 0o40000;
-const O_EXCL: i32 = 0o200;
+use ublk_server::{Buffer, DirectAlign, Errno, allocate, direct_align, logical_block};
 
 /// How to open the files of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,13 +39,38 @@ pub(crate) fn about(path: &Path, why: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {why}", path.display()))
 }
 
+/// An error of the kernel, and the file that it is about.
+#[derive(Debug)]
+struct OfFile(PathBuf, io::Error);
+
+impl fmt::Display for OfFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.display(), self.1)
+    }
+}
+
+impl std::error::Error for OfFile {}
+
+fn of_file(path: &Path, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), OfFile(path.to_owned(), e))
+}
+
+/// Does an error of [`open()`] say that there is no such file or disk, or that it is broken? One
+/// that somebody else uses is there, and so is one that can not be served.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<OfFile>());
+    let number = inner.and_then(|OfFile(_, e)| e.raw_os_error());
+    let gone = [Errno::ENOENT, Errno::ENXIO, Errno::ENODEV, Errno::EIO, Errno::ENOMEDIUM];
+    number.is_some_and(|number| gone.map(Errno::get).contains(&number))
+}
+
 fn in_use(path: &Path, why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is in use: {why}", path.display()))
 }
 
 /// Open a file to serve it. An error says which file it is about.
 pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
-    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let say = |e| of_file(path, e);
     let (file, size) = open_any_size(path, access)?;
     let is_device = file.metadata().map_err(say)?.file_type().is_block_device();
     let mut block = if is_device { logical_block(&file).map_err(say)? } else { 512 };
@@ -75,22 +98,28 @@ pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
 /// The same, but of a file whose size is not that of a disk.
 pub(crate) fn open_any_size(path: &Path, access: Access) -> io::Result<(File, u64)> {
     let Access { read_only, direct, look } = access;
-    let say = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let say = |e| of_file(path, e);
     let neither = || about(path, "is neither a regular file nor a block device");
     let kind = std::fs::metadata(path).map_err(say)?.file_type();
     let is_device = kind.is_block_device();
     if !is_device && !kind.is_file() {
         return Err(neither());
     }
+    let open = |flags| File::options().read(true).write(!read_only && !look).custom_flags(flags).open(path);
+    // The latter keeps others off a block device.
     let flags = if direct { O_DIRECT } else { 0 } | if is_device && !look { O_EXCL } else { 0 };
-    let mut file =
-        File::options().read(true).write(!read_only && !look).custom_flags(flags).open(path).map_err(
-            |e| match e.kind() {
-                io::ErrorKind::ResourceBusy => in_use(path, "mounted, or served already"),
-                io::ErrorKind::InvalidInput if direct => about(path, "can not be opened for direct I/O"),
-                _ => say(e),
-            },
-        )?;
+    // Nobody asks when it was read, and each read would ask whether that is to be written down. Only
+    // its owner may say so.
+    let mut file = open(flags | O_NOATIME)
+        .or_else(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => open(flags),
+            _ => Err(e),
+        })
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => in_use(path, "mounted, or served already"),
+            io::ErrorKind::InvalidInput if direct => about(path, "can not be opened for direct I/O"),
+            _ => say(e),
+        })?;
     // It may have been another one before.
     let kind = file.metadata().map_err(say)?.file_type();
     if is_device != kind.is_block_device() || !is_device && !kind.is_file() {
@@ -198,6 +227,8 @@ mod tests {
         let path = dir.join("file");
         let why = |path: &Path| open(path, Access::default()).unwrap_err().to_string();
         assert!(why(&path).contains("No such file"), "{}", why(&path));
+        let is_gone = |path: &Path| is_gone(&open(path, Access::default()).unwrap_err());
+        assert!(is_gone(&path) && !is_gone(&dir));
         assert!(why(&dir).contains("neither"));
         File::create(&path).unwrap();
         assert!(why(&path).contains("is empty"));
@@ -208,6 +239,7 @@ mod tests {
         let first = open(&path, Access::default()).unwrap();
         assert_eq!((first.size, first.block), (1024, 512));
         assert!(why(&path).contains("locked"));
+        assert!(!is_gone(&path), "somebody has it");
         assert!(open(&path, reading).is_err());
         assert!(open(&path, Access { look: true, ..Access::default() }).is_ok());
         drop(first);

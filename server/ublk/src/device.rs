@@ -406,7 +406,7 @@ impl Device {
 
     /// Was it made to be there for another server when this one is gone?
     pub fn survives(&self) -> bool {
-        Features(self.info.flags).has(Features::USER_RECOVERY)
+        self.info.survives()
     }
 
     /// Delete it, and wait until it is gone.

@@ -7,7 +7,9 @@
 
 use std::{
     fmt::{self, Display},
-    io::{self, IsTerminal, Write},
+    fs::File,
+    io::{self, IsTerminal, Seek, SeekFrom, Write},
+    os::fd::AsFd,
     str::FromStr,
     sync::{
         Mutex, OnceLock, PoisonError,
@@ -119,14 +121,33 @@ fn write(line: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// From now on, nobody waits for who reads the log.
-pub fn log_in_background() -> io::Result<()> {
+/// A log that is a file of ours begins anew when it has so many bytes.
+fn cut(log: &File, most: u64) -> io::Result<bool> {
+    let data = log.metadata()?;
+    if !data.is_file() || data.len() < most {
+        return Ok(false);
+    }
+    log.set_len(0)?;
+    (&*log).seek(SeekFrom::Start(0))?;
+    Ok(true)
+}
+
+/// From now on, nobody waits for who reads the log. With `most`, it is a file of ours, which does
+/// not become much longer.
+pub fn log_in_background(most: Option<u64>) -> io::Result<()> {
     if QUEUE.get().is_some() {
         return Ok(());
     }
     let (queue, messages) = mpsc::sync_channel(256);
+    let limited =
+        most.and_then(|most| Some((File::from(io::stderr().as_fd().try_clone_to_owned().ok()?), most)));
     thread::Builder::new().name("log".into()).spawn(move || {
         for message in messages {
+            if let Some((log, most)) = &limited
+                && cut(log, *most).is_ok_and(|cut| cut)
+            {
+                write("older lines were left out\n");
+            }
             let lost = LOST.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 write(&format!("{lost} lines are missing here\n"));
@@ -150,21 +171,34 @@ pub fn flush_log() {
     }
 }
 
-/// Lines that there may be many of: so many in a second, the others are counted.
+/// Lines that there may be many of: so many in a second, or, when that goes on, in a minute. The
+/// others are counted.
 struct Limit {
+    begun: Instant,
     since: Instant,
     lines: u32,
 }
 
 impl Limit {
     const LINES: u32 = 10;
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn new(now: Instant) -> Limit {
+        Limit { begun: now, since: now, lines: 0 }
+    }
 
     /// May there be one more? With how many there were too many before.
     fn take(&mut self, now: Instant) -> Option<u32> {
         let mut over = 0;
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
+        let goes_on = self.since.duration_since(self.begun) >= Self::MINUTE;
+        let period = if goes_on { Self::MINUTE } else { Duration::from_secs(1) };
+        let quiet = now.duration_since(self.since);
+        if quiet >= period {
             over = self.lines.saturating_sub(Self::LINES);
             (self.since, self.lines) = (now, 0);
+            if quiet >= 2 * Self::MINUTE {
+                self.begun = now;
+            }
         }
         self.lines = self.lines.saturating_add(1);
         (self.lines <= Self::LINES).then_some(over)
@@ -177,7 +211,7 @@ pub(crate) fn log_io_error(what: fmt::Arguments<'_>) {
     let now = Instant::now();
     let over = {
         let mut limit = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
-        limit.get_or_insert(Limit { since: now, lines: 0 }).take(now)
+        limit.get_or_insert(Limit::new(now)).take(now)
     };
     match over {
         Some(0) => log(what),
@@ -205,12 +239,34 @@ mod tests {
     #[test]
     fn not_too_many() {
         let start = Instant::now();
-        let mut limit = Limit { since: start, lines: 0 };
+        let mut limit = Limit::new(start);
         for _ in 0..Limit::LINES {
             assert_eq!(limit.take(start), Some(0));
         }
         assert_eq!((limit.take(start), limit.take(start)), (None, None));
         assert_eq!(limit.take(start + Duration::from_secs(2)), Some(2));
         assert_eq!(limit.take(start + Duration::from_secs(2)), Some(0));
+        // It goes on: in the first minute, and in the others.
+        let lines = |limit: &mut Limit, from: u64, to: u64| {
+            let times = (from * 100..to * 100).map(|n| start + Duration::from_millis(n * 10));
+            times.filter(|now| limit.take(*now).is_some()).count()
+        };
+        assert_eq!(lines(&mut limit, 3, 60), 57 * 10);
+        assert!(lines(&mut limit, 60, 300) <= 5 * 10);
+        // It comes back much later.
+        assert_eq!(lines(&mut limit, 600, 602), 2 * 10);
+    }
+
+    #[test]
+    fn a_log_begins_anew() {
+        let path = std::env::temp_dir().join(format!("fublk-log-{}", std::process::id()));
+        let mut log = File::create(&path).unwrap();
+        log.write_all(&[b'x'; 100]).unwrap();
+        assert!(!cut(&log, 101).unwrap() && cut(&log, 100).unwrap());
+        log.write_all(b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        std::fs::remove_file(&path).unwrap();
+        // What is no file can not be cut.
+        assert!(!cut(&File::open("/dev/null").unwrap(), 0).unwrap());
     }
 }

@@ -21,9 +21,9 @@ use std::{
     },
     sync::Arc,
 };
-use ublk_ring::{Direction, FileIndex, IoCmd, Kind, Ring, Secondary, Task};
+use ublk_ring::{Direction, Done, FileIndex, IoCmd, Kind, Ring, Secondary, Task};
 use ublk_sys::{
-    Buffer, Descriptors,
+    Buffer, Descriptors, open_flags,
     uapi::{self, IoDesc, IoOp},
 };
 
@@ -44,6 +44,8 @@ pub(crate) struct Plan {
 pub(crate) struct Queue {
     plan: Plan,
     ring: Ring,
+    /// How many files the target has.
+    count: u32,
     descriptors: Descriptors,
     /// All files are such that the kernel knows where they end.
     ends: bool,
@@ -54,7 +56,8 @@ pub(crate) struct Queue {
     pub(crate) sockets: Sockets,
 }
 
-/// `/dev/ublkcN` comes first in a ring's table, then the files of the target.
+/// `/dev/ublkcN` comes first in a ring's table, then the files of the target, and then these once
+/// more, to be synced.
 const DEVICE: FileIndex = FileIndex(0);
 
 /// Pieces of a fused command.
@@ -67,7 +70,13 @@ fn index(file: FileId) -> FileIndex {
 impl Queue {
     fn new(plan: Plan, target: &impl Target) -> io::Result<Queue> {
         let own = target.files().fds().map(reopen).collect::<io::Result<Vec<_>>>()?;
-        let files: Vec<_> = [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).collect();
+        // What is only read is never told anything.
+        let again = |file| Ok(if open_flags(file)?.write { Some(reopen(file)?) } else { None });
+        let synced = target.files().fds().map(again).collect::<io::Result<Vec<_>>>()?;
+        let synced = synced.iter().zip(&own).map(|(synced, own)| synced.as_ref().unwrap_or(own).as_fd());
+        let files: Vec<_> =
+            [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).chain(synced).collect();
+        let count = u32::try_from(own.len()).map_err(io::Error::other)?;
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
         let sockets = Sockets::new(files.len(), target.files().sockets())?;
         let ring = Ring::new(2 * u32::from(plan.depth), &files, sockets.count(), buffers)?;
@@ -80,7 +89,16 @@ impl Queue {
             (0..copied).map(|_| Buffer::new(plan.max_io as usize).map(Some)).collect();
         let buffers = RefCell::new(buffers?);
         let ends = target.files().fds().all(has_end);
-        Ok(Queue { plan, ring, descriptors, ends, buffers, sync_errors: SyncErrors::default(), sockets })
+        Ok(Queue {
+            plan,
+            ring,
+            count,
+            descriptors,
+            ends,
+            buffers,
+            sync_errors: SyncErrors::default(),
+            sockets,
+        })
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -95,9 +113,15 @@ impl Queue {
         &self.ring
     }
 
+    /// What is synced: no write with FUA has been told what it does not say any more.
+    fn synced(&self, file: FileId) -> FileIndex {
+        let FileIndex(own) = index(file);
+        FileIndex(own + self.count)
+    }
+
     pub(crate) async fn sync(&self, file: FileId) -> Result<(), Errno> {
         self.sync_errors.check(file)?;
-        let result = self.ring.fsync(index(file)).await.ok().map(drop);
+        let result = self.ring.fsync(self.synced(file)).await.ok().map(drop);
         self.sync_errors.note(file, result)
     }
 
@@ -151,14 +175,7 @@ impl Queue {
             piece.len -= got;
             results[i] = self.lend_once(tag, direction, &all[i..=i]).await[0];
         }
-        let results: Vec<_> =
-            results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect();
-        if fua && direction == Direction::Drain {
-            for (result, placed) in results.iter().zip(pieces) {
-                let _ = self.sync_errors.note(placed.piece.file, *result);
-            }
-        }
-        results
+        results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect()
     }
 
     pub(crate) async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
@@ -184,16 +201,7 @@ impl Queue {
             .collect();
         let mut results = Vec::with_capacity(pieces.len());
         for (op, group) in groups {
-            let first = results.len();
-            let done = op.await;
-            // Without a word of the secondaries, an error is that of all.
-            let refused = Errno::of(done.result).filter(|_| done.failed.is_empty());
-            results.extend(
-                group.iter().map(|piece| refused.map_or(piece.len.cast_signed(), |errno| -errno.get())),
-            );
-            for (i, result) in done.failed {
-                results[first + i] = result;
-            }
+            results.extend(of_group(&op.await, group));
         }
         results
     }
@@ -258,9 +266,6 @@ impl Queue {
                 }
                 if let Err(errno) = whole(result, placed[i].piece.len) {
                     log_io_error(format_args!("queue {}: {direction:?} fails: {errno}", self.plan.q_id));
-                    if fua {
-                        let _ = self.sync_errors.note(placed[i].piece.file, Err(errno));
-                    }
                 }
             }
             match Errno::of(done.result) {
@@ -340,6 +345,21 @@ fn has_end(file: BorrowedFd<'_>) -> bool {
     kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device())
 }
 
+/// What became of the pieces of a fused command.
+fn of_group(done: &Done, group: &[Secondary]) -> Vec<i32> {
+    let mut results: Vec<_> = group.iter().map(|piece| piece.len.cast_signed()).collect();
+    for (i, result) in &done.failed {
+        results[*i] = *result;
+    }
+    // Without a word of the secondaries, an error is that of all; and if the command was refused,
+    // they were canceled, which is no reason.
+    let canceled = results.iter().all(|result| *result == -Errno::ECANCELED.get());
+    if done.result < 0 && (done.failed.is_empty() || canceled) {
+        results.fill(done.result);
+    }
+    results
+}
+
 /// What is left of a piece of which a part was done.
 fn rest(result: i32, len: u32) -> Option<u32> {
     let done = u32::try_from(result).ok().filter(|done| *done > 0)?;
@@ -381,10 +401,10 @@ pub(crate) fn run<T: Target>(plan: Plan, target: &T, ready: impl FnOnce()) -> io
     let tasks = (0..depth).map(|tag| Box::pin(queue.serve(&io, tag, target)) as Task<'_>).collect();
     let result = queue.ring.run(tasks);
     if let Err(e) = &result
-        && queue.plan.batch
         && e.raw_os_error().is_some()
     {
-        // Requests that were to be answered would wait for ever.
+        // Requests that were to be answered would wait for ever, and who stops the device would
+        // wait for them.
         log(format_args!("queue {}: {e}", queue.plan.q_id));
         flush_log();
         std::process::abort();
@@ -400,6 +420,22 @@ mod tests {
     fn a_file_ends_and_a_device_of_characters_does_not() {
         assert!(has_end(File::open(std::env::current_exe().unwrap()).unwrap().as_fd()));
         assert!(!has_end(File::open("/dev/zero").unwrap().as_fd()));
+    }
+
+    #[test]
+    fn a_group_that_is_refused_says_why() {
+        let piece =
+            Secondary { file: FileIndex(1), offset: 0, at: 0, len: 512, sync: false, kind: Kind::File };
+        let of =
+            |result, failed: &[(usize, i32)]| of_group(&Done { result, failed: failed.into() }, &[piece; 2]);
+        let (eio, enospc) = (-Errno::EIO.get(), -Errno::ENOSPC.get());
+        let canceled = -Errno::ECANCELED.get();
+        assert_eq!(of(1024, &[]), [512, 512]);
+        assert_eq!(of(eio, &[]), [eio, eio]);
+        assert_eq!(of(enospc, &[(0, canceled), (1, canceled)]), [enospc, enospc]);
+        // One has failed, and the other one not.
+        assert_eq!(of(enospc, &[(1, enospc)]), [512, enospc]);
+        assert_eq!(of(enospc, &[(0, enospc), (1, canceled)]), [enospc, canceled]);
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub(crate) struct SimFiles {
     broken: Cell<Option<(FileId, Errno)>>,
     /// The next sync fails with this.
     broken_sync: Cell<Option<Errno>>,
+    /// A write with FUA has been told this.
+    unheard: Cell<Option<Errno>>,
     syncs: Cell<u64>,
     sync_errors: SyncErrors,
 }
@@ -89,6 +91,7 @@ impl<T: Target> Sim<T> {
             data: RefCell::default(),
             broken: Cell::new(None),
             broken_sync: Cell::new(None),
+            unheard: Cell::new(None),
             syncs: Cell::new(0),
             sync_errors: SyncErrors::default(),
         }));
@@ -274,7 +277,8 @@ impl SimFiles {
 
     pub(crate) fn sync(&self, file: FileId) -> Result<(), Errno> {
         self.sync_errors.check(file)?;
-        self.sync_errors.note(file, self.synced(file))
+        let unheard = self.unheard.take().map_or(Ok(()), Err);
+        self.sync_errors.note(file, unheard.and(self.synced(file)))
     }
 
     pub(crate) fn allocate(&self, file: FileId, how: Allocate, offset: u64, len: u64) -> Result<(), Errno> {
@@ -294,7 +298,8 @@ impl SimFiles {
             Direction::Drain => {
                 file.write_all_at(&self.data.borrow()[usize::from(tag)][at..at + len], piece.offset)?;
                 if fua {
-                    self.synced(piece.file)?;
+                    // The other open file says it, too, when it is asked.
+                    self.synced(piece.file).inspect_err(|errno| self.unheard.set(Some(*errno)))?;
                 }
             }
         }
@@ -312,11 +317,6 @@ impl SimFiles {
         let mut results: Vec<_> =
             pieces.iter().rev().map(|placed| self.one(tag, fua, direction, placed)).collect();
         results.reverse();
-        if fua && direction == Direction::Drain {
-            for (result, placed) in results.iter().zip(pieces) {
-                let _ = self.sync_errors.note(placed.piece.file, *result);
-            }
-        }
         results
     }
 

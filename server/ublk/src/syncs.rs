@@ -4,9 +4,11 @@
 //!
 //! What the page cache could not write is lost, and told to the first who flushes, or
 //! writes with FUA, afterwards. A client that flushes next has to hear of it as well.
-//! So each queue has open files of its own, and remembers what they said.
+//! So each queue has open files of its own that are only synced, and remembers what they said.
+//! What a write with FUA hears comes of another one: it may be an error of the write itself, of
+//! which only its writer has to be told.
 
-use crate::{Errno, FileId};
+use crate::{Errno, FileId, log};
 use std::{
     cell::RefCell,
     fs::File,
@@ -31,7 +33,7 @@ impl SyncErrors {
         }
     }
 
-    /// A flush, or a write with FUA, has ended with this.
+    /// A sync has ended with this.
     pub(crate) fn note(&self, file: FileId, result: Result<(), Errno>) -> Result<(), Errno> {
         // Others are of this one attempt, and the next may succeed.
         if let Err(errno) = result
@@ -39,13 +41,17 @@ impl SyncErrors {
             && self.check(file).is_ok()
         {
             self.0.borrow_mut().push((file, errno));
+            log(format_args!(
+                "something that was written to file {} is lost: {errno}. All flushes fail from now on",
+                file.0
+            ));
         }
         result
     }
 }
 
 /// Open the same file once more, in the same way. Sockets and others have no data in
-/// the page cache; they, and what can not be opened again, are shared.
+/// the page cache: they are shared.
 pub(crate) fn reopen(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let same = file.try_clone_to_owned()?;
     let file = File::from(file.try_clone_to_owned()?);
@@ -57,7 +63,9 @@ pub(crate) fn reopen(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut options = File::options();
     options.read(flags.read).write(flags.write).custom_flags(flags.others);
-    Ok(options.open(path).map_or(same, OwnedFd::from))
+    let again = options.open(path);
+    let again = again.map_err(|e| io::Error::new(e.kind(), format!("a file can not be opened again: {e}")));
+    Ok(again?.into())
 }
 
 #[cfg(test)]
@@ -84,6 +92,11 @@ mod tests {
         // A duplicate would have the position of the first.
         assert_eq!((file.stream_position().unwrap(), again.stream_position().unwrap()), (100, 0));
         assert!(io::Write::write(&mut again, b"x").is_err(), "it was not open for that");
+        // Sharing it would hide errors. (O_TMPFILE: it was opened as a directory.)
+        let nameless =
+            File::options().read(true).write(true).custom_flags(0o20_200_000).open("/dev/shm").unwrap();
+        let said = reopen(nameless.as_fd()).unwrap_err().to_string();
+        assert!(said.contains("can not be opened again"), "{said}");
         let zero = File::open("/dev/zero").unwrap();
         assert!(reopen(zero.as_fd()).is_ok());
     }

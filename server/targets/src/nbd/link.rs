@@ -26,8 +26,9 @@ pub(crate) struct Sockets {
 pub(crate) struct Link {
     sockets: Sockets,
     connector: Connector,
-    /// A flush is about all connections.
-    shared: bool,
+    queue: u16,
+    /// Of all queues.
+    unflushed: Arc<Mutex<Unflushed>>,
     limit: Duration,
     state: Mutex<State>,
 }
@@ -37,7 +38,8 @@ struct State {
     conn: Option<Arc<Conn>>,
     /// The one before, until nobody uses it.
     last: Option<Arc<Conn>>,
-    unflushed: Unflushed,
+    /// The next connection is one that was there from the beginning.
+    is_first: bool,
     /// Connections come, but can not be used.
     unusable: Option<Patience>,
     bell: Option<Socket>,
@@ -62,10 +64,22 @@ impl State {
 }
 
 impl Link {
-    /// `shared`: a flush is about all connections. It is not waited for one that can be used
-    /// longer than the limit.
-    pub(crate) fn new(sockets: Sockets, connector: Connector, shared: bool, limit: Duration) -> Link {
-        Link { sockets, connector, shared, limit, state: Mutex::default() }
+    /// That of a queue. It is not waited for a connection that can be used longer than the limit.
+    /// `is_first`: the first one was there before anything was written.
+    pub(crate) fn new(
+        sockets: Sockets,
+        connector: Connector,
+        queue: u16,
+        is_first: bool,
+        unflushed: Arc<Mutex<Unflushed>>,
+        limit: Duration,
+    ) -> Link {
+        let state = Mutex::new(State { is_first, ..State::default() });
+        Link { sockets, connector, queue, unflushed, limit, state }
+    }
+
+    fn unflushed(&self) -> MutexGuard<'_, Unflushed> {
+        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,31 +135,32 @@ impl Link {
 
     /// How far it is, before a request is sent.
     pub(crate) fn mark(&self) -> Mark {
-        self.state().unflushed.mark()
+        self.unflushed().mark(self.queue)
+    }
+
+    /// Something was answered.
+    pub(crate) fn answered(&self, mark: Mark) {
+        self.unflushed().answered(self.queue, mark);
     }
 
     /// A write was answered.
     pub(crate) fn wrote(&self, mark: Mark) {
-        if !self.shared {
-            self.state().unflushed.wrote(mark.conn);
-        }
+        self.unflushed().wrote(mark);
     }
 
     /// A flush was answered.
     pub(crate) fn flushed(&self, mark: Mark) {
-        if !self.shared {
-            self.state().unflushed.flushed(mark);
-        }
+        self.unflushed().flushed(mark);
     }
 
-    /// `EIO`, once, if a write was answered on a connection and not flushed there.
+    /// `EIO`, once, if a write was answered and may be lost.
     pub(crate) fn all_flushed(&self) -> Result<(), Errno> {
-        if !self.shared && self.state().unflushed.take_lost() { Err(Errno::EIO) } else { Ok(()) }
+        if self.unflushed().take_lost() { Err(Errno::EIO) } else { Ok(()) }
     }
 
     /// Is a flush also about a write that was answered then?
     pub(crate) fn covers(&self, flush: Mark, write: Mark) -> bool {
-        self.shared || flush.conn == write.conn
+        self.unflushed().covers(flush, write)
     }
 
     /// If nothing can be sent on the connection any more, another one is needed.
@@ -176,7 +191,9 @@ impl Link {
         match attached {
             Ok(socket) => {
                 (state.last, state.unusable) = (None, None);
-                state.unflushed.next_conn();
+                if !std::mem::take(&mut state.is_first) {
+                    self.unflushed().next_conn(self.queue);
+                }
                 let conn = Arc::new(Conn::new(socket, stream));
                 state.conn = Some(conn.clone());
                 Look::Found(conn)
@@ -187,6 +204,7 @@ impl Link {
                 Look::Wait
             }
             Err(Attach::Failed(_)) => {
+                state.is_first = false;
                 self.connector.order();
                 let patience = state.unusable.get_or_insert_with(|| Patience::new(self.limit));
                 if patience.lost().is_err() { Look::Late } else { Look::Wait }

@@ -35,7 +35,7 @@ use std::{
 };
 use stream::Stream;
 use ublk_server::{Answer, Errno, Files, Geometry, Io, Range, Read, Request, Target, Write};
-use unflushed::Mark;
+use unflushed::{Mark, Unflushed};
 pub use uri::Uri;
 use wire::{Command, FUA, Flags, Head, NO_HOLE, Refusal};
 
@@ -56,6 +56,7 @@ pub struct Nbd {
     geometry: Geometry,
     /// By queue.
     links: Vec<OnceLock<Link>>,
+    unflushed: Arc<Mutex<Unflushed>>,
     /// Connections that were made before there was a device, for the queues that come.
     first: Mutex<Vec<Stream>>,
 }
@@ -114,8 +115,9 @@ impl Nbd {
         let mut files = Files::default();
         let sockets = Sockets { server: files.add_socket(), bell: files.add_socket() };
         let links = (0..geometry.queues).map(|_| OnceLock::new()).collect();
+        let unflushed = Arc::new(Mutex::new(Unflushed::new(geometry.queues)));
         let first = Mutex::new(vec![stream]);
-        Ok(Nbd { files, sockets, way, export, limit, geometry, links, first })
+        Ok(Nbd { files, sockets, way, export, limit, geometry, links, unflushed, first })
     }
 
     /// The way of a queue to its server, which is made when it is first needed.
@@ -125,11 +127,10 @@ impl Nbd {
             return Ok(link);
         }
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let is_first = first.is_some();
         let connector = Connector::new(self.way.clone(), self.export, self.limit, first)?;
-        Ok(link.get_or_init(|| {
-            let shared = self.export.flags.has(Flags::MULTI_CONN);
-            Link::new(self.sockets, connector, shared, self.limit)
-        }))
+        let unflushed = self.unflushed.clone();
+        Ok(link.get_or_init(|| Link::new(self.sockets, connector, queue, is_first, unflushed, self.limit)))
     }
 
     /// Ask until there is an answer. Says which connection it has come from.
@@ -141,7 +142,11 @@ impl Nbd {
             let conn = link.conn(io).await?;
             let _done = Done(link, io);
             let mark = link.mark();
-            match conn.ask(io, tag, &head, data).await {
+            let outcome = conn.ask(io, tag, &head, data).await;
+            if matches!(outcome, Ok(Outcome::Done(_))) {
+                link.answered(mark);
+            }
+            match outcome {
                 Ok(Outcome::Done(Ok(()))) => return Ok(mark),
                 Ok(Outcome::Done(Err(Refusal::Failed(errno)))) => return Err(errno),
                 Ok(Outcome::Done(Err(Refusal::Leaving))) => conn.leave(self.limit),
@@ -166,10 +171,12 @@ impl Nbd {
                 Err(errno) => return read.fail(errno),
             };
             let _done = Done(link, io);
+            let mark = link.mark();
             match conn.ask(io, read.tag(), &head, None).await {
                 Ok(Outcome::Data(role)) => match read.receive(conn.socket()).await {
                     Ok(answer) => {
                         role.release();
+                        link.answered(mark);
                         return answer;
                     }
                     // Without its end, the role ends the connection.

@@ -69,6 +69,11 @@ fn rounds(sim: &Sim<Nbd>, peer: &Peer, model: &mut [u8], random: &mut Random, co
     for step in 0..count {
         let (asks, expected) = round(model, random);
         for ((ask, result), expect) in asks.iter().zip(sim.ask(&asks)).zip(expected) {
+            // Where connections do not last, the server may have lost what was not flushed.
+            let again = peer.seen().connections.load(Ordering::SeqCst) > 1;
+            if again && *ask == Ask::Flush && result == Err(Errno::EIO) {
+                continue;
+            }
             let result = result.unwrap_or_else(|e| panic!("step {step}: {e}"));
             assert!(result == expect, "step {step}: wrong data at {:?}", std::mem::discriminant(ask));
         }
@@ -341,8 +346,9 @@ fn what_was_not_flushed_before_another_connection() {
         peer.stop();
         peer.restart();
     };
-    // Alone, and one of many connections.
-    for (flags, lost) in [(0x6d, Err(Errno::EIO)), (0x16d, Ok(()))] {
+    let lost = Err(Errno::EIO);
+    // Alone, and where a flush is about all connections, of which none is left.
+    for flags in [0x6d, 0x16d] {
         let name = format!("unflushed-{flags:x}");
         let peer = Peer::start(&name, vec![7; 8192], Script { flags, ..Script::default() });
         let sim = open(&peer, LIMIT);
@@ -363,7 +369,7 @@ fn what_was_not_flushed_before_another_connection() {
         assert_eq!(sim.flush(), Ok(()));
     }
     // A flush that stands for FUA comes on the next connection.
-    for (flags, lost) in [(0x05, Err(Errno::EIO)), (0x105, Ok(()))] {
+    for flags in [0x05, 0x105] {
         let close_at = vec![Some(GREETING + 28 + 512 + 16)];
         let script = Script { flags, close_at, ..Script::default() };
         let peer = Peer::start(&format!("unflushed-fua-{flags:x}"), vec![7; 8192], script);

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files that a mirror has dropped, and that have missed writes since. That is remembered longer
+//! than there is the device, and the machine runs: until somebody says that all data were copied.
+
+use crate::{Failure, identity::Identity, spec::Number, state};
+use serde_json::{Value, json};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process,
+};
+use ublk_targets::Record;
+
+const DIRECTORY: &str = "/var/lib/fublk/dropped";
+
+/// A directory, with a record for each.
+pub(crate) struct Dropped(PathBuf);
+
+/// What a file is: its path, where that leads, and its numbers, as far as it is there.
+struct Leg {
+    path: PathBuf,
+    real: Option<PathBuf>,
+    identity: Option<Identity>,
+}
+
+impl Leg {
+    fn of(path: &Path) -> Leg {
+        Leg { path: path.to_owned(), real: fs::canonicalize(path).ok(), identity: Identity::of(path).ok() }
+    }
+
+    /// By any of its names: rather one too many than one that has missed writes.
+    fn is(&self, other: &Leg) -> bool {
+        let name = |path: &Path| path == self.path || self.real.as_deref() == Some(path);
+        let same = self.identity.as_ref().zip(other.identity.as_ref());
+        name(&other.path)
+            || other.real.as_deref().is_some_and(name)
+            || same.is_some_and(|(a, b)| a.is_same(b))
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "path": self.path.to_string_lossy(),
+            "real": self.real.as_ref().map(|path| path.to_string_lossy()),
+            "identity": self.identity.as_ref().map(Identity::to_json),
+        })
+    }
+
+    fn from_json(text: &str) -> Option<Leg> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let path = |name| value.get(name).and_then(Value::as_str).map(PathBuf::from);
+        let identity = value.get("identity").and_then(Identity::from_json);
+        Some(Leg { path: path("path")?, real: path("real"), identity })
+    }
+
+    /// The name of its record: FNV-1a of its path, which may be too long.
+    fn name(&self) -> String {
+        let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = self.path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, mix);
+        format!("{hash:016x}")
+    }
+}
+
+impl Dropped {
+    pub(crate) fn kept() -> Dropped {
+        Dropped(DIRECTORY.into())
+    }
+
+    fn sync(path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    /// A mirror is about to be written: it must be possible to remember what it drops.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        let make = || {
+            if !self.0.is_dir() {
+                fs::create_dir_all(&self.0)?;
+                self.0.ancestors().skip(1).take(2).try_for_each(Dropped::sync)?;
+            }
+            let probe = self.0.join(format!(".{}", process::id()));
+            File::create(&probe)?;
+            fs::remove_file(&probe)
+        };
+        make().map_err(|e: io::Error| {
+            let why = format!("{}: {e}: a file that fails could not be remembered", self.0.display());
+            io::Error::new(e.kind(), why)
+        })
+    }
+
+    /// On the medium when this returns.
+    fn add(&self, path: &Path) -> io::Result<()> {
+        let leg = Leg::of(path);
+        let new = self.0.join(format!(".{}-{}", leg.name(), process::id()));
+        let mut file = File::create(&new)?;
+        file.write_all(leg.to_json().to_string().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, self.0.join(leg.name()))?;
+        Dropped::sync(&self.0)
+    }
+
+    /// The records of a file.
+    fn find(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let leg = Leg::of(path);
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let known = Leg::from_json(&fs::read_to_string(entry.path())?);
+            let known = known
+                .ok_or_else(|| io::Error::other(format!("{}: what is that?", entry.path().display())))?;
+            if known.is(&leg) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+
+    /// All data were copied to it.
+    fn remove(&self, path: &Path) -> io::Result<bool> {
+        let found = self.find(path)?;
+        found.iter().try_for_each(fs::remove_file)?;
+        if !found.is_empty() {
+            Dropped::sync(&self.0)?;
+        }
+        Ok(!found.is_empty())
+    }
+}
+
+/// Somebody says that this file has all data of its mirror.
+pub(crate) fn readmit(path: &Path) -> Result<(), Failure> {
+    let path = std::path::absolute(path)?;
+    if Dropped::kept().remove(&path)? {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{}: no mirror has dropped it", path.display())))
+}
+
+/// What the mirror of a device remembers.
+pub(crate) struct Legs {
+    pub(crate) number: Number,
+    pub(crate) dropped: Dropped,
+    /// There are writes to miss.
+    pub(crate) is_written: bool,
+}
+
+impl Record for Legs {
+    fn dropped(&self, leg: &Path) -> io::Result<()> {
+        // What is known of it since it was dropped first stays.
+        if self.is_written && !self.was_dropped(leg)? {
+            self.dropped.add(leg)?;
+        }
+        self.number.get().map_or(Ok(()), |id| state::without(*id, leg))
+    }
+
+    fn was_dropped(&self, leg: &Path) -> io::Result<bool> {
+        Ok(!self.dropped.find(leg)?.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_until_it_is_readmitted() {
+        let dir = std::env::temp_dir().join(format!("fublk-dropped-{}", process::id()));
+        let dropped = Dropped(dir.join("lib/dropped"));
+        fs::create_dir_all(&dir).unwrap();
+        let (path, link, other) = (dir.join("a"), dir.join("link"), dir.join("other"));
+        for file in [&path, &other] {
+            fs::write(file, "x").unwrap();
+        }
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let is_dropped = |path: &Path| !dropped.find(path).unwrap().is_empty();
+        assert!(!is_dropped(&path) && dropped.add(&path).is_err());
+        dropped.prepare().unwrap();
+        dropped.prepare().unwrap();
+        dropped.add(&link).unwrap();
+        dropped.add(&link).unwrap();
+        assert!(is_dropped(&path) && is_dropped(&link) && !is_dropped(&other));
+        // Moved; and another file in its place, which may be a broken copy.
+        fs::rename(&path, dir.join("b")).unwrap();
+        fs::write(&path, "y").unwrap();
+        assert!(is_dropped(&dir.join("b")) && is_dropped(&path));
+        // What is not there, or not understood, was not forgotten either.
+        dropped.add(&dir.join("none")).unwrap();
+        assert!(is_dropped(&dir.join("none")));
+        assert!(dropped.remove(&path).unwrap() && !dropped.remove(&path).unwrap());
+        assert!(!is_dropped(&path) && !is_dropped(&link));
+        fs::write(dir.join("lib/dropped/0"), "{").unwrap();
+        assert!(dropped.find(&path).is_err());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_mirror_that_is_only_read_drops_nothing_for_ever() {
+        let dir = std::env::temp_dir().join(format!("fublk-dropped-read-{}", process::id()));
+        for is_written in [false, true] {
+            let dropped = Dropped(dir.clone());
+            dropped.prepare().unwrap();
+            let legs = Legs { number: Number::default(), dropped, is_written };
+            legs.dropped(&dir.join("leg")).unwrap();
+            assert_eq!(legs.was_dropped(&dir.join("leg")).unwrap(), is_written);
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which file or disk it is that has a path now: another one may get the same path.
+
+use serde_json::{Value, json};
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+    time::UNIX_EPOCH,
+};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    /// Its numbers, which another one may get when it is gone.
+    numbers: String,
+    /// When it was made, or attached, where that is known.
+    since: Option<u64>,
+}
+
+impl Identity {
+    pub(crate) fn of(path: &Path) -> io::Result<Identity> {
+        let data = fs::metadata(path)?;
+        if data.file_type().is_block_device() {
+            let (major, minor) = (data.rdev() >> 8 & 0xfff, data.rdev() & 0xff | data.rdev() >> 12 & 0xfff00);
+            // A partition has that of its disk.
+            let since = ["diskseq", "../diskseq"].iter().find_map(|name| {
+                let path = format!("/sys/dev/block/{major}:{minor}/{name}");
+                fs::read_to_string(path).ok()?.trim().parse().ok()
+            });
+            return Ok(Identity { numbers: format!("disk {major}:{minor}"), since });
+        }
+        let born = data.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let since = born.and_then(|born| u64::try_from(born.as_nanos()).ok());
+        Ok(Identity { numbers: format!("file {}:{}", data.dev(), data.ino()), since })
+    }
+
+    /// Is it the same one, as far as that can be known?
+    pub(crate) fn is_same(&self, other: &Identity) -> bool {
+        let differ = self.since.zip(other.since).is_some_and(|(one, other)| one != other);
+        self.numbers == other.numbers && !differ
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "numbers": self.numbers, "since": self.since })
+    }
+
+    pub(crate) fn from_json(value: &Value) -> Option<Identity> {
+        let numbers = value.get("numbers")?.as_str()?.to_owned();
+        Some(Identity { numbers, since: value.get("since").and_then(Value::as_u64) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_file_with_the_same_name() {
+        let dir = std::env::temp_dir().join(format!("fublk-identity-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (path, other) = (dir.join("a"), dir.join("b"));
+        fs::write(&path, "x").unwrap();
+        let was = Identity::of(&path).unwrap();
+        assert_eq!(Identity::from_json(&was.to_json()), Some(was.clone()));
+        // What is in it does not matter.
+        fs::write(&path, "y").unwrap();
+        assert!(Identity::of(&path).unwrap().is_same(&was));
+        fs::write(&other, "x").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(!Identity::of(&path).unwrap().is_same(&was));
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(Identity::of(&path).is_err());
+        // Numbers are used again.
+        let later = Identity { since: was.since.map(|since| since + 1), ..was.clone() };
+        assert!(was.since.is_none() || !later.is_same(&was));
+        assert!(Identity { since: None, ..was.clone() }.is_same(&was), "an old kernel does not say");
+    }
+}
