@@ -93,6 +93,8 @@ struct io_fused_group {
 	bool				is_sqe_group;
 	/* of such a primary: was IOSQE_CQE_SKIP_SUCCESS set? */
 	bool				skips_cqe;
+	/* the only secondary was given all of the lease, which the driver keeps */
+	bool				filled;
 };
 
 static_assert(sizeof(struct io_fused_group) <= sizeof(struct io_fused_part));
@@ -105,7 +107,9 @@ unsigned int io_fused_nr_waiting(struct io_kiocb *req);
 struct io_kiocb *io_fused_take_secondary(struct io_kiocb *primary,
 					 const struct io_uring_sqe *inline_of,
 					 unsigned int *left, bool *more);
+struct io_kiocb *io_fused_take_next(struct io_kiocb *primary, unsigned int *left);
 void io_fused_defer_secondary(struct io_kiocb *req);
+void io_group_untrack(struct io_kiocb *req);
 bool io_group_is_multishot(struct io_kiocb *req);
 void io_fused_queue_secondary(struct io_kiocb *req);
 
@@ -225,6 +229,19 @@ static inline bool io_is_fused(const struct io_kiocb *req)
 
 #define io_is_secondary(req)	io_req_is(req, IO_REQ_FUSED_FLAG)
 
+/*
+ * What waits for @req to end, if that is a secondary which was issued, and with it
+ * what is linked behind that; else NULL.
+ */
+static inline struct io_kiocb *io_primary_of(const struct io_kiocb *req)
+{
+#ifdef CONFIG_IO_URING_FUSED_CMD
+	if (io_is_secondary(req))
+		return req->group->primary;
+#endif
+	return NULL;
+}
+
 /* Does an SQE group wait for @req to end? */
 #define io_is_leader(req)	io_req_is(req, IO_REQ_LEADER_FLAG)
 
@@ -268,24 +285,24 @@ static inline bool io_fused_is_inline(struct io_kiocb *primary)
  * lease? A member of an SQE group says so by a flag that it can not have
  * otherwise.
  */
-static inline bool io_fused_leases(struct io_kiocb *primary,
+static inline bool io_fused_leases(struct io_kiocb *primary, bool is_member,
 				   unsigned int sqe_flags)
 {
-	if (io_is_leader(primary))
+	if (is_member)
 		return sqe_flags & IOSQE_IO_DRAIN;
 	return io_fused_flags(primary) & IORING_FUSED_CMD_BUF;
 }
 
 /*
- * May @opcode be a secondary of @primary, with these @sqe_flags? Without a lease
- * a member of an SQE group may be anything.
+ * May @opcode be a secondary, with these @sqe_flags? Without a lease a member of
+ * an SQE group may be anything.
  */
-static inline bool io_fused_sqe_ok(struct io_kiocb *primary, u8 opcode,
-				   u8 fused_dir, unsigned int sqe_flags)
+static inline bool io_fused_sqe_ok(bool is_member, u8 opcode, u8 fused_dir,
+				   unsigned int sqe_flags)
 {
 	unsigned int valid = IO_FUSED_SECONDARY_SQE_FLAGS;
 
-	if (io_is_leader(primary)) {
+	if (is_member) {
 		valid |= IOSQE_SQE_GROUP | IOSQE_IO_DRAIN;
 		if (!(sqe_flags & IOSQE_IO_DRAIN)) {
 			valid |= IOSQE_BUFFER_SELECT;

@@ -9,8 +9,8 @@
 //! 1. [`io_fused_cmd_prep`] prepares the primary, then [`io_fused_cmd_gather`] takes its
 //!    secondaries from the ring and prepares them. They are not issued.
 //! 2. [`io_fused_cmd`] issues the primary, that is, calls the driver. The driver may lease a buffer
-//!    ([`io_fused_cmd_lease`]) and starts the secondaries ([`io_fused_cmd_start`]), or refuses
-//!    ([`io_fused_cmd_fail`] then cancels all of them).
+//!    and starts the secondaries ([`io_fused_cmd_start`]), or refuses ([`io_fused_cmd_fail`] then
+//!    cancels all of them).
 //! 3. Each secondary runs like any request of its opcode, until it is freed after its CQE was
 //!    posted ([`secondary`]).
 //! 4. The last put of the lease's node gives the buffer back to the driver ([`lease_ended`]), which
@@ -146,7 +146,8 @@ unsafe fn prepare_ring(ctx: *mut bindings::io_ring_ctx) -> Result {
             addr_of_mut!((*ctx).__bindgen_anon_2.group_cache),
             bindings::IO_ALLOC_CACHE_MAX,
             size_of::<bindings::io_fused_group>() as c_uint,
-            0,
+            // New memory is zeroed: what `Group::create()` does not write is initialised as well.
+            size_of::<bindings::io_fused_group>() as c_uint,
         ) {
             return Err(ENOMEM);
         }
@@ -181,6 +182,17 @@ unsafe extern "C" fn io_fused_cmd_gather(
     };
     let inline = flags & bindings::IORING_FUSED_CMD_INLINE != 0;
 
+    if nr == 1 && ret >= 0 && flags & !bindings::IORING_FUSED_CMD_BUF == 0 {
+        // Most are like that. As the number is known there is no loop, and what is known of the
+        // secondaries stays out of memory: 50 instructions less.
+        // SAFETY: `req` is being initialised; the command is its first member. The rest is by the
+        // function's requirements: the preparation did not fail.
+        unsafe {
+            (*req.cast::<bindings::io_uring_cmd>()).flags = flags;
+            return Gathered::new(req, left, 1).complete::<PLAIN>();
+        }
+    }
+
     // SAFETY: `req` is being initialised; the command is its first member.
     unsafe {
         (*req.cast::<bindings::io_uring_cmd>()).flags = flags & PRIMARY_FLAGS;
@@ -189,7 +201,7 @@ unsafe extern "C" fn io_fused_cmd_gather(
         }
     }
 
-    let mut gathered = Gathered {
+    let gathered = Gathered {
         inline_of: if inline { sqe } else { null() },
         ..Gathered::new(req, left, nr)
     };
@@ -204,19 +216,20 @@ unsafe extern "C" fn io_fused_cmd_gather(
         Ok(())
     };
     // SAFETY: By the function's requirements; `sqe` is the last one that was taken. The header says
-    // that there is a secondary to be taken.
-    if let Err(e) = header.and_then(|()| unsafe { gathered.take_all() }) {
-        // SAFETY: By the function's requirements; `inline_of` is still set only if nothing was
-        // taken after `sqe`.
-        return unsafe { gathered.refuse(e) };
+    // that there is a secondary to be taken, and that the preparation did not fail.
+    unsafe {
+        match header {
+            Ok(()) => gathered.complete::<ANY>(),
+            Err(e) => gathered.refuse(e),
+        }
     }
-
-    // SAFETY: `uring_lock` is held, and this is the only reference to the group, which the
-    // preparation has set up: it did not fail.
-    let mut group = unsafe { Group::prepared(req) };
-    gathered.hand_to(&mut group);
-    0
 }
+
+/// The form of the secondaries that are gathered: each of those of a fused command that was
+/// prepared, in an SQE of its own.
+const PLAIN: bool = true;
+/// Any form of them, and members.
+const ANY: bool = false;
 
 /// The secondaries of a primary while they are taken from the ring.
 struct Gathered {
@@ -271,30 +284,52 @@ impl Gathered {
         group.set_gathered(self.chain);
     }
 
+    /// Take and check the secondaries of a fused command, and leave them to its group. Returns
+    /// what [`io_fused_cmd_gather`] does.
+    ///
+    /// # Safety
+    ///
+    /// As for [`take_all`](Self::take_all), and the fused command was prepared.
+    // Each form has its own: not inlined otherwise.
+    #[inline(always)]
+    unsafe fn complete<const FORM: bool>(mut self) -> c_int {
+        // SAFETY: By the function's requirements.
+        if let Err(e) = unsafe { self.take_all::<FORM>() } {
+            // SAFETY: By the function's requirements; `inline_of` is still set only if nothing was
+            // taken after the primary.
+            return unsafe { self.refuse(e) };
+        }
+        // SAFETY: `uring_lock` is held, and this is the only reference to the group, which the
+        // preparation has set up.
+        let mut group = unsafe { Group::prepared(self.req) };
+        self.hand_to(&mut group);
+        0
+    }
+
     /// Take and check the secondaries, up to the first one that is malformed.
     ///
     /// # Safety
     ///
     /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
     /// submission. There are separate secondaries to be taken, or `inline_of` is the primary's SQE
-    /// and the last one that was taken.
-    // Each of the two forms has its own: not inlined otherwise.
+    /// and the last one that was taken. They are of this form.
+    // Each form has its own: not inlined otherwise.
     #[inline(always)]
-    unsafe fn take_all(&mut self) -> Result {
+    unsafe fn take_all<const FORM: bool>(&mut self) -> Result {
         loop {
             // SAFETY: By the function's requirements; there is one at first, and then while the
             // loop goes on.
-            let secondary = unsafe { self.take() }?;
+            let secondary = unsafe { self.take::<FORM>() }?;
 
-            // SAFETY: `io_fused_take_secondary()` validated the opcode, and prepared the request
-            // unless it stored an error. It is ours and not issued.
+            // SAFETY: Its opcode is valid, and it was prepared unless an error is stored in it. It
+            // is ours and not issued.
             unsafe {
                 let ret = (*secondary.as_ptr()).cqe.res;
                 if ret < 0 {
                     return Err(Error::from_errno(ret));
                 }
                 self.nr_extra += secondary::nr_notifs(secondary.as_ptr());
-                if !self.of_leader() || secondary::is_leased(secondary.as_ptr()) {
+                if FORM == PLAIN || !self.of_leader() || secondary::is_leased(secondary.as_ptr()) {
                     secondary::check(secondary.as_ptr())?;
                     self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
                     self.has_cmd |= secondary::is_command(secondary.as_ptr());
@@ -314,7 +349,7 @@ impl Gathered {
     ///
     /// As for [`take_all`](Self::take_all), and there is one to be taken.
     #[inline(always)]
-    unsafe fn take(&mut self) -> Result<NonNull<bindings::io_kiocb>> {
+    unsafe fn take<const FORM: bool>(&mut self) -> Result<NonNull<bindings::io_kiocb>> {
         let inline_of = core::mem::replace(&mut self.inline_of, null());
         if inline_of.is_null() {
             self.nr -= 1;
@@ -323,7 +358,11 @@ impl Gathered {
         let mut more = false;
         // SAFETY: By the function's requirements.
         let taken = unsafe {
-            bindings::io_fused_take_secondary(self.req, inline_of, self.left, &raw mut more)
+            if FORM == PLAIN {
+                bindings::io_fused_take_next(self.req, self.left)
+            } else {
+                bindings::io_fused_take_secondary(self.req, inline_of, self.left, &raw mut more)
+            }
         };
         let index = self.taken;
         self.taken = index.wrapping_add(1);
@@ -346,8 +385,7 @@ impl Gathered {
             e
         })?;
 
-        // SAFETY: `io_fused_take_secondary()` does not return null. The secondary is ours, and is
-        // not issued.
+        // SAFETY: Neither of them returns null. The secondary is ours, and is not issued.
         unsafe {
             // The number of a fused command that is accepted fits; members need none.
             (*secondary).fused_index = index as u8;
@@ -386,7 +424,7 @@ impl Gathered {
         // its first member. It leads nothing when this is over.
         unsafe {
             if !self.inline_of.is_null() {
-                let _ = self.take();
+                let _ = self.take::<ANY>();
                 // Those that are left are whole SQEs, whatever else it has said.
                 (*req.cast::<bindings::io_uring_cmd>()).flags &= !bindings::IORING_FUSED_CMD_INLINE;
             }
@@ -408,7 +446,7 @@ impl Gathered {
         while self.nr > 0 || !self.inline_of.is_null() {
             // The error of the group is known.
             // SAFETY: By the function's requirements.
-            let _ = unsafe { self.take() };
+            let _ = unsafe { self.take::<ANY>() };
         }
         // SAFETY: By the function's requirements `uring_lock` is held.
         unsafe { self.chain.cancel(true) };
@@ -480,48 +518,82 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
     let ring_flags = unsafe { bindings::io_uring_cmd_ring_flags(req) };
     let flags = issue_flags | ring_flags | bindings::io_uring_cmd_flags_IO_URING_F_FUSED as c_uint;
     let unlocked = issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint != 0;
-    let mut accepted = false;
 
     if unlocked {
-        // The task work of a command that is accepted may run, and free it, before the driver
-        // returns.
-        // SAFETY: The command was not started. The place is there until the driver has returned.
-        unsafe { Issue::of_cmd(cmd) }.state().accepted = &raw mut accepted;
+        // SAFETY: As below, and these are the flags.
+        return unsafe { issue_unlocked(cmd, uring_cmd, flags) };
     }
     // SAFETY: A driver that sets `FOP_URING_CMD_FUSED` takes primaries in its `->uring_cmd()`.
-    let mut ret = unsafe { uring_cmd(cmd, flags) };
+    let ret = unsafe { uring_cmd(cmd, flags) };
 
-    if unlocked {
-        // SAFETY: This is a local variable. `io_fused_cmd_start()` may have written to it.
-        accepted = unsafe { (&raw const accepted).read_volatile() };
-    } else {
-        // SAFETY: Under `uring_lock` an accepted command waits for us to start it.
-        accepted = unsafe { Issue::of_cmd(cmd) }.phase() == Phase::Accepted;
+    // SAFETY: Under `uring_lock` an accepted command waits for us to start it.
+    if unsafe { Issue::of_cmd(cmd) }.phase() == Phase::Accepted {
+        // What the driver returns does not matter any more.
+        return bindings::IOU_FUSED_START;
     }
-    if !accepted && ret >= 0 {
+    // SAFETY: The driver did not take the command, so it is still ours.
+    unsafe { not_taken(cmd, ret, issue_flags, bindings::IOU_FUSED_START) }
+}
+
+/// As [`io_fused_cmd`], outside of `uring_lock`.
+///
+/// # Safety
+///
+/// As there; `cmd` is passed to the driver's `uring_cmd` with these `flags`, which say that.
+// A function of its own, as is what follows a refusal: it spares most commands 15 instructions.
+#[inline(never)]
+unsafe fn issue_unlocked(
+    cmd: *mut bindings::io_uring_cmd,
+    uring_cmd: unsafe extern "C" fn(*mut bindings::io_uring_cmd, c_uint) -> c_int,
+    flags: c_uint,
+) -> c_int {
+    // The task work of a command that is accepted may run, and free it, before the driver returns.
+    let mut accepted = false;
+
+    // SAFETY: The command was not started. The place is there until it is forgotten.
+    unsafe { Issue::of_cmd(cmd) }.state().accepted = &raw mut accepted;
+    // SAFETY: As in `io_fused_cmd()`.
+    let ret = unsafe { uring_cmd(cmd, flags) };
+
+    // SAFETY: This is a local variable. `io_fused_cmd_start()` or `io_fused_cmd_defer()` may have
+    // written to it.
+    if unsafe { (&raw const accepted).read_volatile() } {
+        // The command is not ours any more.
+        return EIOCBQUEUED;
+    }
+    // SAFETY: The driver did not take the command, so it is still ours.
+    unsafe { not_taken(cmd, ret, flags, EIOCBQUEUED) }
+}
+
+/// What becomes of a primary that the driver has answered with `ret`, without taking it. Returns
+/// `started` if its secondaries can start all the same.
+///
+/// # Safety
+///
+/// The current context issues `cmd`, with these `issue_flags`, and nothing was started.
+#[inline(never)]
+unsafe fn not_taken(
+    cmd: *mut bindings::io_uring_cmd,
+    mut ret: c_int,
+    issue_flags: c_uint,
+    started: c_int,
+) -> c_int {
+    if ret >= 0 {
         // Nothing to lend, and nothing against the secondaries.
-        // SAFETY: The driver did not take the command, so it is still ours.
-        ret = unsafe { io_fused_cmd_start(cmd, None, issue_flags) };
-        accepted = ret == EIOCBQUEUED;
+        // SAFETY: By the function's requirements.
+        ret = unsafe { io_fused_cmd_start(cmd, null(), None, issue_flags) };
+        if ret == EIOCBQUEUED {
+            return started;
+        }
     }
-    if accepted {
-        // What the driver returns does not matter any more, nor is the command ours any more,
-        // unless the lock is held.
-        return if unlocked {
-            EIOCBQUEUED
-        } else {
-            bindings::IOU_FUSED_START
-        };
-    }
-    // The variable goes out of scope.
     // SAFETY: The command is still ours, and there is no other reference to its group.
-    unsafe { Issue::of_cmd(cmd) }.state().accepted = null_mut();
+    let mut issue = unsafe { Issue::of_cmd(cmd) };
+    // The variable goes out of scope.
+    issue.state().accepted = null_mut();
     match ret {
         TRY_AGAIN => {
-            // SAFETY: The driver did not take the command, so it is still ours.
-            let mut issue = unsafe { Issue::of_cmd(cmd) };
             // It would be asked again with what it has lent already.
-            if issue.has_parts() || issue.state().leased {
+            if issue.has_parts() {
                 return EIO.to_errno();
             }
             // SAFETY: As above.
@@ -555,44 +627,18 @@ unsafe extern "C" fn io_fused_cmd_issued(req: *mut bindings::io_kiocb) {
     unsafe { Group::prepared(req) }.start();
 }
 
-/// Lease a buffer to the secondaries of `cmd`.
-///
-/// Fails with `-EINVAL` if the application did not ask for a buffer, if there is a lease already,
-/// or if a secondary would use the buffer in the wrong direction.
-///
-/// # Safety
-///
-/// See `include/linux/io_uring/fused.h`.
-#[export]
-unsafe extern "C" fn io_fused_cmd_lease(
-    cmd: *mut bindings::io_uring_cmd,
-    lease: *const bindings::io_fused_lease,
-) -> c_int {
-    // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
-    let (mut issue, lease) = unsafe { (Issue::of_cmd(cmd), &*lease) };
-    let dir = 1u8 << (lease.dir & 1);
-
-    if !may_lease(&mut issue, lease) || issue.has_parts() || issue.state().dirs & !dir != 0 {
-        return EINVAL.to_errno();
-    }
-
-    issue.set_up_lease(lease, dir, lease_ended);
-    0
-}
-
 /// Can a command that is being issued be given this lease, or one more?
-fn may_lease(issue: &mut Issue, lease: &bindings::io_fused_lease) -> bool {
+fn may_lease(issue: &Issue, lease: &bindings::io_fused_lease) -> bool {
     issue.wants_buffer()
         && issue.phase() == Phase::Gathered
-        && !issue.state().leased
         && (1..=MAX_LEN).contains(&lease.len)
         && (lease.len as u32).checked_add(lease.skip).is_some()
 }
 
 /// Lease a buffer to the next `nr` secondaries of `cmd`.
 ///
-/// Fails with `-EINVAL` as [`io_fused_cmd_lease`] does, and if there are less of them, or one of
-/// them is a uring command.
+/// Fails with `-EINVAL` as [`io_fused_cmd_start`] does with a lease, and if there are less of them,
+/// or one of them is a uring command.
 ///
 /// # Safety
 ///
@@ -615,7 +661,7 @@ unsafe extern "C" fn io_fused_cmd_lease_part(
         return EINVAL.to_errno();
     };
     // In an SQE group there may be others between those that borrow a buffer.
-    if !may_lease(&mut issue, lease) || issue.state().is_sqe_group {
+    if !may_lease(&issue, lease) || issue.state().is_sqe_group {
         return EINVAL.to_errno();
     }
     // It has no way to say this of a part.
@@ -650,12 +696,15 @@ unsafe extern "C" fn io_fused_cmd_start_parts(
     }
     issue.state().bytes = count.into();
     // SAFETY: By the function's requirements.
-    unsafe { io_fused_cmd_start(cmd, None, issue_flags) }
+    unsafe { io_fused_cmd_start(cmd, null(), None, issue_flags) }
 }
 
-/// Accept `cmd`: its secondaries are issued when the driver's `->uring_cmd()` is over, or if that
-/// runs outside of `uring_lock`, from task work. With `done` the driver gets the command back when
-/// it would complete.
+/// Accept `cmd`, and lend `lease` to its secondaries unless that is null: they are issued when the
+/// driver's `->uring_cmd()` is over, or if that runs outside of `uring_lock`, from task work. With
+/// `done` the driver gets the command back when it would complete.
+///
+/// Fails with `-EINVAL` if the application asked for a buffer and there is none, or the other way
+/// round, or if a secondary would use the buffer in the wrong direction. Nothing was lent then.
 ///
 /// # Safety
 ///
@@ -663,21 +712,26 @@ unsafe extern "C" fn io_fused_cmd_start_parts(
 #[export]
 unsafe extern "C" fn io_fused_cmd_start(
     cmd: *mut bindings::io_uring_cmd,
+    lease: *const bindings::io_fused_lease,
     done: Option<unsafe extern "C" fn(*mut bindings::io_uring_cmd, c_int)>,
     issue_flags: c_uint,
 ) -> c_int {
-    // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
-    let mut issue = unsafe { Issue::of_cmd(cmd) };
-    let leased = issue.is_lent();
+    // SAFETY: By the function's requirements the driver is in `->uring_cmd()`, and there is a lease
+    // or the pointer is null.
+    let (mut issue, lease) = unsafe { (Issue::of_cmd(cmd), lease.as_ref()) };
+    let dir = lease.map_or(0, |lease| 1u8 << (lease.dir & 1));
 
     let accepted = issue.state().accepted;
     let unlocked = issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint != 0;
 
-    if issue.wants_buffer() != leased || issue.phase() != Phase::Gathered {
-        return EINVAL.to_errno();
-    }
-    // These are not the flags that the driver was called with.
-    if unlocked == accepted.is_null() {
+    let suits = match lease {
+        Some(lease) => {
+            may_lease(&issue, lease) && !issue.has_parts() && issue.state().dirs & !dir == 0
+        }
+        None => issue.wants_buffer() == issue.is_lent() && issue.phase() == Phase::Gathered,
+    };
+    // Else these are not the flags that the driver was called with.
+    if !suits || unlocked == accepted.is_null() {
         return EINVAL.to_errno();
     }
     // A driver that wants to know how many bytes were moved can not be told; not of an SQE group,
@@ -685,11 +739,16 @@ unsafe extern "C" fn io_fused_cmd_start(
     if done.is_some() && (issue.state().has_cmd || issue.state().is_sqe_group) {
         return EINVAL.to_errno();
     }
+    // It can not fail from here on.
+    if let Some(lease) = lease {
+        issue.set_up_lease(lease, dir, lease_ended);
+    }
     issue.state().done = done;
     if !unlocked {
         issue.set_phase(Phase::Accepted);
     } else {
         issue.set_phase(Phase::Queued);
+        issue.state().accepted = null_mut();
         let req = issue.primary();
         // SAFETY: The place is a variable of `io_fused_cmd()`, which waits for the driver to
         // return. The primary is issued and waits for nothing else. From here on it belongs to the
@@ -699,6 +758,35 @@ unsafe extern "C" fn io_fused_cmd_start(
             (*req).__bindgen_anon_4.io_task_work.func = Some(start_in_task);
             bindings::io_req_task_work_add(req);
         }
+    }
+    EIOCBQUEUED
+}
+
+/// Has the task issue `cmd` that has submitted it, in place of the worker that does so now. Fails
+/// with `-EINVAL` if it is no worker, or if something was lent.
+///
+/// # Safety
+///
+/// See `include/linux/io_uring/fused.h`.
+#[export]
+unsafe extern "C" fn io_fused_cmd_defer(cmd: *mut bindings::io_uring_cmd) -> c_int {
+    // SAFETY: By the function's requirements the driver is in `->uring_cmd()`.
+    let mut issue = unsafe { Issue::of_cmd(cmd) };
+    let accepted = issue.state().accepted;
+
+    if accepted.is_null() || issue.phase() != Phase::Gathered || issue.has_parts() {
+        return EINVAL.to_errno();
+    }
+    // The next issue has the lock.
+    issue.state().accepted = null_mut();
+    let req = issue.primary();
+    // SAFETY: The place is a variable of `io_fused_cmd()`, which waits for the driver to return.
+    // The primary is issued and waits for nothing else. From here on it belongs to the task work.
+    unsafe {
+        *accepted = true;
+        // Else it would go to a worker again.
+        (*req).flags &= !(bindings::REQ_F_FORCE_ASYNC as u64);
+        bindings::io_req_task_queue(req);
     }
     EIOCBQUEUED
 }

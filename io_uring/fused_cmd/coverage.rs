@@ -32,6 +32,17 @@ impl Coverage {
         })
     }
 
+    /// Whether `req` alone was given all of the buffer, in one range: then there is nothing to add.
+    ///
+    /// # Safety
+    ///
+    /// As for [`add`](Self::add).
+    #[inline(always)]
+    pub(crate) unsafe fn is_all(&self, req: *mut bindings::io_kiocb) -> bool {
+        // SAFETY: By the safety requirement.
+        unsafe { secondary::fills(req, self.len) }
+    }
+
     /// Adds the ranges of `req`, and zeroes what there is between them and those before; behind the
     /// last secondary, also the rest. Returns whether that is zero now.
     ///
@@ -39,8 +50,26 @@ impl Coverage {
     ///
     /// `req` is a secondary that writes the buffer, is prepared but not issued, and has a reference
     /// on the buffer.
+    // Nearly always one secondary is given all of the buffer.
+    #[inline(always)]
     #[must_use]
     pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) -> bool {
+        // SAFETY: By the safety requirement.
+        unsafe { (is_last && self.end == 0 && self.is_all(req)) || self.add_ranges(req, is_last) }
+    }
+
+    /// As [`add`](Self::add).
+    ///
+    /// # Safety
+    ///
+    /// As for [`add`](Self::add).
+    #[inline(never)]
+    #[must_use]
+    pub(crate) unsafe fn add_ranges(
+        &mut self,
+        req: *mut bindings::io_kiocb,
+        is_last: bool,
+    ) -> bool {
         let mut zeroed = true;
 
         // SAFETY: By the safety requirement.

@@ -23,7 +23,8 @@ use super::{
     prepare_ring,
     secondary,
     start_in_task,
-    Gathered, //
+    Gathered,
+    ANY, //
 };
 use core::ptr::addr_of_mut;
 use kernel::{
@@ -66,7 +67,7 @@ unsafe extern "C" fn io_group_gather(
     let has_group = made.is_ok();
 
     // SAFETY: By the function's requirements. There is a member to be taken, or there should be.
-    let taken = made.and_then(|()| unsafe { gathered.take_all() });
+    let taken = made.and_then(|()| unsafe { gathered.take_all::<ANY>() });
     // SAFETY: By the function's requirements the leader was prepared, if so much went well.
     let leads = taken.and_then(|()| unsafe { check(req, gathered.nr_leased > 0) });
     if let Err(e) = leads {
@@ -165,6 +166,7 @@ unsafe extern "C" fn io_group_leader_done(req: *mut bindings::io_kiocb) {
         if skips_cqe && (*req).flags & bindings::REQ_F_FAIL as u64 == 0 {
             (*req).flags |= bindings::REQ_F_CQE_SKIP as u64;
         }
+        bindings::io_group_untrack(req);
         let work = addr_of_mut!((*req).__bindgen_anon_4.io_task_work);
         (*work).func = Some(start_in_task);
         bindings::io_req_task_work_add(req);

@@ -44,11 +44,11 @@ impl Issue {
         !self.state().part.is_null()
     }
 
-    /// Whether each secondary has a lease to borrow.
+    /// Whether there are several leases, and each secondary has one to borrow.
     pub(crate) fn is_lent(&mut self) -> bool {
         let state = self.state();
 
-        state.leased || (!state.part.is_null() && state.behind_parts.is_null())
+        !state.part.is_null() && state.behind_parts.is_null()
     }
 
     /// Adds a lease, which nobody uses yet, for the next `nr` secondaries: `part` becomes a part of
@@ -90,12 +90,14 @@ impl Issue {
         }
 
         let ptr = part.as_ptr();
-        // SAFETY: By the safety requirement the memory is ours. What is not written is only used
-        // of a group that has parts.
+        // SAFETY: By the safety requirement the memory is ours. All of it is written before there
+        // is a reference.
         unsafe {
             (*ptr).primary = (*whole).primary;
             (*ptr).whole = whole;
             (*ptr).part = null_mut();
+            (*ptr).last_part = null_mut();
+            (*ptr).behind_parts = null_mut();
             (*ptr).gathered = Chain::new().into_raw();
             (*ptr).done = None;
             (*ptr).part_done = Some(done);
@@ -113,7 +115,8 @@ impl Issue {
             (*ptr).has_cmd = false;
             (*ptr).is_sqe_group = false;
             (*ptr).skips_cqe = false;
-            set_up_lease(&mut *ptr, lease, dir, lease_ended);
+            (*ptr).filled = false;
+            set_up_lease(ptr, lease, dir, lease_ended);
         }
         let state = self.state();
         if state.part.is_null() {
@@ -138,8 +141,8 @@ impl Group {
         let mut next = state.part;
 
         state.phase = Phase::Started as u8;
-        // From here on no reference to the group is held, see `start()`: neither it nor a part can
-        // end before its last secondary was queued.
+        // From here on no reference to the group is held, see `start_all()`: neither it nor a part
+        // can end before its last secondary was queued.
         while let Some(part) = NonNull::new(next) {
             let ptr = part.as_ptr();
             // SAFETY: A part belongs to the group until its lease ends, which is later than this
@@ -147,7 +150,7 @@ impl Group {
             let (nr, node, mut coverage) = unsafe {
                 next = (*ptr).part;
                 (*ptr).phase = Phase::Started as u8;
-                // As in `start()`.
+                // As in `start_all()`.
                 (*ptr).lease.node.refs += i32::from((*ptr).nr) - 1;
                 (
                     (*ptr).nr,
@@ -162,7 +165,7 @@ impl Group {
                 };
                 let secondary = secondary.as_ptr();
 
-                // SAFETY: As in `start()`, of the part's node and its secondaries.
+                // SAFETY: As in `start_all()`, of the part's node and its secondaries.
                 unsafe {
                     (*secondary).group = ptr;
                     (*secondary).__bindgen_anon_2.buf_node = node;

@@ -2,7 +2,10 @@
 
 //! What is special about the requests that depend on a primary.
 
-use super::group::Group;
+use super::group::{
+    lease_ended,
+    Group, //
+};
 use core::{
     mem::MaybeUninit,
     ptr::{
@@ -117,6 +120,52 @@ unsafe fn opcode_is(req: *mut bindings::io_kiocb, opcode: bindings::io_uring_op)
 unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
     // SAFETY: The group waits for this secondary, so it has not ended. `uring_lock` is held, and
     // nobody else has a reference to the group.
+    let (mut group, res, flags) = unsafe {
+        (
+            Group::from_raw(NonNull::new_unchecked((*req).group)),
+            (*req).cqe.res,
+            (*req).flags,
+        )
+    };
+    let state = group.state();
+
+    // It is the only one, has filled all of the buffer that it was lent, and has nothing left that
+    // may use it: the lease is over here and now, and with it the group. Most are like that; it
+    // spares them 60 instructions.
+    if state.filled
+        && usize::try_from(res) == Ok(state.lease.imu.len)
+        && flags & LAST_USE == bindings::REQ_F_BUF_NODE as u64
+        && state.lease.node.refs == 1
+    {
+        state.bytes = state.lease.imu.len as u64;
+        // SAFETY: By the safety requirement, `uring_lock` is held. The reference of the node is the
+        // last one, and it is put here: the secondary forgets the node. The group has not ended,
+        // and `state` is not used any more.
+        unsafe {
+            (*req).flags = flags & !(bindings::REQ_F_BUF_NODE as u64);
+            lease_ended((*req).group.cast());
+        }
+        return;
+    }
+    // SAFETY: By the safety requirement.
+    unsafe { ended(req) };
+}
+
+/// Flags of a secondary that tell whether it holds the lease, has something of its opcode's that is
+/// to be freed before that, and has failed.
+const LAST_USE: u64 = bindings::REQ_F_BUF_NODE as u64
+    | bindings::REQ_F_NEED_CLEANUP as u64
+    | bindings::REQ_F_ASYNC_DATA as u64
+    | bindings::REQ_F_FAIL as u64;
+
+/// As [`io_fused_secondary_done`], whatever has come of the secondary.
+///
+/// # Safety
+///
+/// As there.
+#[inline(never)]
+unsafe fn ended(req: *mut bindings::io_kiocb) {
+    // SAFETY: As there.
     let (mut group, res, index, flags) = unsafe {
         (
             Group::from_raw(NonNull::new_unchecked((*req).group)),
@@ -329,6 +378,24 @@ pub(super) unsafe fn nth_range(req: *mut bindings::io_kiocb, i: u32) -> bindings
         } else {
             range_of(req, opcode)
         }
+    }
+}
+
+/// Whether a secondary was given all of a buffer of `len` bytes, in one range.
+///
+/// # Safety
+///
+/// `req` is a secondary that writes a leased buffer, is prepared and not issued.
+pub(super) unsafe fn fills(req: *mut bindings::io_kiocb, len: u64) -> bool {
+    // SAFETY: By the safety requirement, and it is not vectored where that is said.
+    unsafe {
+        let opcode = (*req).opcode;
+
+        if is_vectored(opcode) {
+            return false;
+        }
+        let range = range_of(req, opcode);
+        range.offset == 0 && range.len == len
     }
 }
 

@@ -35,6 +35,7 @@ use kernel::{
         RBTreeNodeReservation, //
     },
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
@@ -42,7 +43,8 @@ use kernel::{
         new_spinlock,
         Arc,
         SpinLock, //
-    }, //
+    },
+    task::Task, //
 };
 
 /// Tags in the order in which they came. Each is there once at most.
@@ -111,11 +113,19 @@ impl Tells for FetchCommand {
     }
 }
 
+/// What is kept for a command.
+pub(crate) struct Entry<C> {
+    /// Not there while it is telling.
+    cmd: Option<C>,
+    /// The process that sent it.
+    sender: ARef<Task>,
+}
+
 /// What the lock of a queue guards.
 struct State<C> {
     tags: TagRing,
-    /// The server's commands, but for the one that is telling, whose entry is empty.
-    commands: RBTree<FetchId, Option<C>>,
+    /// The server's commands, the oldest one first.
+    commands: RBTree<FetchId, Entry<C>>,
     /// How many there are: they may be too many to be counted under the lock.
     nr_commands: usize,
     /// Whether a command is telling, or on its way to its task to do so.
@@ -125,7 +135,7 @@ struct State<C> {
 
 impl<C> State<C> {
     /// Takes the entry of a command out, to be dropped without the lock.
-    fn remove(&mut self, id: &FetchId) -> Option<RBTreeNode<FetchId, Option<C>>> {
+    fn remove(&mut self, id: &FetchId) -> Option<RBTreeNode<FetchId, Entry<C>>> {
         let entry = self.commands.remove_node(id)?;
         self.nr_commands -= 1;
         Some(entry)
@@ -137,14 +147,14 @@ impl<C> State<C> {
         if self.closed || self.telling || self.tags.len == 0 {
             return None;
         }
-        let cmd = self.commands.iter_mut().next()?.1.take();
+        let cmd = self.commands.iter_mut().next()?.1.cmd.take();
         self.telling = cmd.is_some();
         cmd
     }
 }
 
 /// Room for a command in a [`BatchQueue`].
-pub(crate) type Room<C = FetchCommand> = RBTreeNodeReservation<FetchId, Option<C>>;
+pub(crate) type Room<C = FetchCommand> = RBTreeNodeReservation<FetchId, Entry<C>>;
 
 /// The tags and the commands of one queue. Its lock is a leaf.
 #[pin_data]
@@ -185,16 +195,20 @@ impl<C: Tells> BatchQueue<C> {
         Room::new(GFP_NOIO)
     }
 
-    /// Takes a command, which is sent to its task if there is something to tell. It is returned if
-    /// the queue is closed.
+    /// Takes a command of the current process, which is sent to its task if there is something to
+    /// tell. It is returned if the queue is closed.
     pub(crate) fn attach(&self, id: FetchId, cmd: C, room: Room<C>) -> Result<(), C> {
+        let sender = ARef::from(current!().group_leader());
         let next = {
             let mut state = self.state.lock();
             if state.closed {
                 drop(state);
                 return Err(cmd);
             }
-            state.commands.insert(room.into_node(id, Some(cmd)));
+            let cmd = Some(cmd);
+            state
+                .commands
+                .insert(room.into_node(id, Entry { cmd, sender }));
             state.nr_commands += 1;
             state.next_to_tell()
         };
@@ -258,7 +272,7 @@ impl<C: Tells> BatchQueue<C> {
                 return Err(cmd);
             }
             match state.commands.get_mut(&id) {
-                Some(entry) => *entry = Some(cmd),
+                Some(entry) => entry.cmd = Some(cmd),
                 // It was attached, and nobody else removes the one that is telling.
                 None => {
                     drop(state);
@@ -297,7 +311,7 @@ impl<C: Tells> BatchQueue<C> {
     pub(crate) fn cancel(&self, id: FetchId) -> Option<C> {
         let (cmd, entry) = {
             let mut state = self.state.lock();
-            let cmd = state.commands.get_mut(&id)?.take()?;
+            let cmd = state.commands.get_mut(&id)?.cmd.take()?;
             let entry = state.remove(&id);
             if state.commands.is_empty() {
                 state.closed = true;
@@ -323,7 +337,7 @@ impl<C: Tells> BatchQueue<C> {
             let (id, cmd) = state
                 .commands
                 .iter_mut()
-                .find_map(|(id, cmd)| Some((*id, cmd.take()?)))?;
+                .find_map(|(id, entry)| Some((*id, entry.cmd.take()?)))?;
             (cmd, state.remove(&id))
         };
         drop(entry);
@@ -337,6 +351,14 @@ impl<C: Tells> BatchQueue<C> {
             return None;
         }
         state.tags.pop()
+    }
+
+    /// Whether the server will be told of what is there: by the oldest command, unless the process
+    /// that sent it is dying. If there is no command yet, or no more, nobody is.
+    pub(crate) fn will_tell(&self) -> bool {
+        let state = self.state.lock();
+        let oldest = state.commands.values().next();
+        !state.closed && oldest.is_some_and(|entry| !entry.sender.is_group_dying())
     }
 
     /// Opens the queue for the next server. There must be no command, and no request on its way.
@@ -367,6 +389,11 @@ impl QueuedTag {
     /// Adds the tag to the queue, which is returned and has to be kicked, unless it is closed.
     pub(crate) fn push(&self) -> Option<&BatchQueue> {
         self.queue.push(self.tag).then_some(&*self.queue)
+    }
+
+    /// As [`BatchQueue::will_tell`].
+    pub(crate) fn will_be_told(&self) -> bool {
+        self.queue.will_tell()
     }
 }
 
@@ -471,6 +498,21 @@ mod tests {
         queue.kick();
         queue.retire(id, false);
         assert!(queue.push(1));
+        Ok(())
+    }
+
+    #[test]
+    fn who_will_be_told() -> Result {
+        let queue = TestQueue::new(4)?;
+        assert!(!queue.will_tell());
+        let (id, cmd) = attach(&queue)?;
+        assert!(queue.will_tell());
+        assert!(queue.push(0));
+        queue.kick();
+        assert!(queue.will_tell());
+        assert!(queue.park(id, cmd).is_ok());
+        queue.close();
+        assert!(!queue.will_tell());
         Ok(())
     }
 

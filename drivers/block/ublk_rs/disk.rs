@@ -106,7 +106,12 @@ impl CopyRules for DiskData {
         if matches!(self.dev.gate(), Gate::Draining | Gate::Aborting) {
             return false;
         }
-        // The age is not known if the disk has no statistics. Then there is no other try.
+        self.may_go_on(age)
+    }
+
+    fn may_go_on(&self, age: Option<Delta>) -> bool {
+        // One that is not trusted could hold it up for long, a block at a time. The age is not
+        // known if the disk has no statistics. Then there is no other try.
         !self.dev.has(UBLK_F_UNPRIVILEGED_DEV) || age.is_some_and(|age| age < PATIENCE)
     }
 

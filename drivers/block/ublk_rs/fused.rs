@@ -58,7 +58,7 @@ pub(crate) fn submit<'a>(
 
     // A worker thread of io_uring is not the task that the slots belong to.
     if commits && flags.unlocked() {
-        return cmd.refuse(EINVAL);
+        return cmd.defer_to_task();
     }
     let slot = match check(dev, &cmd, op, &payload) {
         Ok(slot) => slot,
@@ -133,7 +133,8 @@ fn check<'a, H: CommandHandler>(
 
 /// Makes a lease of a request that the server works on. Not of a question for zones: that must be
 /// able to end when the server dies, and a lease would keep it.
-#[inline]
+// By itself the compiler does not, as there are two callers; it spares a request 15 instructions.
+#[inline(always)]
 fn lease(rq: RequestRef) -> Result<RequestLease<Disk>> {
     if rq.op() == Op::DriverIn {
         ending::finish(rq);

@@ -359,6 +359,12 @@ impl<S, D, R> DevicePhase<S, D, R> {
         matches!(self, Self::Live { .. })
     }
 
+    /// Whether there is a server with a command in every slot, which serves what comes, and was not
+    /// sent away.
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self, Self::Live { .. } | Self::Ready { .. })
+    }
+
     /// Whether the server was sent away.
     pub(crate) fn is_leaving(&self) -> bool {
         matches!(self, Self::Leaving { .. })

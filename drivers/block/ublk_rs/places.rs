@@ -32,13 +32,18 @@ impl Places {
 
     /// Takes a place. Fails with [`EACCES`] if there is none.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Place> {
-        // Only a counter; nothing else depends on it.
-        let before = self.taken.fetch_add(1, Relaxed);
-        let place = Place(self.clone());
-        if before >= (self.max)() {
-            return Err(EACCES);
+        let mut taken = self.taken.load(Relaxed);
+        loop {
+            if taken >= (self.max)() {
+                return Err(EACCES);
+            }
+            // Only a counter; nothing else depends on it. Who is refused is never counted, or
+            // somebody else would be refused for it.
+            match self.taken.cmpxchg(taken, taken + 1, Relaxed) {
+                Ok(_) => return Ok(Place(self.clone())),
+                Err(now) => taken = now,
+            }
         }
-        Ok(place)
     }
 }
 

@@ -140,7 +140,8 @@ impl<C, R> Stage<C, R> {
     #[inline(always)]
     fn leave_starting(&mut self, next: Self) {
         match mem::replace(self, next) {
-            Self::Starting => {}
+            // Else the compiler calls a function to drop it: 10 instructions.
+            old @ Self::Starting => mem::forget(old),
             other => other.misplaced(),
         }
     }

@@ -46,7 +46,9 @@ pub(crate) fn stop(dev: &Device) {
 fn stop_disk(dev: &Device) -> bool {
     let (served, disk, has_server, to_scan) = {
         let mut state = dev.state.lock();
-        let served = state.phase.is_live();
+        // It may have the disk of another one, which it has not yet been given by
+        // `END_USER_RECOVERY`.
+        let served = state.phase.is_served();
         // It is neither Starting nor Deleting while we hold the lifecycle lock.
         let disk = state.phase.change(Event::Stop).unwrap_or(None);
         dev.ready.notify_all();

@@ -49,19 +49,20 @@ struct io_fused_part {
  * IO_URING_F_FUSED, and only while it runs. The application asked for a lease
  * if IORING_FUSED_CMD_BUF is set in @cmd->flags.
  *
- * io_fused_cmd_lease() returns 0 or a negative error; after an error @release
- * is not called. io_fused_cmd_start(), with the @issue_flags that were passed to
- * the handler, issues the secondaries and returns -EIOCBQUEUED, which the
- * handler returns: the command is not its own any more. With @done it gets the
- * command back: that is called once, when the primary would complete, with the
- * result that it would have, in task context with the ring's uring_lock held.
- * If that is no error then each byte of a buffer that was lent to be written is
- * good: what no secondary was given was zeroed, as was what is behind the end of
- * a file. A secondary that reads anything else, a socket above all, and comes
- * short is an error (-EIO) of such a command. So is one that writes or sends less
- * of a buffer that was lent to be read than it was asked to: the sum would not
- * tell, as others may have moved the same bytes, to a mirror for instance. And so
- * is what could not be zeroed.
+ * io_fused_cmd_start(), with the @issue_flags that were passed to the handler,
+ * lends the buffer of @lease, if that is not NULL, issues the secondaries, and
+ * returns -EIOCBQUEUED, which the handler returns: the command is not its own
+ * any more. After another error nothing was lent or issued, and @release of the
+ * lease is not called. With @done the handler gets the command back: that is
+ * called once, when the primary would complete, with the result that it would
+ * have, in task context with the ring's uring_lock held. If that is no error
+ * then each byte of a buffer that was lent to be written is good: what no
+ * secondary was given was zeroed, as was what is behind the end of a file. A
+ * secondary that reads anything else, a socket above all, and comes short is an
+ * error (-EIO) of such a command. So is one that writes or sends less of a
+ * buffer that was lent to be read than it was asked to: the sum would not tell,
+ * as others may have moved the same bytes, to a mirror for instance. And so is
+ * what could not be zeroed.
  *
  * From then on it is a uring command of the driver that was queued: it may be
  * completed (io_uring_cmd_done()), from task work if need be
@@ -79,19 +80,25 @@ struct io_fused_part {
  * which may have buffers of their own. A handler that wants to refuse the
  * command returns an error instead of starting it.
  */
-int io_fused_cmd_lease(struct io_uring_cmd *cmd,
-		       const struct io_fused_lease *lease);
 int io_fused_cmd_start(struct io_uring_cmd *cmd,
+		       const struct io_fused_lease *lease,
 		       void (*done)(struct io_uring_cmd *cmd, int res),
 		       unsigned int issue_flags);
 
 /*
- * A driver may lend several buffers in one group: in place of one call of
- * io_fused_cmd_lease(), it calls io_fused_cmd_lease_part() for each of them, in
- * SQE order, with the number of secondaries that borrow it, and then
- * io_fused_cmd_start_parts(). The numbers must add up to that of the group, or
- * the command is refused with -EINVAL, as it is if the direction is wrong for one
- * of the secondaries, or if one is a uring command. @lease->release is not used.
+ * For a handler that was called with IO_URING_F_UNLOCKED, by a worker, and needs
+ * the task that has submitted @cmd: it returns what this does, and is called again
+ * by that task, with the ring's lock held.
+ */
+int io_fused_cmd_defer(struct io_uring_cmd *cmd);
+
+/*
+ * A driver may lend several buffers in one group: it calls
+ * io_fused_cmd_lease_part() for each of them, in SQE order, with the number of
+ * secondaries that borrow it, and then io_fused_cmd_start_parts(). The numbers
+ * must add up to that of the group, or the command is refused with -EINVAL, as
+ * it is if the direction is wrong for one of the secondaries, or if one is a
+ * uring command. @lease->release is not used.
  *
  * @done is called once for each part, with @lease->priv, in task context with
  * the ring's uring_lock held: when its secondaries are done, with the number of

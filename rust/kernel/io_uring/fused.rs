@@ -39,7 +39,10 @@ use super::{
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
 use core::{
     mem::size_of,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 /// The most secondaries of a command.
@@ -216,10 +219,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     ///
     /// That of the handler; works for [`IssueFlags::unlocked`] too.
     pub fn lease<L: Lessor>(self, lessor: L) -> Outcome<'a> {
-        match self.lend(lessor) {
-            Ok(()) => self.start(),
-            Err(refused) => Outcome::finished(refused),
-        }
+        self.lend(lessor, None)
     }
 
     /// Like [`lease`](Self::lease), and when the command would complete it goes to
@@ -233,32 +233,43 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     where
         H::Data: Copy,
     {
-        if let Err(refused) = self.lend(lessor) {
-            return Outcome::finished(refused);
-        }
         // SAFETY: The command is valid by the type invariant, and nobody looks at its private data
         // before it is queued.
         unsafe { cmd::pdu::<H::Data>(self.cmd).write(data) };
-        self.start_with(Some(handler::run_group_ended::<H>))
+        self.lend(lessor, Some(handler::run_group_ended::<H>))
     }
 
-    /// Lends the buffer of `lessor`, or drops it and returns why not.
+    /// Lends the buffer of `lessor` and starts the secondaries; `done` gets the command back. If
+    /// there is one, the command has initialised data.
     #[inline(always)]
-    fn lend<L: Lessor>(&self, lessor: L) -> Result<(), c_int> {
+    fn lend<L: Lessor>(self, lessor: L, done: GroupEndedFn) -> Outcome<'a> {
         let table = lessor.table();
         let private = lessor.into_foreign();
         let lease = table.as_lease(private, Some(end_lease::<L>));
 
-        // SAFETY: By the type invariant this is a primary in `->uring_cmd()`. By the safety
+        // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
+        // it was not started. It is given up with `self`, to `done` if there is one. By the safety
         // requirements of `Lessor`, the table is valid until the lease ends. `end_lease::<L>` takes
         // `private`, once.
-        let ret = unsafe { core_lease(self.cmd, &lease) };
-        if ret < 0 {
+        let ret = unsafe { core_start(self.cmd, &lease, done, self.flags.bits()) };
+        if ret != TAKEN {
             // SAFETY: After an error, the callback is not called, so this is the only taker.
             drop(unsafe { L::from_foreign(private) });
-            return Err(ret);
         }
-        Ok(())
+        outcome_of(ret)
+    }
+
+    /// Has the handler called again by the task that submitted the command, with the lock of its
+    /// ring held. Only where the lock is not held ([`IssueFlags::unlocked`]), else the command
+    /// fails with `EINVAL`.
+    ///
+    /// # Context
+    ///
+    /// That of the handler.
+    pub fn defer_to_task(self) -> Outcome<'a> {
+        // SAFETY: By the type invariant this is a primary in `->uring_cmd()`, and it was not
+        // started. It is given up with `self`.
+        outcome_of(unsafe { core_defer(self.cmd) })
     }
 
     /// Starts the secondaries without a buffer. The command fails with `EINVAL` if they need one.
@@ -267,14 +278,9 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     ///
     /// That of the handler; works for [`IssueFlags::unlocked`] too.
     pub fn start(self) -> Outcome<'a> {
-        self.start_with(None)
-    }
-
-    fn start_with(self, done: GroupEndedFn) -> Outcome<'a> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
-        // it was not started. It is given up with `self`, to `done` if there is one: the command
-        // has initialised data then.
-        outcome_of(unsafe { core_start(self.cmd, done, self.flags.bits()) })
+        // it was not started. It is given up with `self`.
+        outcome_of(unsafe { core_start(self.cmd, ptr::null(), None, self.flags.bits()) })
     }
 }
 
@@ -301,29 +307,27 @@ const TAKEN: c_int = -(bindings::EIOCBQUEUED as c_int);
 
 /// # Safety
 ///
-/// See `io_fused_cmd_lease()`.
-#[cfg(CONFIG_IO_URING_FUSED_CMD)]
-#[inline(never)]
-unsafe fn core_lease(
-    cmd: NonNull<bindings::io_uring_cmd>,
-    lease: &bindings::io_fused_lease,
-) -> c_int {
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_lease(cmd.as_ptr(), lease) }
-}
-
-/// # Safety
-///
 /// See `io_fused_cmd_start()`.
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
 #[inline(never)]
 unsafe fn core_start(
     cmd: NonNull<bindings::io_uring_cmd>,
+    lease: *const bindings::io_fused_lease,
     done: GroupEndedFn,
     flags: c_uint,
 ) -> c_int {
     // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_start(cmd.as_ptr(), done, flags) }
+    unsafe { bindings::io_fused_cmd_start(cmd.as_ptr(), lease, done, flags) }
+}
+
+/// # Safety
+///
+/// See `io_fused_cmd_defer()`.
+#[cfg(CONFIG_IO_URING_FUSED_CMD)]
+#[inline(never)]
+unsafe fn core_defer(cmd: NonNull<bindings::io_uring_cmd>) -> c_int {
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::io_fused_cmd_defer(cmd.as_ptr()) }
 }
 
 /// # Safety
@@ -392,6 +396,10 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     where
         H::Data: Copy,
     {
+        match self.never {}
+    }
+
+    pub fn defer_to_task(self) -> Outcome<'a> {
         match self.never {}
     }
 

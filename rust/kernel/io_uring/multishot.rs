@@ -290,7 +290,9 @@ impl<H: CommandHandler> MultishotCmd<H> {
 ///
 /// # Context
 ///
-/// All methods, and the drop, are for the context of [`MultishotCmd::select`].
+/// All methods, and the drop, are for the context of [`MultishotCmd::select`]. [`Self::post`] may
+/// end other commands of the ring first, and with them what they have lent, so it must be called
+/// without any lock that [`CommandHandler::group_ended`] or the end of a lease takes.
 ///
 /// # Invariants
 ///

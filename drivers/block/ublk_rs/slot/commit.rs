@@ -50,6 +50,30 @@ fn part(rq: &Request<Disk>, given: u32) -> Verdict {
     }
 }
 
+/// The verdict on a read of which the server has brought the first `bytes` bytes.
+#[inline]
+fn brought(rq: &Request<Disk>, bytes: u32) -> Verdict {
+    if bytes < rq.bytes() {
+        brought_in_part(rq, bytes)
+    } else {
+        Verdict::Result(rq.bytes() as i32)
+    }
+}
+
+/// As [`brought`], of a read that is not there as a whole. The block layer asks for the rest again,
+/// from the next sector on: what is no whole block would put that in the wrong place.
+#[cold]
+fn brought_in_part(rq: &Request<Disk>, bytes: u32) -> Verdict {
+    let whole = bytes - bytes % rq.queue_data().block_bytes();
+
+    // As in `part()`.
+    if whole > 0 && rq.queue_data().may_go_on(rq.age()) {
+        Verdict::Result(whole as i32)
+    } else {
+        Verdict::error(EIO)
+    }
+}
+
 impl Slot {
     /// Takes back the request that the server worked on, with its result, and the next command.
     ///
@@ -150,7 +174,7 @@ impl Slot {
             return Verdict::Result(result);
         }
         if in_place {
-            return Verdict::Result(result.min(rq.bytes() as i32));
+            return brought(rq, result as u32);
         }
         if self.data.reach == Reach::Commit {
             // No secondary has brought any data, and the server can not have done so otherwise.
@@ -160,10 +184,7 @@ impl Slot {
             return Verdict::Result(result);
         }
         let user = UserPtr::from_addr(addr as usize);
-        match rq.copy_from_user(0, user, result as usize) {
-            0 => Verdict::error(EIO),
-            copied => Verdict::Result(result.min(copied as i32)),
-        }
+        brought(rq, rq.copy_from_user(0, user, result as usize) as u32)
     }
 
     /// Another reference to the request, for a command that is going to commit it, which

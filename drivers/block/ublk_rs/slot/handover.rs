@@ -62,8 +62,8 @@ impl Slot {
         shmem: Option<&Shmem>,
     ) {
         let mut state = self.state.lock();
-        let (addr, auto_reg, is_owner) = (state.addr, state.auto_reg, state.current_is_owner());
-        let can_serve = is_owner && !cx.cancelled();
+        let addr = state.addr;
+        let can_serve = state.current_is_owner() && !cx.cancelled();
 
         if can_serve && self.data.describes_only() {
             if let Some(rq) = state.stage.pass_on() {
@@ -74,6 +74,7 @@ impl Slot {
                 return cmd.done(UBLK_IO_RES_OK as i32, cx.flags());
             }
         }
+        let auto_reg = state.auto_reg;
         let Some(rq) = state.stage.start() else {
             drop(state);
             return cmd.done(UBLK_IO_RES_ABORT, cx.flags());

@@ -282,14 +282,17 @@ impl Slot {
         }
     }
 
-    /// The request of a deserted slot, and what keeps its shared memory.
+    /// The request of a deserted slot, and what keeps its shared memory. A request that the server
+    /// was not told of is not lost if another process will be.
     pub(super) fn take_deserted(&self) -> (Option<RequestRef>, Option<Hold>) {
+        let shared = self.shared.as_ref();
+        let untold_too = shared.is_some_and(|queued| !queued.will_be_told());
         let mut state = self.state.lock();
         match &state.task {
             Some(task) if self.is_deserted_by(task) => {}
             _ => return (None, None),
         }
-        let rq = if self.shared.is_some() {
+        let rq = if untold_too {
             state.stage.desert()
         } else {
             state.stage.abort()

@@ -5,8 +5,9 @@
 //! C header: [`include/linux/blk-mq.h`](srctree/include/linux/blk-mq.h)
 
 use super::{
-    owned::BhDisabled,
+    owned::DeferFput,
     BlkStatus,
+    Op,
     Operations,
     OwnedRequest, //
 };
@@ -70,6 +71,10 @@ impl<T: Operations> CompletionBatch<T> {
     /// Wraps C's `blk_mq_add_to_batch()`.
     #[inline]
     pub fn add(&mut self, rq: OwnedRequest<T>) {
+        if rq.op() == Op::ZoneAppend {
+            // An error: see there.
+            return rq.end(BlkStatus::OK);
+        }
         // INVARIANT: If the request is added, then it is given up, and the callback is set.
         //
         // SAFETY: The request is owned exclusively, so it can be linked to others. The batch is
@@ -94,7 +99,7 @@ impl<T: Operations> Drop for CompletionBatch<T> {
     #[inline]
     fn drop(&mut self) {
         if self.raw.complete.is_some() {
-            let _bh = BhDisabled::new();
+            let _fput = DeferFput::new();
 
             // SAFETY: By the type invariants the requests were owned exclusively; so they can be
             // given back, and nobody uses them afterwards.

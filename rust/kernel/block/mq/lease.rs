@@ -296,7 +296,8 @@ unsafe impl<T: Operations + 'static> Lessor for RequestLease<T> {
 
     #[inline]
     fn ended(self) {
-        // The drop calls `lease_ended()`.
+        // As the drop, but inlined.
+        T::lease_ended(self.into_request());
     }
 }
 

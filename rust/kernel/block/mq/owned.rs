@@ -30,13 +30,13 @@ use core::{
 ///
 /// # Context
 ///
-/// All methods may be called, and the value be dropped, wherever interrupts are enabled. None
-/// sleeps, allocates or takes a lock of the driver.
+/// All methods may be called, and the value be dropped, in any context but an NMI. None sleeps,
+/// allocates or takes a lock of the driver.
 ///
-/// Ending the request may run the completion of its bios; softirqs are disabled meanwhile. If the
-/// last reference to a file is dropped there, then the file is released later by a work item, and
-/// not by the task that ends the request. A server that completes the requests of its own block
-/// device depends on that: the release of the block device may wait for that very task.
+/// Ending the request may run the completion of its bios; a task has softirqs disabled meanwhile.
+/// If the last reference to a file is dropped there, then the file is released later by a work
+/// item, and not by the task that ends the request. A server that completes the requests of its own
+/// block device depends on that: the release of the block device may wait for that very task.
 ///
 /// # Invariants
 ///
@@ -82,13 +82,22 @@ impl<T: Operations> OwnedRequest<T> {
         ManuallyDrop::new(self).rq.as_ptr()
     }
 
-    /// Ends the request with `status`.
+    /// Ends the request with `status`. A zone append that has succeeded needs
+    /// [`end_append`](Self::end_append), or else it ends with [`BlkStatus::IOERR`]: who asked would
+    /// not know where its data is.
     ///
     /// Wraps the C function `blk_mq_end_request()`.
     #[inline]
     pub fn end(self, status: BlkStatus) {
+        let lost = status == BlkStatus::OK && self.op() == Op::ZoneAppend;
+
+        self.end_with(if lost { BlkStatus::IOERR } else { status });
+    }
+
+    #[inline]
+    fn end_with(self, status: BlkStatus) {
         let rq = self.into_raw();
-        let _bh = BhDisabled::new();
+        let _fput = DeferFput::new();
 
         // SAFETY: By the type invariants the request was owned exclusively; so it can be given
         // back, and nobody uses it afterwards.
@@ -109,7 +118,7 @@ impl<T: Operations> OwnedRequest<T> {
         // SAFETY: By the type invariants the request is owned exclusively, so nobody else looks at
         // this field. This is where the block layer looks for the sector of a zone append.
         unsafe { (*self.rq.as_ptr()).__sector = sector };
-        self.end(BlkStatus::OK);
+        self.end_with(BlkStatus::OK);
     }
 
     /// Whether as many sectors as the request has lie in its zone, from `sector` on.
@@ -143,7 +152,7 @@ impl<T: Operations> OwnedRequest<T> {
         let ok = BlkStatus::OK.as_raw();
 
         let rest = {
-            let _bh = BhDisabled::new();
+            let _fput = DeferFput::new();
             // SAFETY: By the type invariants the request was owned exclusively, so that the bios
             // can be advanced and ended.
             unsafe { bindings::blk_update_request(rq, ok, bytes) }
@@ -223,7 +232,7 @@ impl<T: Operations> Deref for OwnedRequest<T> {
 
 impl<T: Operations> Drop for OwnedRequest<T> {
     fn drop(&mut self) {
-        let _bh = BhDisabled::new();
+        let _fput = DeferFput::new();
 
         // SAFETY: By the type invariants the request is owned exclusively; so it can be given
         // back, and nobody uses it afterwards.
@@ -231,23 +240,31 @@ impl<T: Operations> Drop for OwnedRequest<T> {
     }
 }
 
-/// Softirqs are disabled for the current task as long as this exists.
-pub(super) struct BhDisabled(PhantomData<*mut ()>);
+/// No file is released in the current context as long as this exists.
+pub(super) struct DeferFput {
+    /// Whether softirqs were disabled for that.
+    undo: bool,
+    _not_send: PhantomData<*mut ()>,
+}
 
-impl BhDisabled {
+impl DeferFput {
     #[inline]
     pub(super) fn new() -> Self {
-        // SAFETY: There are no requirements but that it is undone by the same task, which the drop
-        // does, as this type is not `Send`.
-        unsafe { bindings::local_bh_disable() };
-        Self(PhantomData)
+        Self {
+            // SAFETY: There are no requirements but that it is undone by the same task, which the
+            // drop does, as this type is not `Send`.
+            undo: unsafe { bindings::defer_fput_begin() },
+            _not_send: PhantomData,
+        }
     }
 }
 
-impl Drop for BhDisabled {
+impl Drop for DeferFput {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: `new()` has disabled softirqs for this task.
-        unsafe { bindings::local_bh_enable() };
+        if self.undo {
+            // SAFETY: `new()` has disabled softirqs for this task.
+            unsafe { bindings::defer_fput_end() };
+        }
     }
 }

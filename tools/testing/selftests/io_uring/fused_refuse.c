@@ -155,6 +155,27 @@ TEST_F(fused, inline_at_the_end)
 	EXPECT_EQ(0, log_until(&log, &self->ring, 0));
 }
 
+/* a secondary that may not be one, and has a second half, which is no SQE either */
+TEST_F(fused, inline_member)
+{
+	struct log log = { };
+
+	if (!(variant->mode.ring_flags & IORING_SETUP_SQE_MIXED) || INLINE_FORM)
+		SKIP(return, "no such SQEs");
+	LEND_DEST(4096);
+	ADD(IORING_OP_FUSED_CMD, self->dev, 0, 0, 0)->uring_cmd_flags = IORING_FUSED_CMD_INLINE;
+	ADD_READ(0, 512, 0);
+	self->g.primary->nr_secondary = 2;
+	ring_push(&self->ring, self->g.primary, false);
+	ring_push(&self->ring, self->g.secondary[0], false);
+	push_nop(&self->ring, UD_OTHER, 0);
+	ring_push(&self->ring, self->g.secondary[1], false);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_CQES(&log, -EINVAL, -ECANCELED, -ECANCELED);
+	log_rest(&log, &self->ring, 20);
+	EXPECT_EQ(NO_CQE, log_res(&log, UD_OTHER));
+}
+
 static bool may_be_secondary(int op)
 {
 	switch (op) {

@@ -54,6 +54,33 @@ TEST_F(fused, sq_array)
 	EXPECT_GROUP(512, 512);
 }
 
+/* an SQE and its second half that would be torn by a smaller ring */
+TEST_F(fused, resize)
+{
+	struct io_uring_params p = { .sq_entries = 4 };
+	struct mode mode = variant->mode;
+	struct log log = { };
+	int i;
+
+	if (!(mode.ring_flags & IORING_SETUP_SQE_MIXED) || !INLINE_FORM)
+		SKIP(return, "no such SQEs");
+	ring_exit(&self->ring);
+	/* only such a ring can be resized */
+	mode.ring_flags |= DEFER;
+	ASSERT_EQ(0, mode_ring(&mode, &self->ring, 8));
+	for (i = 0; i < 3; i++)
+		push_nop(&self->ring, UD_OTHER, IOSQE_CQE_SKIP_SUCCESS);
+	ASSERT_EQ(3, ring_submit(&self->ring));
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	group_push(&self->g);
+	ASSERT_EQ(2, ring_publish(&self->ring));
+	EXPECT_EQ(-EOVERFLOW,
+		  ring_register(&self->ring, IORING_REGISTER_RESIZE_RINGS, &p, 1));
+	ASSERT_EQ(2, ring_enter(&self->ring, 2));
+	EXPECT_CQES(&log, 512, 512);
+}
+
 /* more CQEs than the ring holds */
 TEST_F(fused, cq_overflow)
 {

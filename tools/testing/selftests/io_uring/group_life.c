@@ -2,6 +2,7 @@
 /*
  * SQE groups: cancellation and exit, and the corners of the rings.
  */
+#include <poll.h>
 #include <pthread.h>
 #include "group.h"
 
@@ -203,32 +204,70 @@ TEST_F(fused, kill_and_exec)
 	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 8));
 }
 
+/* What has to end with its thread, beside a READ that does not end by itself */
+enum leaves {
+	LEAVES_MEMBER,		/* a wait for a private futex; the READ leads */
+	LEAVES_LEADER,		/* a request about a ring, which is done */
+	LEAVES_OTHER_MEMBER,	/* the wait, of a leader that is done */
+	LEAVES_LINKED,		/* the wait, linked behind the group */
+	NR_LEAVES
+};
+
 struct submitter {
 	struct ring *ring;
 	const struct mode *mode;
+	enum leaves leaves;
 	int fd;
 };
+
+/* FUTEX2_SIZE_U32 and FUTEX2_PRIVATE */
+static void futex_wait(struct io_uring_sqe *sqe)
+{
+	static unsigned int futex;
+
+	sqe->opcode = IORING_OP_FUTEX_WAIT;
+	sqe->fd = 2 | 128;
+	sqe->addr = (uintptr_t)&futex;
+	sqe->addr3 = ~0U;
+}
 
 /* Submits a group that waits, and goes. */
 static void *submit_and_exit(void *arg)
 {
 	static unsigned char buf[4];
-	static unsigned int futex;
+	struct io_uring_sqe linked[2] = { { .user_data = UD_OTHER } };
 	struct submitter *s = arg;
-	struct io_uring_sqe *sqe;
+	struct ring *r = s->ring;
 	struct group g;
+	struct cqe cqe;
 
-	if (mode_ring(s->mode, s->ring, 8))
+	if (mode_ring(s->mode, r, 8))
 		return arg;
-	group_lead(&g, s->ring, s->mode, IORING_OP_READ, s->fd, (uintptr_t)buf, 4, -1);
-	/* FUTEX2_SIZE_U32 and FUTEX2_PRIVATE */
-	sqe = group_add(&g, IORING_OP_FUTEX_WAIT, 2 | 128, (uintptr_t)&futex, 0, 0);
-	sqe->addr3 = ~0U;
+	if (s->leaves == LEAVES_MEMBER)
+		group_lead(&g, r, s->mode, IORING_OP_READ, s->fd, (uintptr_t)buf, 4, -1);
+	else if (s->leaves == LEAVES_LEADER)
+		group_lead(&g, r, s->mode, IORING_OP_POLL_ADD, r->fd, 0, 0,
+			   0)->poll32_events = POLLOUT;
+	else
+		group_lead(&g, r, s->mode, IORING_OP_NOP, -1, 0, 0, 0);
+	if (s->leaves == LEAVES_LINKED)
+		g.primary->flags |= IOSQE_IO_LINK;
+	if (s->leaves == LEAVES_MEMBER || s->leaves == LEAVES_OTHER_MEMBER)
+		futex_wait(group_add(&g, IORING_OP_NOP, -1, 0, 0, 0));
+	if (s->leaves != LEAVES_MEMBER)
+		group_add(&g, IORING_OP_READ, s->fd, (uintptr_t)buf, 4, -1);
 	group_push(&g);
-	return ring_submit(s->ring) < 0 ? arg : NULL;
+	if (s->leaves == LEAVES_LINKED) {
+		futex_wait(linked);
+		push_sqe(r, linked);
+	}
+	if (ring_submit(r) < 0)
+		return arg;
+	/* the members are started by task work; nothing ends */
+	return ring_wait(r, &cqe, 20) ? arg : NULL;
 }
 
-/* a member that has to end with its thread: a wait for a private futex */
+/* a thread ends, though a group waits that has something which had to end before */
 TEST_F(fused, thread_exits)
 {
 	struct submitter s = { .ring = &self->ring, .mode = &variant->mode };
@@ -236,12 +275,14 @@ TEST_F(fused, thread_exits)
 	void *failed;
 	int fd[2];
 
-	ring_exit(&self->ring);
 	ASSERT_EQ(0, pipe(fd));
 	s.fd = fd[0];
-	ASSERT_EQ(0, pthread_create(&thread, NULL, submit_and_exit, &s));
-	ASSERT_EQ(0, pthread_join(thread, &failed));
-	EXPECT_EQ(NULL, failed);
+	for (s.leaves = 0; s.leaves < NR_LEAVES; s.leaves++) {
+		ring_exit(&self->ring);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, submit_and_exit, &s));
+		ASSERT_EQ(0, pthread_join(thread, &failed));
+		EXPECT_EQ(NULL, failed) TH_LOG("%d", s.leaves);
+	}
 	close(fd[0]);
 	close(fd[1]);
 }

@@ -138,6 +138,37 @@ TEST_F(fused, member_fails_silently)
 	close(fd[1]);
 }
 
+/* its error is not lost with its CQE, though the opcode does not say that it has failed */
+TEST_F(fused, skipped_member_fails)
+{
+	int fd[2], i;
+
+	ASSERT_EQ(0, pipe(fd));
+	for (i = 0; i < 4; i++) {
+		bool leads = i & 2;
+		struct log log = { };
+
+		if (leads)
+			LEAD(IORING_OP_FSYNC, fd[0], 0, 0, 0);
+		else
+			LEAD_NOP(5);
+		self->g.primary->flags |= IOSQE_CQE_SKIP_SUCCESS | (i & 1 ? IOSQE_ASYNC : 0);
+		if (leads)
+			ADD_NOP(6)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		else
+			ADD(IORING_OP_FSYNC, fd[0], 0, 0, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS |
+				(i & 1 ? IOSQE_ASYNC : 0);
+		PUSH_GROUP();
+		SUBMIT();
+		EXPECT_EQ(leads ? -EINVAL : 5, log_until(&log, &self->ring, UD_PRIMARY))
+			TH_LOG("%d", i);
+		EXPECT_EQ(leads ? -ECANCELED : -EINVAL, log_res(&log, 0)) TH_LOG("%d", i);
+		EXPECT_EQ(2, log.nr) TH_LOG("%d", i);
+	}
+	close(fd[0]);
+	close(fd[1]);
+}
+
 /* a member that comes short, too, and it posts its CQE */
 TEST_F(fused, member_short)
 {

@@ -65,6 +65,7 @@ static const struct {
 	{ "two leases, two rings", test_other_ring },
 	{ "commit while leased", test_commit_while_leased },
 	{ "commit that moves the data", test_fused_commit },
+	{ "commit from a worker", test_fused_commit_async },
 	{ "commit that fails to move the data", test_fused_commit_fails },
 	{ "commit that may not move the data", test_fused_commit_refused },
 	{ "commit whose secondary is canceled", test_fused_commit_canceled },

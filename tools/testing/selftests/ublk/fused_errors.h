@@ -190,7 +190,7 @@ struct io_uring_sqe *secondary(struct server *s, int idx, int op,
 /* What the primary of a group gets on a ring of the current task's own */
 int primary_elsewhere(struct server *s, __u32 cmd_op, int tag);
 /* A primary that commits: its CQE is that of a commit, not of a group. */
-void fused_commit(struct server *s, int tag, int nr);
+struct io_uring_sqe *fused_commit(struct server *s, int tag, int nr);
 /* Submit a group and check its CQEs; call it by EXPECT() */
 void expect(struct server *s, const char *where, int primary_res, int nr,
 	    const int *sec_res);
@@ -226,6 +226,7 @@ void test_pread_pwrite(struct server *s);
 
 /* fused_errors_commit.c: commits that move the data */
 void test_fused_commit(struct server *s);
+void test_fused_commit_async(struct server *s);
 void test_fused_commit_fails(struct server *s);
 void test_fused_commit_refused(struct server *s);
 void test_fused_commit_twice(struct server *s);

@@ -29,6 +29,33 @@ void test_fused_commit(struct server *s)
 	CHECK(res == LEN, "the block write ends with %d", res);
 }
 
+/* from a worker it goes back to the task: one that is sent there, or comes behind such a one */
+void test_fused_commit_async(struct server *s)
+{
+	for (int linked = 0; linked < 2; linked++) {
+		int tag = block_io_start(s, UBLK_IO_OP_READ);
+		struct io_uring_sqe *sqe;
+		int res;
+
+		if (linked) {
+			sqe = io_uring_get_sqe(&s->ring);
+			CHECK(sqe, "the submission queue is full");
+			io_uring_prep_nop(sqe);
+			sqe->flags = IOSQE_ASYNC | IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+		}
+		sqe = fused_commit(s, tag, 1);
+		if (!linked)
+			sqe->flags |= IOSQE_ASYNC;
+		secondary(s, 0, IORING_OP_READ, 0, LEN, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		s->tag[tag] = TAG_FETCHING;
+		submit(&s->ring);
+		res = block_io_finish(s, 0);
+		CHECK(res == LEN, "the block read ends with %d", res);
+		CHECK(!differs(block_buf(s), 0, 0, LEN), "wrong data");
+		CHECK(!s->nr_cqes, "a CQE of a group that is well");
+	}
+}
+
 /* what becomes of the data becomes of the request, and the slot goes on */
 void test_fused_commit_fails(struct server *s)
 {

@@ -63,7 +63,7 @@ int primary_elsewhere(struct server *s, __u32 cmd_op, int tag)
 }
 
 /* A primary that commits: its CQE is that of a commit, not of a group. */
-void fused_commit(struct server *s, int tag, int nr)
+struct io_uring_sqe *fused_commit(struct server *s, int tag, int nr)
 {
 	struct io_uring_sqe *sqe = primary(s, tag, nr);
 
@@ -71,6 +71,7 @@ void fused_commit(struct server *s, int tag, int nr)
 	sqe->user_data = UD_CMD | tag;
 	s->nr_cqes = 0;
 	s->cmd_res[tag] = 0;
+	return sqe;
 }
 
 static void nop(struct server *s, __u64 user_data)

@@ -127,3 +127,41 @@ int serve(struct srv *s, pid_t pid)
 	}
 	return status_of(status);
 }
+
+void wait_busy(int id, unsigned int nr)
+{
+	unsigned int busy = 0;
+	FILE *f;
+
+	while (busy < nr) {
+		usleep(1000);
+		f = fopen(str("/sys/block/ublkb%d/stat", id), "r");
+		if (!f)
+			give_up("statistics of the disk", -errno);
+		if (fscanf(f, "%*u %*u %*u %*u %*u %*u %*u %*u %u", &busy) != 1)
+			give_up("statistics of the disk", -EINVAL);
+		fclose(f);
+	}
+}
+
+void wait_woken(int id, int nr)
+{
+	for (;;) {
+		FILE *f = fopen(str("/sys/kernel/debug/ublk_rs/%d", id), "r");
+		bool woken = false;
+		char line[200];
+
+		if (!f) {
+			/* another driver, or no debugfs: it takes no time */
+			usleep(500000);
+			return;
+		}
+		while (fgets(line, sizeof(line), f))
+			woken = woken || (strstr(line, str(" %d tags to tell, ", nr)) &&
+					  strstr(line, "one telling"));
+		fclose(f);
+		if (woken)
+			return;
+		usleep(1000);
+	}
+}

@@ -35,4 +35,9 @@ void attach(struct srv *s);
 /* Serve all that comes with what is in the buffers, and errors, until the child ends */
 int serve(struct srv *s, pid_t pid);
 
+/* Wait until the disk has @nr requests that have not ended, wherever they are */
+void wait_busy(int id, unsigned int nr);
+/* Wait until nobody was told of @nr requests of batches, and the FETCH is on its way */
+void wait_woken(int id, int nr);
+
 #endif

@@ -65,29 +65,6 @@ static void *late(void *arg)
 	return NULL;
 }
 
-/* As many requests are there, and the FETCH is on its way */
-static void wait_woken(int id, int nr)
-{
-	for (;;) {
-		FILE *f = fopen(str("/sys/kernel/debug/ublk_rs/%d", id), "r");
-		bool woken = false;
-		char line[200];
-
-		if (!f) {
-			/* another driver, or no debugfs: it takes no time */
-			usleep(500000);
-			return;
-		}
-		while (fgets(line, sizeof(line), f))
-			woken = woken || (strstr(line, str(" %d tags to tell, ", nr)) &&
-					  strstr(line, "one telling"));
-		fclose(f);
-		if (woken)
-			return;
-		usleep(1000);
-	}
-}
-
 FIXTURE(late) {
 	struct srv s;
 };

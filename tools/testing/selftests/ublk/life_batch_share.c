@@ -245,46 +245,160 @@ TEST(one_ring_goes)
 	EXPECT_EQ(0, delete_dev(s.id));
 }
 
+/* All slots are prepared by a process that has ended then: what PREP returned */
+static int prepare_and_go(struct srv *s)
+{
+	pid_t pid = child();
+	struct bring b;
+
+	if (pid)
+		return -exit_status(pid);
+	bring_init(&b, s, true);
+	_exit(-batch_prep(&b, 0, 0, s->depth));
+}
+
+/* Somebody stops the device, who has none of the server's files; the exit status tells how */
+static pid_t stop(int id)
+{
+	pid_t pid = child();
+
+	if (pid)
+		return pid;
+	close_range(3, ~0U, 0);
+	ctrl_open();
+	_exit(-ctrl_simple(id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
+}
+
+/* ... and has looked for requests of servers that are dying: the disk is being deleted */
+static void wait_stopping(int id)
+{
+	int fd;
+
+	while ((fd = open(str("/dev/ublkb%d", id), O_RDONLY | O_CLOEXEC)) >= 0)
+		close(fd);
+}
+
 /* The process that prepared the slots ends; who was told of a request has all the time it wants */
 TEST(who_prepared_goes)
 {
-	pid_t preparer, stopper;
 	struct blk_io io;
 	struct bring b;
+	pid_t stopper;
 	struct srv s;
 	__u64 fetch;
-	int tag, fd;
+	int tag;
 
 	if (why_not())
 		SKIP(return, "%s", why_not());
 	srv_open(&s, UBLK_F_BATCH_IO, NULL);
-	preparer = child();
-	if (!preparer) {
-		bring_init(&b, &s, true);
-		_exit(-batch_prep(&b, 0, 0, s.depth));
-	}
-	ASSERT_EQ(0, exit_status(preparer));
+	ASSERT_EQ(0, prepare_and_go(&s));
 	bring_init(&b, &s, false);
 	srv_start(&s);
 	bring_provide(&b, 0, 1, NULL);
 	fetch = bring_fetch(&b, 0);
 	block_start(&io, s.id, B_READ, 0, 4096);
 	ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
-	stopper = child();
-	if (!stopper) {
-		close(s.cdev);
-		close(s.ring.ring_fd);
-		_exit(-ctrl_simple(s.id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
-	}
-	/* by then it has looked for requests of servers that are dying */
-	while ((fd = open(str("/dev/ublkb%d", s.id), O_RDONLY | O_CLOEXEC)) >= 0)
-		close(fd);
+	stopper = stop(s.id);
+	wait_stopping(s.id);
 	EXPECT_EQ(BLOCKS, block_wait(&io, 100));
 	EXPECT_EQ(16, batch_commit(&b, 0, tag, 4096));
 	EXPECT_EQ(1, block_wait(&io, INT_MAX));
 	EXPECT_EQ(0, exit_status(stopper));
 	srv_close(&s);
 	EXPECT_EQ(0, delete_dev(s.id));
+}
+
+/* Somebody who works on batches of slots that a process has prepared which is gone */
+FIXTURE(untold) {
+	struct srv s;
+	struct bring b;
+	/* hears of a request only when it asks */
+	struct bring late;
+	__u64 later;
+};
+
+FIXTURE_SETUP(untold)
+{
+	struct srv *s = &self->s;
+	int i;
+
+	s->id = -1;
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	srv_open(s, UBLK_F_BATCH_IO, NULL);
+	ASSERT_EQ(0, prepare_and_go(s));
+	srv_start(s);
+	bring_init(&self->b, s, false);
+	bring_init_defer(&self->late, s);
+	for (i = 0; i < DEPTH; i++)
+		bring_provide(&self->late, i, 1, NULL);
+}
+
+FIXTURE_TEARDOWN(untold)
+{
+	if (self->s.id < 0)
+		return;
+	bring_exit(&self->late);
+	srv_close(&self->s);
+	EXPECT_EQ(0, delete_dev(self->s.id));
+}
+
+/* The next request is told, and its server says that it is done */
+static int serve_late(FIXTURE_DATA(untold) *self)
+{
+	int res, tag;
+
+	res = batch_request(&self->late, self->later, INT_MAX, &tag);
+	return res == 2 ? batch_commit(&self->late, 0, tag, 4096) : res;
+}
+
+/* The server will be told of the requests as soon as it asks, though the device is stopped */
+TEST_F_TIMEOUT(untold, did_not_ask, 120)
+{
+	int id = self->s.id, i;
+	struct blk_io io[DEPTH];
+	pid_t stopper;
+
+	self->later = bring_fetch(&self->late, 0);
+	for (i = 0; i < DEPTH; i++)
+		block_start(&io[i], id, i % 2 ? B_WRITE : B_READ, i * 8, 4096);
+	wait_woken(id, DEPTH);
+	stopper = stop(id);
+	wait_stopping(id);
+	ASSERT_EQ(BLOCKS, block_wait(&io[0], 100));
+	for (i = 0; i < DEPTH; i++)
+		ASSERT_EQ(16, serve_late(self));
+	for (i = 0; i < DEPTH; i++)
+		EXPECT_EQ(1, block_wait(&io[i], INT_MAX));
+	EXPECT_EQ(0, exit_status(stopper));
+	EXPECT_EQ(-ENODEV, bring_wait(&self->late, self->later, INT_MAX, NULL));
+}
+
+/* The command of which it was told the first request has no buffer for the second one */
+TEST_F_TIMEOUT(untold, ran_out, 120)
+{
+	struct blk_io told, untold;
+	int id = self->s.id, tag;
+	pid_t stopper;
+	__u64 fetch;
+
+	bring_provide(&self->b, 0, 1, NULL);
+	fetch = bring_fetch(&self->b, 0);
+	self->later = bring_fetch(&self->late, 0);
+	block_start(&told, id, B_READ, 0, 4096);
+	ASSERT_EQ(2, batch_request(&self->b, fetch, INT_MAX, &tag));
+	block_start(&untold, id, B_WRITE, 8, 4096);
+	ASSERT_EQ(-ENOBUFS, bring_wait(&self->b, fetch, INT_MAX, NULL));
+	wait_woken(id, 1);
+	stopper = stop(id);
+	wait_stopping(id);
+	ASSERT_EQ(BLOCKS, block_wait(&untold, 100));
+	EXPECT_EQ(16, batch_commit(&self->b, 0, tag, 4096));
+	EXPECT_EQ(16, serve_late(self));
+	EXPECT_EQ(1, block_wait(&told, INT_MAX));
+	EXPECT_EQ(1, block_wait(&untold, INT_MAX));
+	EXPECT_EQ(0, exit_status(stopper));
+	EXPECT_EQ(-ENODEV, bring_wait(&self->late, self->later, INT_MAX, NULL));
 }
 
 TEST_HARNESS_MAIN

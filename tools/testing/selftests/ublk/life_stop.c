@@ -306,6 +306,45 @@ TEST_F_TIMEOUT(stop, write_back, 120)
 	close(disk);
 }
 
+/*
+ * The next server has fetched all, and has not said that it is there: it serves
+ * the write that waited for it, and that which the last server had.
+ */
+TEST_F_TIMEOUT(stop, before_end_of_recovery, 120)
+{
+	struct srv s, next = { .queues = 1, .depth = DEPTH, .flags = variant->flags,
+			       .desc_size = sizeof(struct ublksrv_io_desc) };
+	bool reissues = variant->flags & UBLK_F_USER_RECOVERY_REISSUE;
+	struct blk_io had, waits;
+	pid_t stopper;
+
+	if (variant->op == UBLK_U_CMD_TRY_STOP_DEV)
+		SKIP(return, "nobody may have the disk open");
+	if (variant->flags & UBLK_F_USER_RECOVERY_FAIL_IO)
+		SKIP(return, "nothing waits for the next server");
+	srv_live(&s, variant->flags, NULL);
+	self->id = s.id;
+	next.id = s.id;
+	if (reissues) {
+		block_start(&had, s.id, B_WRITE, 8, 4096);
+		while (srv_request(&s, 1000) < 0)
+			;
+	}
+	srv_close(&s);
+	while (ctrl_simple(next.id, UBLK_U_CMD_START_USER_RECOVERY, NULL, 0, 0))
+		usleep(1000);
+	block_start(&waits, next.id, B_WRITE, 80, 4096);
+	wait_busy(next.id, 1 + reissues);
+	attach(&next);
+	srv_fetch(&next, 0, DEPTH);
+	stopper = command(next.id, variant->op);
+	EXPECT_EQ(0, serve(&next, stopper));
+	if (reissues)
+		EXPECT_EQ(1, block_wait(&had, INT_MAX));
+	EXPECT_EQ(1, block_wait(&waits, INT_MAX));
+	srv_close(&next);
+}
+
 /* Wait until requests are held, as far as debugfs tells; else some time */
 static void wait_held(int id)
 {

@@ -5,7 +5,7 @@
 
 ERR_CODE=0
 
-_prep_test "life" "a server that has no room for the data of a write"
+_prep_test "life" "a server that has no room for the data of a write, or brings a read in parts"
 
 "$(_ublk_test_top_dir)"/life_copy
 ERR_CODE=$?
