@@ -338,6 +338,13 @@ static inline bool io_fused_sqe_ok(bool is_member, u8 opcode, u8 fused_dir,
 #define IO_REQ_GROUP_FLAGS \
 	(IO_REQ_FUSED_FLAG | IO_REQ_KEEP_FLAG | IO_REQ_LEADER_FLAG)
 
+/*
+ * The errors that are looked at when a request has completed: the internal restart
+ * codes, and with groups all of them.
+ */
+#define IO_RES_LOOKED_AT \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) ? -1 : -ERESTARTSYS)
+
 /* What audit is told: a group that goes on is what any pending request is. */
 static inline int io_fused_audit_code(int ret)
 {

@@ -215,16 +215,35 @@ mod tests {
             for rq in rest {
                 add(list, rq);
             }
-            // SAFETY: The request was just popped.
-            let tag = lent.pop().map(|rq| unsafe { (*rq).tag });
-            assert_eq!(tag, Some(0));
+            for tag in 0..3 {
+                // SAFETY: The request was just popped.
+                assert_eq!(lent.pop().map(|rq| unsafe { (*rq).tag }), Some(tag));
+            }
+            assert!(lent.pop().is_none());
         });
         // SAFETY: Nobody changes the list.
-        assert_eq!(&tags(unsafe { &*list })?[..], &[1, 2, 3, 4]);
+        assert_eq!(&tags(unsafe { &*list })?[..], &[3, 4]);
+        Ok(())
+    }
 
-        lend(list, |mut lent| while lent.pop().is_some() {});
-        // SAFETY: As above.
-        assert!(tags(unsafe { &*list })?.is_empty());
+    #[test]
+    fn what_is_left_comes_first() -> Result {
+        let mut list: bindings::rq_list = pin_init::zeroed();
+        let list: *mut bindings::rq_list = &mut list;
+        let mut requests = requests(4)?;
+        let mut rest = requests.iter_mut();
+        for rq in rest.by_ref().take(2) {
+            add(list, rq);
+        }
+
+        lend(list, |mut lent| {
+            for rq in rest {
+                add(list, rq);
+            }
+            assert!(lent.pop().is_some());
+        });
+        // SAFETY: Nobody changes the list.
+        assert_eq!(&tags(unsafe { &*list })?[..], &[1, 2, 3]);
         Ok(())
     }
 
