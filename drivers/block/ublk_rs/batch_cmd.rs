@@ -136,10 +136,7 @@ impl Layout {
     pub(crate) fn element(&self, bytes: &[u8]) -> Option<Element> {
         let (header, rest) = bytes.split_first_chunk::<{ Element::HEADER }>()?;
         let [t0, t1, i0, i1, result @ ..] = *header;
-        let auto_reg = AutoReg {
-            index: u16::from_ne_bytes([i0, i1]),
-            fallback: self.fallback,
-        };
+        let auto_reg = AutoReg::new(u16::from_ne_bytes([i0, i1]), self.fallback);
 
         Some(Element {
             tag: u16::from_ne_bytes([t0, t1]),
@@ -280,10 +277,7 @@ mod tests {
         let auto = cmd(UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, 1, 8);
         let auto = auto.elements(limits(UBLK_F_AUTO_BUF_REG))?;
         let element = auto.element(&bytes[..8]).ok_or(EINVAL)?;
-        let auto_reg = AutoReg {
-            index: 9,
-            fallback: true,
-        };
+        let auto_reg = AutoReg::new(9, true);
         assert_eq!((element.addr, element.auto_reg), (0, Some(auto_reg)));
         Ok(())
     }

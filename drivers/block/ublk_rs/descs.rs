@@ -40,10 +40,23 @@ impl Descs {
     /// Describes a request to the server. `addr` is the server's buffer, `bytes` the size of the
     /// request, or how much of the data of a write the server has got, `flags` are more
     /// `UBLK_IO_F_*`.
+    // By itself the compiler does not, as there are several callers; it spares a request 15
+    // instructions.
+    #[inline(always)]
     pub(crate) fn describe(&self, rq: &Request<Disk>, addr: u64, bytes: u32, flags: u32) {
         let op = match rq.op() {
             Op::Read => UBLK_IO_OP_READ,
             Op::Write => UBLK_IO_OP_WRITE,
+            _ => return self.describe_other(rq, addr, bytes, flags),
+        };
+        let op_flags = op | desc_flags(rq.flags()) | flags;
+        self.put(rq.tag(), op_flags, bytes >> 9, rq.sector(), addr);
+    }
+
+    /// As [`Self::describe`], for a request that is neither a read nor a write.
+    #[inline(never)]
+    fn describe_other(&self, rq: &Request<Disk>, addr: u64, bytes: u32, flags: u32) {
+        let op = match rq.op() {
             Op::Flush => UBLK_IO_OP_FLUSH,
             Op::Discard => UBLK_IO_OP_DISCARD,
             Op::WriteZeroes => UBLK_IO_OP_WRITE_ZEROES,
@@ -54,23 +67,32 @@ impl Descs {
             Op::ZoneResetAll => UBLK_IO_OP_ZONE_RESET_ALL,
             Op::ZoneAppend => UBLK_IO_OP_ZONE_APPEND,
             Op::DriverIn => UBLK_IO_OP_REPORT_ZONES,
-            // It was refused.
-            Op::Other(_) => return,
+            // They are described above, or were refused.
+            Op::Read | Op::Write | Op::Other(_) => return,
         };
         let (start_sector, nr_sectors) = match rq.driver_data() {
             // Zones are counted, not sectors.
             Some(report) => (report.zones.sector, report.zones.nr_zones),
             None => (rq.sector(), bytes >> 9),
         };
+        let op_flags = op | desc_flags(rq.flags()) | flags;
+        self.put(rq.tag(), op_flags, nr_sectors, start_sector, addr);
+    }
+
+    /// Writes a descriptor.
+    // A function: all of that fits into registers, and the compiler calls `write()` anyway, with
+    // what it has to write in memory.
+    #[inline(never)]
+    fn put(&self, tag: u32, op_flags: u32, nr_sectors: u32, start_sector: u64, addr: u64) {
         let desc = IoDesc {
-            op_flags: op | desc_flags(rq.flags()) | flags,
+            op_flags,
             nr_sectors,
             start_sector,
             addr,
         };
         let words: [u64; 3] = zerocopy::transmute!(desc);
         // The buffer has room for a descriptor per tag.
-        let _ = self.buf.write(rq.tag() as usize * self.size, &words);
+        let _ = self.buf.write(tag as usize * self.size, &words);
     }
 
     /// Maps the descriptors into a server. `vma` must have exactly their size, in whole pages.
@@ -88,12 +110,18 @@ pub(crate) fn descs_len(depth: usize, size: u16) -> Option<usize> {
 }
 
 /// The flags of a request as the server knows them.
-#[inline]
+#[inline(always)]
 fn desc_flags(flags: RequestFlags) -> u32 {
     // Most requests have none of them.
-    if !flags.any_known() {
-        return 0;
+    if flags.any_known() {
+        known_flags(flags)
+    } else {
+        0
     }
+}
+
+#[inline(never)]
+fn known_flags(flags: RequestFlags) -> u32 {
     [
         (flags.failfast_dev(), UBLK_IO_F_FAILFAST_DEV),
         (flags.failfast_transport(), UBLK_IO_F_FAILFAST_TRANSPORT),

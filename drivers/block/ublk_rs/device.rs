@@ -348,6 +348,13 @@ impl Device {
         Gate::from_number(self.gate.load(Relaxed))
     }
 
+    /// Whether requests go to their slots. One comparison, as each request and each commit asks: of
+    /// `gate() == Gate::Open` the compiler makes seven instructions.
+    #[inline]
+    pub(crate) fn gate_is_open(&self) -> bool {
+        self.gate.load(Relaxed) == Gate::Open as u32
+    }
+
     /// Sets what is done with requests from now on. Requests that are being queued at this moment
     /// may still be treated in the old way.
     pub(crate) fn set_gate(&self, gate: Gate) {
@@ -410,7 +417,7 @@ impl Device {
     pub(crate) fn is_leaving(&self) -> bool {
         // Each commit asks, so the state is locked only if it may be so: the gate is closed before
         // a server is sent away, and opened only for the next one.
-        self.gate() != Gate::Open && self.is_leaving_now()
+        !self.gate_is_open() && self.is_leaving_now()
     }
 
     #[cold]

@@ -134,12 +134,35 @@ impl Endings {
     #[inline(always)]
     pub(crate) fn finish(&self, rq: RequestRef, verdict: Verdict) {
         self.verdict.set(verdict);
-        if let Some(rq) = Request::into_unique_or_drop(rq) {
-            self.with(&rq, verdict).apply(rq);
+        let Some(rq) = Request::into_unique_or_drop(rq) else {
+            return;
+        };
+        if self.is_simple(&rq, verdict) {
+            rq.end(BlkStatus::OK)
+        } else {
+            self.end_otherwise(rq, verdict)
         }
     }
 
+    /// Whether a request ends as a whole, with success: most do. This says so of some of those of
+    /// which [`Ending`] does, which spares them 25 instructions, and 60 if data is copied.
+    #[inline(always)]
+    fn is_simple(&self, rq: &OwnedRequest<Disk>, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Result(result @ 1..) => {
+                (!self.copied || result as u32 == rq.bytes()) && rq.op() != Op::ZoneAppend
+            }
+            _ => false,
+        }
+    }
+
+    #[inline(never)]
+    fn end_otherwise(&self, rq: OwnedRequest<Disk>, verdict: Verdict) {
+        self.with(&rq, verdict).apply(rq)
+    }
+
     /// As [`Self::finish`], but a request that has succeeded ends with `batch`.
+    #[inline(always)]
     pub(crate) fn finish_in(
         &self,
         rq: RequestRef,
@@ -150,6 +173,20 @@ impl Endings {
         let Some(rq) = Request::into_unique_or_drop(rq) else {
             return;
         };
+        if self.is_simple(&rq, verdict) {
+            batch.add(rq)
+        } else {
+            self.end_otherwise_in(rq, verdict, batch)
+        }
+    }
+
+    #[inline(never)]
+    fn end_otherwise_in(
+        &self,
+        rq: OwnedRequest<Disk>,
+        verdict: Verdict,
+        batch: &mut CompletionBatch<Disk>,
+    ) {
         match self.with(&rq, verdict) {
             Ending::Whole(Ok(())) => batch.add(rq),
             Ending::Part(bytes) if bytes >= rq.bytes() => batch.add(rq),

@@ -47,6 +47,9 @@ impl CommandHandler for IoCommands {
     type Data = CmdData;
     const FUSED: bool = true;
 
+    // With `Slot::commit()`; by itself the compiler does neither. It spares a request 25
+    // instructions.
+    #[inline(always)]
     fn issue<'a>(
         dev: ArcBorrow<'a, Device>,
         cmd: IssuedCmd<'a, Self>,
@@ -57,20 +60,12 @@ impl CommandHandler for IoCommands {
             return cmd.defer_to_task();
         }
         let op = cmd.op();
-        let payload: IoCmd = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
         if let Err(e) = check_command_type(op) {
             return cmd.complete(Err(e));
         }
         match command_nr(op) {
-            uapi::UBLK_IO_FETCH_REQ => fetch(&dev, cmd, payload),
-            uapi::UBLK_IO_COMMIT_AND_FETCH_REQ => commit(&dev, cmd, payload, flags),
-            uapi::UBLK_IO_NEED_GET_DATA => get_data(&dev, cmd, payload, flags),
-            REGISTER_IO_BUF => register::register(&dev, cmd, payload, flags),
-            UNREGISTER_IO_BUF => register::unregister(&dev, cmd, payload, flags),
-            _ => {
-                let slot = dev.slot(payload.q_id, payload.tag);
-                cmd.complete(Err(slot.map_or(EINVAL, |slot| slot.refusal())))
-            }
+            uapi::UBLK_IO_COMMIT_AND_FETCH_REQ => commit(&dev, cmd, flags),
+            nr => issue_other(&dev, Other(cmd, flags), nr),
         }
     }
 
@@ -131,6 +126,32 @@ impl CommandHandler for IoCommands {
     }
 }
 
+/// A command that is no commit. So that the compiler copies it there: else it stores that of each
+/// commit.
+struct Other<'a>(IssuedCmd<'a, IoCommands>, IssueFlags<'a>);
+
+/// The payload of a command, to be read once.
+#[inline(always)]
+fn payload_of(cmd: &IssuedCmd<'_, IoCommands>) -> IoCmd {
+    zerocopy::transmute!(cmd.payload::<[u64; 2]>())
+}
+
+/// Serves a command that is no commit.
+#[inline(never)]
+fn issue_other<'a>(dev: &Device, Other(cmd, flags): Other<'a>, nr: u32) -> Outcome<'a> {
+    let io = payload_of(&cmd);
+    match nr {
+        uapi::UBLK_IO_FETCH_REQ => fetch(dev, cmd, io),
+        uapi::UBLK_IO_NEED_GET_DATA => get_data(dev, cmd, io, flags),
+        REGISTER_IO_BUF => register::register(dev, cmd, io, flags),
+        UNREGISTER_IO_BUF => register::unregister(dev, cmd, io, flags),
+        _ => {
+            let slot = dev.slot(io.q_id, io.tag);
+            cmd.complete(Err(slot.map_or(EINVAL, |slot| slot.refusal())))
+        }
+    }
+}
+
 /// What a command carries that commits no request by what secondaries move.
 fn data_of(io: &IoCmd) -> CmdData {
     CmdData {
@@ -179,12 +200,9 @@ fn fetch<'a>(dev: &Device, cmd: IssuedCmd<'a, IoCommands>, io: IoCmd) -> Outcome
 }
 
 /// `UBLK_IO_COMMIT_AND_FETCH_REQ`: the result of a request, and the next command of its slot.
-fn commit<'a>(
-    dev: &Device,
-    cmd: IssuedCmd<'a, IoCommands>,
-    io: IoCmd,
-    flags: IssueFlags<'_>,
-) -> Outcome<'a> {
+#[inline(always)]
+fn commit<'a>(dev: &Device, cmd: IssuedCmd<'a, IoCommands>, flags: IssueFlags<'_>) -> Outcome<'a> {
+    let io = payload_of(&cmd);
     let Some(slot) = dev.slot(io.q_id, io.tag) else {
         return cmd.complete(Err(EINVAL));
     };

@@ -93,12 +93,23 @@ impl<C, R> Stage<C, R> {
     /// In another stage, the request is given back.
     #[inline(always)]
     pub(crate) fn dispatch(&mut self, rq: R) -> Dispatched<C, R> {
-        if !matches!(self, Self::Active(_) | Self::Prepared) {
-            return Dispatched::Refused(rq);
+        if !matches!(self, Self::Active(_)) {
+            return match self {
+                Self::Prepared => {
+                    // Nothing is dropped.
+                    mem::forget(mem::replace(self, Self::Dispatching(rq)));
+                    Dispatched::Enqueue
+                }
+                _ => Dispatched::Refused(rq),
+            };
         }
         match mem::replace(self, Self::Dispatching(rq)) {
             Self::Active(cmd) => Dispatched::Send(cmd),
-            _ => Dispatched::Enqueue,
+            // It was looked at just now.
+            other => {
+                other.misplaced();
+                Dispatched::Enqueue
+            }
         }
     }
 
@@ -123,15 +134,6 @@ impl<C, R> Stage<C, R> {
                 None
             }
         }
-    }
-
-    /// Dispatching to Owned, as [`Self::start`] and [`Self::hand_to_server`] at once; returns the
-    /// request.
-    #[inline(always)]
-    pub(crate) fn pass_on(&mut self) -> Option<&R> {
-        let rq = self.start()?;
-        self.hand_to_server(rq);
-        self.owned()
     }
 
     /// Starting to any other stage. As it owns nothing, nothing is dropped.
@@ -207,10 +209,14 @@ impl<C, R> Stage<C, R> {
 
     /// Owned to Active: the server gives the request back together with its next command. Only for
     /// a slot that has an [`Self::owned`] request, which is returned.
+    #[inline(always)]
     pub(crate) fn commit(&mut self, cmd: C) -> Option<R> {
         match mem::replace(self, Self::Active(cmd)) {
             Self::Owned(rq) => Some(rq),
-            _ => None,
+            other => {
+                other.misplaced();
+                None
+            }
         }
     }
 
@@ -344,17 +350,6 @@ mod tests {
         assert_eq!(stage.owned(), Some(&1));
         assert_eq!(stage.commit("commit"), Some(1));
         assert_eq!(stage.dispatch(3), Dispatched::Send("commit"));
-    }
-
-    #[test]
-    fn request_is_passed_on() {
-        let mut stage = Test::Active("fetch");
-        assert_eq!(stage.pass_on(), None);
-        assert_eq!(stage.dispatch(1), Dispatched::Send("fetch"));
-        assert_eq!(stage.pass_on(), Some(&1));
-        assert_eq!(stage.owned(), Some(&1));
-        assert_eq!(stage.pass_on(), None);
-        assert_eq!(stage.commit("commit"), Some(1));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
         CopyRules,
         Verdict, //
     },
+    shmem::Hold,
     types::{
         CmdData,
         Command,
@@ -81,6 +82,7 @@ impl Slot {
     /// - [`EINVAL`]: the current task did not fetch this slot, `addr` or `auto_reg` is wrong, or
     ///   the server was asked something else.
     /// - [`EBUSY`]: the server does not have a request from this slot.
+    #[inline(always)]
     pub(crate) fn commit<'a>(
         &self,
         cmd: IssuedCmd<'a, IoCommands>,
@@ -89,67 +91,92 @@ impl Slot {
         result: i32,
         flags: IssueFlags<'_>,
     ) -> (Outcome<'a>, bool) {
+        let this_cmd = cmd.as_cmd();
         let mut state = self.state.lock();
-        let checked = self
-            .check_commit(&state, addr)
-            .and_then(|op| Ok((op, self.data.auto_reg(|| cmd.sqe_addr())?)));
-        let (op, next) = match checked {
-            Ok(checked) => checked,
+        let appends = match self.check_commit(&state, addr) {
+            Ok(appends) => appends,
             Err(e) => {
                 drop(state);
                 return (cmd.complete(Err(e)), false);
             }
         };
-        if let (Some(auto_reg), Some(ring)) = (state.auto_reg, state.registered_on.take()) {
-            // On another ring it is the server that has to unregister it.
-            if ring == cmd.as_cmd().ring() {
+        let next = match self.data.auto_reg(|| cmd.sqe_addr()) {
+            Ok(next) => next,
+            Err(e) => {
                 drop(state);
-                // If it is not there any more, the server was faster.
-                let _ = cmd.as_cmd().unregister_buffer(auto_reg.index.into(), flags);
-                state = self.state.lock();
-                // It may have been aborted in the meantime, as a question for zones whose device is
-                // to be stopped, or because the task is dying. Then the slot is lost, and no
-                // command must wait in it, because nobody would cancel that.
-                if state.stage.owned().is_none() {
-                    drop(state);
-                    return (cmd.complete(Ok(UBLK_IO_RES_ABORT)), false);
-                }
+                return (cmd.complete(Err(e)), false);
             }
-        }
+        };
+        // On another ring it is the server that has to unregister it.
+        let registered = match state.auto_reg {
+            Some(auto_reg) => state
+                .registered_on
+                .take()
+                .filter(|ring| *ring == this_cmd.ring())
+                .map(|_| auto_reg.index()),
+            None => None,
+        };
 
-        let addr = if op == Op::ZoneAppend {
+        let addr = if appends {
             self.endings.set_appended_at(addr);
             0
         } else {
             addr
         };
-        let (queued, outcome) = cmd.queue_cancelable(data);
+        // Before the command is queued, or it is kept in memory until after that: 8 instructions.
         state.addr = next.map_or(addr, AutoReg::addr);
         state.auto_reg = next;
+        let (queued, outcome) = cmd.queue_cancelable(data);
         // From here on the command may be canceled, but the tag is in use until the request ends.
         let rq = state.stage.commit(queued);
-        let given = state.given;
-        let hold = self.release(&mut state);
-        drop(state);
-
-        // It is there: that was looked at since the slot was locked.
-        if let Some(rq) = rq {
-            let verdict = self.take_data(&rq, addr, result, given, hold.is_some());
-            // Who sees the request end finds the index free.
-            drop(hold);
-            self.endings.finish(rq, verdict);
+        let Some(rq) = rq else {
+            // It is there: that was looked at since the slot was locked.
+            return (outcome, true);
+        };
+        // The slot is not locked meanwhile: nobody ends the request, of which this has the slot's
+        // reference, and the tag is in use until then. So it is locked once: that it was locked
+        // again after this, to commit then, was some 20 instructions of a request.
+        let unregister = || {
+            if let Some(index) = registered {
+                // If it is not there any more, the server was faster.
+                let _ = this_cmd.unregister_buffer(index, flags);
+            }
+        };
+        if self.data.leaves {
+            drop(state);
+            unregister();
+            self.endings.finish(rq, Verdict::Result(result));
+        } else {
+            let given = state.given;
+            let hold = self.release(&mut state);
+            drop(state);
+            unregister();
+            self.take_back(rq, addr, result, given, hold);
         }
         (outcome, true)
     }
 
-    /// Checks a commit; returns the operation of the request.
+    /// Takes the data of a request that the server has given back, if there is something to take,
+    /// and ends the request.
+    #[inline(never)]
+    fn take_back(&self, rq: RequestRef, addr: u64, result: i32, given: u32, hold: Option<Hold>) {
+        let verdict = self.take_data(&rq, addr, result, given, hold.is_some());
+        // Who sees the request end finds the index free.
+        drop(hold);
+        self.endings.finish(rq, verdict);
+    }
+
+    /// Checks a commit; returns whether the request is a zone append.
     // By itself the compiler does not, as there are several callers.
     #[inline(always)]
-    fn check_commit(&self, state: &SlotState, addr: u64) -> Result<Op> {
-        state.check_server()?;
-        let op = state.stage.owned().ok_or(EINVAL)?.op();
-        self.data.check_commit(addr, op)?;
-        Ok(op)
+    fn check_commit(&self, state: &SlotState, addr: u64) -> Result<bool> {
+        match state.stage.owned() {
+            Some(rq) if state.current_is_owner() => {
+                self.data.check_commit(addr, rq)?;
+                Ok(rq.op() == Op::ZoneAppend)
+            }
+            _ => Err(state.check_server().err().unwrap_or(EINVAL)),
+        }
     }
 
     /// In copy mode, takes the data of a read from the server. Returns the verdict on the request,
@@ -159,6 +186,8 @@ impl Slot {
     ///
     /// If the data is `in_place` then it is in memory that the server shares with the reader, and
     /// there is nothing to take: what the server has not written there, it could have read.
+    // By itself the compiler does not, as there are two callers.
+    #[inline(always)]
     pub(super) fn take_data(
         &self,
         rq: &Request<Disk>,
@@ -196,7 +225,7 @@ impl Slot {
     pub(crate) fn owned_to_commit(&self) -> Result<(RequestRef, Generation)> {
         let state = self.state.lock();
         // Nobody could say where the data of a zone append was written.
-        let appends = self.check_commit(&state, 0)? == Op::ZoneAppend;
+        let appends = self.check_commit(&state, 0)?;
         match state.stage.owned() {
             Some(rq) if !self.data.registers && !appends => Ok((rq.clone(), state.generation)),
             _ => Err(EINVAL),

@@ -15,9 +15,16 @@ use super::{
     ToSend, //
 };
 use crate::{
-    data_mode::AutoReg,
+    batch_queue::Pushed,
+    data_mode::{
+        AutoReg,
+        Handover, //
+    },
     descs::Descs,
-    ending,
+    ending::{
+        self,
+        Verdict, //
+    },
     policy::Gate,
     shmem::{
         Found,
@@ -109,18 +116,27 @@ impl Slot {
     }
 
     /// Puts the tag of a request that was dispatched where the server will be told.
+    #[inline(always)]
     pub(super) fn enqueue(&self, gate: Gate) -> ToSend<'_> {
         let Some(shared) = &self.shared else {
             return ToSend::Nothing;
         };
-        if let Some(queue) = shared.push() {
-            return ToSend::Kick(queue);
+        match shared.push() {
+            Pushed::ToKick(queue) => ToSend::Kick(queue),
+            Pushed::Seen => ToSend::Nothing,
+            Pushed::Closed => {
+                self.enqueue_in_vain(gate);
+                ToSend::Nothing
+            }
         }
+    }
+
+    #[cold]
+    fn enqueue_in_vain(&self, gate: Gate) {
         let rq = self.state.lock().stage.withdraw();
         if let Some(rq) = rq {
             self.turn_away(rq, gate);
         }
-        ToSend::Nothing
     }
 
     /// Gives a request back of which the server will not be told.
@@ -148,17 +164,61 @@ impl Slot {
             return false;
         };
         let (addr, auto_reg) = (state.addr, state.auto_reg);
-        if self.data.describes_only() {
-            // Nothing that could sleep or fail.
-            descs.describe(&rq, addr, rq.bytes(), 0);
-            state.hand_to_server(rq, None);
-            let former = state.note_server();
+        // As in `start()`.
+        let (more, registered_on) = if self.data.describes_only(&rq) {
+            (0, None)
+        } else {
             drop(state);
-            drop(former);
-            return true;
-        }
+            let registered = match auto_reg {
+                Some(auto_reg) if self.data.handover == Handover::Register => {
+                    register(&rq, cmd, auto_reg, flags)
+                }
+                _ => {
+                    let to = (addr, auto_reg);
+                    return self.start_shared_with_data(rq, cmd, flags, descs, shmem, to);
+                }
+            };
+            let told = match registered {
+                Registered::No => (0, None),
+                Registered::On(ring) => (0, Some(ring)),
+                Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
+                Registered::Failed => return self.not_registered_shared(rq),
+            };
+            state = self.state.lock();
+            told
+        };
+        let bytes = rq.bytes();
+        // Nothing that could sleep or fail.
+        descs.describe(&rq, addr, bytes, more);
+        state.share(rq, bytes, registered_on, None);
+        // It is this process that has to commit it, however long the one lives that had the slot
+        // before.
+        let former = state.note_server();
         drop(state);
+        // Outside of the lock.
+        drop(former);
+        true
+    }
 
+    /// The data of a request could not be registered: the slot waits for the next one.
+    #[cold]
+    fn not_registered_shared(&self, rq: RequestRef) -> bool {
+        self.state.lock().stage.put_back_shared();
+        self.requeue_or_fail(rq, false);
+        false
+    }
+
+    /// As [`Self::start_shared`], whatever is to be done with the data.
+    #[inline(never)]
+    fn start_shared_with_data(
+        &self,
+        rq: RequestRef,
+        cmd: CmdRef<'_>,
+        flags: IssueFlags<'_>,
+        descs: &Descs,
+        shmem: Option<&Shmem>,
+        (addr, auto_reg): (u64, Option<AutoReg>),
+    ) -> bool {
         let found = shmem.and_then(|shmem| shmem.find(&rq));
         let place = Place::new(found.as_ref(), addr);
         let bytes = if place.copies(self.data) && rq.op() == Op::Write && rq.has_data() {
@@ -172,26 +232,21 @@ impl Slot {
             return false;
         };
         let registered = match auto_reg {
-            Some(auto_reg) if rq.has_data() => register(&rq, cmd, auto_reg, flags),
-            _ => Registered::No,
+            Some(auto_reg) => register(&rq, cmd, auto_reg, flags),
+            None => Registered::No,
         };
         let (more, registered_on) = match registered {
             Registered::No => (0, None),
             Registered::On(ring) => (0, Some(ring)),
             Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
-            Registered::Failed => {
-                self.state.lock().stage.put_back_shared();
-                self.requeue_or_fail(rq, false);
-                return false;
-            }
+            Registered::Failed => return self.not_registered_shared(rq),
         };
         descs.describe(&rq, place.addr, bytes, place.flags | more);
         let hold = found.map(Found::keep);
         let former = {
             let mut state = self.state.lock();
             state.share(rq, bytes, registered_on, hold);
-            // It is this process that has to commit it, however long the one lives that had the
-            // slot before.
+            // As in `start_shared()`.
             state.note_server()
         };
         // Outside of the lock.
@@ -214,7 +269,7 @@ impl Slot {
         };
         if let Some(auto_reg) = registered {
             // If it is not there any more, the server was faster.
-            let _ = cmd.unregister_buffer(auto_reg.index.into(), flags);
+            let _ = cmd.unregister_buffer(auto_reg.index(), flags);
         }
         undone
     }
@@ -225,6 +280,8 @@ impl Slot {
     /// Nothing changes when an error is returned: [`EBUSY`] if the server does not have a request
     /// from this slot, [`EINVAL`] if `next` is wrong, or does not say where a zone append was
     /// written.
+    // By itself the compiler does not, as there are two callers: 20 instructions of a request.
+    #[inline(always)]
     pub(crate) fn commit_shared(
         &self,
         cmd: CmdRef<'_>,
@@ -233,41 +290,53 @@ impl Slot {
         result: i32,
         batch: &mut CompletionBatch<Disk>,
     ) -> Result {
-        let (rq, registered, given, hold, _former) = {
-            let mut state = self.state.lock();
-            let Some(op) = state.stage.owned().map(|rq| rq.op()) else {
-                drop(state);
-                return Err(EBUSY);
-            };
-            let appended = op == Op::ZoneAppend && result >= 0;
-            if (self.data.copies && next.addr == 0) || (appended && next.appended_at.is_none()) {
-                drop(state);
-                return Err(EINVAL);
-            }
-            if appended {
-                self.endings.set_appended_at(next.appended_at.unwrap_or(0));
-            }
-            // On another ring it is the server that has to unregister it.
-            let here = state.registered_on.take() == Some(cmd.ring());
-            let registered = if here { state.auto_reg } else { None };
-            state.addr = next.desc_addr();
-            state.auto_reg = next.auto_reg;
-            let former = state.note_server();
-            let rq = state.stage.commit_shared();
-            let given = state.given;
-            // What is dropped is so outside of the lock.
-            (rq, registered, given, self.release(&mut state), former)
+        let mut state = self.state.lock();
+        let Some(rq) = state.stage.owned() else {
+            drop(state);
+            return Err(EBUSY);
         };
-        if let Some(auto_reg) = registered {
-            // If it is not there any more, the server was faster.
-            let _ = cmd.unregister_buffer(auto_reg.index.into(), flags);
+        let appended = result >= 0 && rq.op() == Op::ZoneAppend;
+        if (self.data.copies && next.addr == 0) || (appended && next.appended_at.is_none()) {
+            drop(state);
+            return Err(EINVAL);
         }
+        if appended {
+            self.endings.set_appended_at(next.appended_at.unwrap_or(0));
+        }
+        // On another ring it is the server that has to unregister it.
+        let here = state.registered_on.take() == Some(cmd.ring());
+        let registered = if here { state.auto_reg } else { None };
+        state.addr = next.desc_addr();
+        state.auto_reg = next.auto_reg;
+        let former = state.note_server();
+        let rq = state.stage.commit_shared();
+        let unlocked = || {
+            if let Some(former) = former {
+                drop(former);
+            }
+            if let Some(auto_reg) = registered {
+                // If it is not there any more, the server was faster.
+                let _ = cmd.unregister_buffer(auto_reg.index(), flags);
+            }
+        };
         // From here on the server is told of the next request as soon as this one has ended.
-        if let Some(rq) = rq {
-            let verdict = self.take_data(&rq, next.addr, result, given, hold.is_some());
-            // Who sees the request end finds the index free.
-            drop(hold);
-            self.endings.finish_in(rq, verdict, batch);
+        if self.data.leaves {
+            drop(state);
+            unlocked();
+            if let Some(rq) = rq {
+                self.endings.finish_in(rq, Verdict::Result(result), batch);
+            }
+        } else {
+            let given = state.given;
+            let hold = self.release(&mut state);
+            drop(state);
+            unlocked();
+            if let Some(rq) = rq {
+                let verdict = self.take_data(&rq, next.addr, result, given, hold.is_some());
+                // Who sees the request end finds the index free.
+                drop(hold);
+                self.endings.finish_in(rq, verdict, batch);
+            }
         }
         Ok(())
     }

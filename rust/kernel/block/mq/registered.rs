@@ -42,6 +42,8 @@ impl<T: Operations> Request<T> {
     /// takes it, and the lock of no other ring may be held.
     ///
     /// Wraps C's `io_buffer_register_request()` and `io_buffer_register_bvec()`.
+    // By itself the compiler does not; it spares a request some 20 instructions.
+    #[inline(always)]
     pub fn register_buffer(
         this: ARef<Self>,
         cmd: CmdRef<'_>,
@@ -75,6 +77,9 @@ impl<T: Operations> Request<T> {
                 bits,
             )
         };
+        if ret == 0 {
+            return Ok(());
+        }
         to_result(ret).map_err(|e| {
             // SAFETY: It was given up above. After an error, nobody else takes it.
             (e, unsafe { ARef::from_raw(rq) })
