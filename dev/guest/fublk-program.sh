@@ -223,7 +223,7 @@ run_keeps() {
 	# It is looked after.
 	pid=$(field pid)
 	kill -9 "$pid"
-	until_true 30 eval 'state_is live && [ "$(field pid)" != "$pid" ]' || bad "no new server: $(cat "$work/err")" || return
+	until_true 30 replaced || bad "no new server: $(cat "$work/err")" || return
 	pid=$(field pid)
 	umount "$mnt" || bad "cannot unmount" || return
 	udevadm settle --timeout=30

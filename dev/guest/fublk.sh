@@ -31,6 +31,8 @@ fublk() { timeout -k 5 120 "$fublk" "$@" </dev/null; }
 flush() { dd if=/dev/null of="$dev" conv=fsync,notrunc status=none 2>>"$log"; }
 field() { fublk list --json "$id" | jq -r ".[0].$1"; }
 state_is() { [ "$(field state)" = "$1" ]; }
+# Has the device another server than $pid?
+replaced() { state_is live && [ "$(field pid)" != "$pid" ]; }
 
 # add ARGUMENTS...: the new device is $dev, $id; its server $pid
 add() {
