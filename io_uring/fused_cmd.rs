@@ -369,7 +369,7 @@ impl Gathered {
         // Who goes on to add SQEs while they are taken has an end as well.
         let endless = more && self.taken == MAX_MEMBERS;
         // Unless it is one of those that were counted before, and not the last.
-        self.nr += u16::from(more & (self.nr == 0));
+        self.nr += u16::from(more && self.nr == 0);
         let secondary = from_err_ptr(taken).map_err(|e| {
             if endless {
                 self.nr = 0;

@@ -222,7 +222,7 @@ impl<T: CharDevice> CharDeviceRegistration<T> {
                     dev: Opaque::zeroed(),
                     cdev: Opaque::zeroed(),
                     class: class.inner().clone(),
-                    number: number,
+                    number,
                     free: Object::<T>::free,
                 },
                 ctx: ctx,

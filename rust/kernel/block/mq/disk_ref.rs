@@ -70,7 +70,7 @@ use core::{
 /// - `disk` is valid, with a blk-mq queue. As long as `refs` is not 0, its tag set is valid too,
 ///   and `self` owns one reference to `disk`.
 /// - `self` is the first field of an object that `free` frees. For a disk that was added,
-///   [`free_disk`] does that; for one that was not, whoever drops the last reference. `user` is
+///   `free_disk()` does that; for one that was not, whoever drops the last reference. `user` is
 ///   that of the module that the code of `free` is in, and is taken out by who calls `free`.
 ///
 /// [`GenDisk`]: super::gen_disk::GenDisk
