@@ -18,10 +18,10 @@
 //! 5. Then [`Group`] completes the primary, or gives it back to a driver that wants to keep it: it
 //!    is an ordinary uring command from then on.
 //!
-//! [`chain`] holds prepared secondaries, [`group`] the state that the steps share, [`secondary`]
-//! the steps of a secondary, [`coverage`] what they leave out of a buffer, [`leader`] what is other
-//! in the second form, where a bit in the SQEs makes a group of a request of any opcode and those
-//! behind it.
+//! [`gathered`] takes the secondaries from the ring, [`chain`] holds them until they are issued,
+//! [`group`] has the state that the steps share, [`secondary`] the steps of a secondary,
+//! [`coverage`] what they leave out of a buffer, [`leader`] what is other in the second form, where
+//! a bit in the SQEs makes a group of a request of any opcode and those behind it.
 //!
 //! # Locking
 //!
@@ -32,6 +32,8 @@
 mod chain;
 #[path = "fused_cmd/coverage.rs"]
 mod coverage;
+#[path = "fused_cmd/gathered.rs"]
+mod gathered;
 #[path = "fused_cmd/group.rs"]
 mod group;
 #[path = "fused_cmd/leader.rs"]
@@ -39,13 +41,17 @@ mod leader;
 #[path = "fused_cmd/secondary.rs"]
 mod secondary;
 
-use chain::Chain;
 use core::ptr::{
     addr_of,
     addr_of_mut,
     null,
     null_mut,
     NonNull, //
+};
+use gathered::{
+    Any,
+    Gathered,
+    Plain, //
 };
 use group::{
     lease_ended,
@@ -55,10 +61,7 @@ use group::{
 };
 use kernel::{
     bindings,
-    error::{
-        from_err_ptr,
-        to_result, //
-    },
+    error::to_result,
     ffi::{
         c_int,
         c_uint, //
@@ -69,9 +72,6 @@ use kernel::{
 
 /// `sqe->uring_cmd_flags` of a primary that this kernel knows.
 const PRIMARY_FLAGS: u32 = bindings::IORING_FUSED_CMD_BUF | bindings::IORING_FUSED_CMD_INLINE;
-
-/// The most members of an SQE group: no SQ ring has more entries.
-const MAX_MEMBERS: u16 = 32768;
 
 /// The most that one secondary can move, or that is zeroed at once: `MAX_RW_COUNT`.
 const MAX_LEN: usize = c_int::MAX as usize & PAGE_MASK;
@@ -189,7 +189,7 @@ unsafe extern "C" fn io_fused_cmd_gather(
         // function's requirements: the preparation did not fail.
         unsafe {
             (*req.cast::<bindings::io_uring_cmd>()).flags = flags;
-            return Gathered::new(req, left, 1).complete::<PLAIN>();
+            return Gathered::new(req, left, 1).complete::<Plain>();
         }
     }
 
@@ -201,10 +201,10 @@ unsafe extern "C" fn io_fused_cmd_gather(
         }
     }
 
-    let gathered = Gathered {
-        inline_of: if inline { sqe } else { null() },
-        ..Gathered::new(req, left, nr)
-    };
+    let mut gathered = Gathered::new(req, left, nr);
+    if inline {
+        gathered.inline_of = sqe;
+    }
     let header = if ret < 0 {
         to_result(ret)
     } else if flags & !PRIMARY_FLAGS != 0
@@ -219,237 +219,9 @@ unsafe extern "C" fn io_fused_cmd_gather(
     // that there is a secondary to be taken, and that the preparation did not fail.
     unsafe {
         match header {
-            Ok(()) => gathered.complete::<ANY>(),
+            Ok(()) => gathered.complete::<Any>(),
             Err(e) => gathered.refuse(e),
         }
-    }
-}
-
-/// The form of the secondaries that are gathered: each of those of a fused command that was
-/// prepared, in an SQE of its own.
-const PLAIN: bool = true;
-/// Any form of them, and members.
-const ANY: bool = false;
-
-/// The secondaries of a primary while they are taken from the ring.
-struct Gathered {
-    /// The primary, which is being initialised.
-    req: *mut bindings::io_kiocb,
-    /// The number of SQEs of the submission that are left.
-    left: *mut c_uint,
-    /// The primary's SQE, if its second half is to be taken next; else null.
-    inline_of: *const bindings::io_uring_sqe,
-    /// The number of SQEs of their own that are to be taken, as far as it is known: each member of
-    /// an SQE group tells whether there is one more.
-    nr: u16,
-    chain: Chain,
-    /// Length of the chain.
-    taken: u16,
-    /// Bits of `IO_BUF_*`: what they do to the buffer.
-    dirs: u8,
-    /// Requests that the preparation of secondaries took for them.
-    nr_extra: u16,
-    /// Secondaries that take their buffer from a lease.
-    nr_leased: u16,
-    /// Whether one of them is a uring command.
-    has_cmd: bool,
-}
-
-impl Gathered {
-    /// Nothing is taken yet of the `nr` SQEs behind that of `req`.
-    fn new(req: *mut bindings::io_kiocb, left: *mut c_uint, nr: u16) -> Self {
-        Gathered {
-            req,
-            left,
-            inline_of: null(),
-            nr,
-            chain: Chain::new(),
-            taken: 0,
-            dirs: 0,
-            nr_extra: 0,
-            nr_leased: 0,
-            has_cmd: false,
-        }
-    }
-
-    /// Leaves what was taken to `group`, whose primary is ready now.
-    fn hand_to(self, group: &mut Group) {
-        let state = group.state();
-
-        state.dirs = self.dirs;
-        state.has_cmd = self.has_cmd;
-        state.nr = self.taken;
-        state.nr_extra = self.nr_extra;
-        state.nr_leased = self.nr_leased;
-        group.set_gathered(self.chain);
-    }
-
-    /// Take and check the secondaries of a fused command, and leave them to its group. Returns
-    /// what [`io_fused_cmd_gather`] does.
-    ///
-    /// # Safety
-    ///
-    /// As for [`take_all`](Self::take_all), and the fused command was prepared.
-    // Each form has its own: not inlined otherwise.
-    #[inline(always)]
-    unsafe fn complete<const FORM: bool>(mut self) -> c_int {
-        // SAFETY: By the function's requirements.
-        if let Err(e) = unsafe { self.take_all::<FORM>() } {
-            // SAFETY: By the function's requirements; `inline_of` is still set only if nothing was
-            // taken after the primary.
-            return unsafe { self.refuse(e) };
-        }
-        // SAFETY: `uring_lock` is held, and this is the only reference to the group, which the
-        // preparation has set up.
-        let mut group = unsafe { Group::prepared(self.req) };
-        self.hand_to(&mut group);
-        0
-    }
-
-    /// Take and check the secondaries, up to the first one that is malformed.
-    ///
-    /// # Safety
-    ///
-    /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
-    /// submission. There are separate secondaries to be taken, or `inline_of` is the primary's SQE
-    /// and the last one that was taken. They are of this form.
-    // Each form has its own: not inlined otherwise.
-    #[inline(always)]
-    unsafe fn take_all<const FORM: bool>(&mut self) -> Result {
-        loop {
-            // SAFETY: By the function's requirements; there is one at first, and then while the
-            // loop goes on.
-            let secondary = unsafe { self.take::<FORM>() }?;
-
-            // SAFETY: Its opcode is valid, and it was prepared unless an error is stored in it. It
-            // is ours and not issued.
-            unsafe {
-                let ret = (*secondary.as_ptr()).cqe.res;
-                if ret < 0 {
-                    return Err(Error::from_errno(ret));
-                }
-                self.nr_extra += secondary::nr_notifs(secondary.as_ptr());
-                if FORM == PLAIN || !self.of_leader() || secondary::is_leased(secondary.as_ptr()) {
-                    secondary::check(secondary.as_ptr())?;
-                    self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
-                    self.has_cmd |= secondary::is_command(secondary.as_ptr());
-                    self.nr_leased += 1;
-                }
-            }
-            // A group has separate secondaries, or an inline one.
-            if self.nr == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Take the second half of the primary's SQE or the next SQE, whether it is malformed or not.
-    ///
-    /// # Safety
-    ///
-    /// As for [`take_all`](Self::take_all), and there is one to be taken.
-    #[inline(always)]
-    unsafe fn take<const FORM: bool>(&mut self) -> Result<NonNull<bindings::io_kiocb>> {
-        let inline_of = core::mem::replace(&mut self.inline_of, null());
-        if inline_of.is_null() {
-            self.nr -= 1;
-        }
-
-        let mut more = false;
-        // SAFETY: By the function's requirements.
-        let taken = unsafe {
-            if FORM == PLAIN {
-                bindings::io_fused_take_next(self.req, self.left)
-            } else {
-                bindings::io_fused_take_secondary(self.req, inline_of, self.left, &raw mut more)
-            }
-        };
-        let index = self.taken;
-        self.taken = index.wrapping_add(1);
-        // Who goes on to add SQEs while they are taken has an end as well.
-        let endless = more && self.taken == MAX_MEMBERS;
-        // Unless it is one of those that were counted before, and not the last.
-        self.nr += u16::from(more && self.nr == 0);
-        let secondary = from_err_ptr(taken).map_err(|e| {
-            if endless {
-                self.nr = 0;
-            }
-            // Else it is consumed, but it is not there, or there was no memory for a request.
-            if e == ENODATA {
-                // There are no more behind a separate one that is missing.
-                if inline_of.is_null() {
-                    self.nr = 0;
-                }
-                return EINVAL;
-            }
-            e
-        })?;
-
-        // SAFETY: Neither of them returns null. The secondary is ours, and is not issued.
-        unsafe {
-            // The number of a fused command that is accepted fits; members need none.
-            (*secondary).fused_index = index as u8;
-            let secondary = NonNull::new_unchecked(secondary);
-            self.chain.push(secondary);
-            if endless {
-                self.nr = 0;
-                return Err(EINVAL);
-            }
-            Ok(secondary)
-        }
-    }
-
-    /// Whether this is an SQE group.
-    fn of_leader(&self) -> bool {
-        // SAFETY: The primary is being initialised by whoever owns this value.
-        unsafe { (*self.req).flags & bindings::REQ_F_SQE_GROUP as u64 != 0 }
-    }
-
-    /// Completes all that belongs to a fused command which fails with `e`, its error then.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Self::abandon`].
-    #[cold]
-    #[inline(never)]
-    unsafe fn refuse(mut self, e: Error) -> c_int {
-        let req = self.req;
-
-        // It says that it leads an SQE group as well, which it may not: what that would have as
-        // members must not be mistaken for ordinary requests either. There is one at least.
-        if self.of_leader() {
-            self.nr = self.nr.max(1);
-        }
-        // SAFETY: By the safety requirements. The primary is being initialised, and the command is
-        // its first member. It leads nothing when this is over.
-        unsafe {
-            if !self.inline_of.is_null() {
-                let _ = self.take::<ANY>();
-                // Those that are left are whole SQEs, whatever else it has said.
-                (*req.cast::<bindings::io_uring_cmd>()).flags &= !bindings::IORING_FUSED_CMD_INLINE;
-            }
-            self.abandon();
-            (*req).flags &= !(bindings::REQ_F_SQE_GROUP as u64);
-        }
-        e.to_errno()
-    }
-
-    /// The group failed: take what is left of it, if anything, and cancel all.
-    ///
-    /// # Safety
-    ///
-    /// `uring_lock` is held, `req` is a primary that is being initialised and `left` belongs to its
-    /// submission. `inline_of` is null, or the primary's SQE and the last one that was taken.
-    #[cold]
-    #[inline(never)]
-    unsafe fn abandon(mut self) {
-        while self.nr > 0 || !self.inline_of.is_null() {
-            // The error of the group is known.
-            // SAFETY: By the function's requirements.
-            let _ = unsafe { self.take::<ANY>() };
-        }
-        // SAFETY: By the function's requirements `uring_lock` is held.
-        unsafe { self.chain.cancel(true) };
     }
 }
 
@@ -520,7 +292,8 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
     let unlocked = issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_UNLOCKED as c_uint != 0;
 
     if unlocked {
-        // SAFETY: As below, and these are the flags.
+        // SAFETY: The driver takes primaries, see below, and these flags say that the lock of the
+        // ring is not held.
         return unsafe { issue_unlocked(cmd, uring_cmd, flags) };
     }
     // SAFETY: A driver that sets `FOP_URING_CMD_FUSED` takes primaries in its `->uring_cmd()`.
@@ -539,7 +312,8 @@ unsafe extern "C" fn io_fused_cmd(req: *mut bindings::io_kiocb, issue_flags: c_u
 ///
 /// # Safety
 ///
-/// As there; `cmd` is passed to the driver's `uring_cmd` with these `flags`, which say that.
+/// As there, and `uring_cmd` is that of a driver that sets `FOP_URING_CMD_FUSED`. `flags` are those
+/// for it, which say that the lock is not held.
 // A function of its own, as is what follows a refusal: it spares most commands 15 instructions.
 #[inline(never)]
 unsafe fn issue_unlocked(
@@ -552,7 +326,7 @@ unsafe fn issue_unlocked(
 
     // SAFETY: The command was not started. The place is there until it is forgotten.
     unsafe { Issue::of_cmd(cmd) }.state().accepted = &raw mut accepted;
-    // SAFETY: As in `io_fused_cmd()`.
+    // SAFETY: By the function's requirements the driver takes primaries in it.
     let ret = unsafe { uring_cmd(cmd, flags) };
 
     // SAFETY: This is a local variable. `io_fused_cmd_start()` or `io_fused_cmd_defer()` may have
@@ -750,7 +524,7 @@ unsafe extern "C" fn io_fused_cmd_start(
         issue.set_phase(Phase::Queued);
         issue.state().accepted = null_mut();
         let req = issue.primary();
-        // SAFETY: The place is a variable of `io_fused_cmd()`, which waits for the driver to
+        // SAFETY: The place is a variable of `issue_unlocked()`, which waits for the driver to
         // return. The primary is issued and waits for nothing else. From here on it belongs to the
         // task work.
         unsafe {
@@ -780,7 +554,7 @@ unsafe extern "C" fn io_fused_cmd_defer(cmd: *mut bindings::io_uring_cmd) -> c_i
     // The next issue has the lock.
     issue.state().accepted = null_mut();
     let req = issue.primary();
-    // SAFETY: The place is a variable of `io_fused_cmd()`, which waits for the driver to return.
+    // SAFETY: The place is a variable of `issue_unlocked()`, which waits for the driver to return.
     // The primary is issued and waits for nothing else. From here on it belongs to the task work.
     unsafe {
         *accepted = true;

@@ -235,16 +235,25 @@ readmit_leg() {
 	fublk readmit "$1" || bad "can not readmit $1"
 }
 
-# A leg that was dropped is remembered when the device ends with its server, and when it is deleted.
-mirror_remembers() {
-	local leg=/dev/ublkb50 leg_pid how
+# A mirror, $dev, of $leg, which is a device with the server $leg_pid, and a good file
+mirror_of_device() {
 	rm -f "$store/good" "$store/bad"
 	truncate -s 48M "$store/good" "$store/bad"
 	add --mode "$mode" --id 50 --on-death fail file "$store/bad" || return
-	leg_pid=$pid
-	add --mode "$mode" --id 6 mirror "$leg" "$store/good" || return
+	leg=/dev/ublkb50 leg_pid=$pid
+	add --mode "$mode" --id 6 mirror "$leg" "$store/good"
+}
+
+# From now on $leg fails.
+leg_fails() {
 	kill -9 "$leg_pid"
-	until_true 20 eval 'fublk list 50 | grep -q fail-io' || bad "the leg does not fail" || return
+	until_true 20 eval 'fublk list 50 | grep -q fail-io' || bad "the leg does not fail"
+}
+
+# A leg that was dropped is remembered when the device ends with its server, and when it is deleted.
+mirror_remembers() {
+	local leg leg_pid how
+	mirror_of_device && leg_fails || return
 	write_data || return
 	fublk recover 50 >/dev/null || bad "recover 50 fails" || return
 	kill -9 "$pid"
@@ -264,17 +273,12 @@ mirror_remembers() {
 
 # What is dirty is written back when the device is deleted, also if a leg fails only then.
 mirror_dirty() {
-	local leg=/dev/ublkb50 leg_pid deleting
-	rm -f "$store/good" "$store/bad"
-	truncate -s 48M "$store/good" "$store/bad"
-	add --mode "$mode" --id 50 --on-death fail file "$store/bad" || return
-	leg_pid=$pid
-	add --mode "$mode" --id 6 mirror "$leg" "$store/good" || return
+	local leg leg_pid deleting
+	mirror_of_device || return
 	# Who closes it last would write all of it back.
 	exec 9<>"$dev"
 	dd if="$work/data" of="$dev" bs=256k conv=notrunc status=none 2>>"$log" || bad "cannot write" || return
-	kill -9 "$leg_pid"
-	until_true 20 eval 'fublk list 50 | grep -q fail-io' || bad "the leg does not fail" || return
+	leg_fails || return
 	# The device is not gone before it is closed.
 	(exec 9>&-; del) & deleting=$!
 	until_true 60 gone "$dev" || bad "the disk stays" || return

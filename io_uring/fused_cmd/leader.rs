@@ -16,15 +16,17 @@
 //! `IORING_OP_FUSED_CMD`.
 
 use super::{
+    gathered::{
+        Any,
+        Gathered, //
+    },
     group::{
         Group,
         Phase, //
     },
     prepare_ring,
     secondary,
-    start_in_task,
-    Gathered,
-    ANY, //
+    start_in_task, //
 };
 use core::ptr::addr_of_mut;
 use kernel::{
@@ -67,7 +69,7 @@ unsafe extern "C" fn io_group_gather(
     let has_group = made.is_ok();
 
     // SAFETY: By the function's requirements. There is a member to be taken, or there should be.
-    let taken = made.and_then(|()| unsafe { gathered.take_all::<ANY>() });
+    let taken = made.and_then(|()| unsafe { gathered.take_all::<Any>() });
     // SAFETY: By the function's requirements the leader was prepared, if so much went well.
     let leads = taken.and_then(|()| unsafe { check(req, gathered.nr_leased > 0) });
     if let Err(e) = leads {

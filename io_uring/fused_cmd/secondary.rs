@@ -165,7 +165,8 @@ const LAST_USE: u64 = bindings::REQ_F_BUF_NODE as u64
 /// As there.
 #[inline(never)]
 unsafe fn ended(req: *mut bindings::io_kiocb) {
-    // SAFETY: As there.
+    // SAFETY: The group waits for this secondary, so it has not ended. `uring_lock` is held, and
+    // nobody else has a reference to the group.
     let (mut group, res, index, flags) = unsafe {
         (
             Group::from_raw(NonNull::new_unchecked((*req).group)),

@@ -4,7 +4,7 @@
 //! may be mounted: it does not end with the file.
 
 use crate::{Failure, config::Entry, manage, state};
-use ublk_server::control;
+use ublk_server::{Errno, control};
 use ublk_sys::uapi::DevInfo;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,7 +21,12 @@ pub(crate) enum Before {
 
 impl Before {
     pub(crate) fn of(entry: &Entry) -> Result<Before, Failure> {
-        let Ok(info) = control::info(entry.id) else { return Ok(Before::Nothing) };
+        let info = match control::info(entry.id) {
+            Ok(info) => info,
+            Err(e) if e.raw_os_error() == Some(Errno::ENODEV.get()) => return Ok(Before::Nothing),
+            // Nor is one that nobody could look at ours to end.
+            Err(e) => return Err(Failure::of_device(entry.id, &e)),
+        };
         let mut spec = entry.spec.clone();
         spec.make_absolute()?;
         let same = matches!(state::get(entry.id), Ok(Some(kept)) if kept.is_part_of(&spec));

@@ -90,11 +90,8 @@ impl Slot {
                     return self.start_with_data(rq, cmd, cx.flags(), descs, shmem, to);
                 }
             };
-            let told = match registered {
-                Registered::No => (0, None),
-                Registered::On(ring) => (0, Some(ring)),
-                Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
-                Registered::Failed => return self.not_registered(rq, cmd),
+            let Some(told) = registered.told() else {
+                return self.not_registered(rq, cmd);
             };
             state = self.state.lock();
             told
@@ -159,11 +156,8 @@ impl Slot {
             Some(auto_reg) => register(&rq, cmd.as_cmd(), auto_reg, flags),
             None => Registered::No,
         };
-        let (more, registered_on) = match registered {
-            Registered::No => (0, None),
-            Registered::On(ring) => (0, Some(ring)),
-            Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
-            Registered::Failed => return self.not_registered(rq, cmd),
+        let Some((more, registered_on)) = registered.told() else {
+            return self.not_registered(rq, cmd);
         };
         descs.describe(&rq, place.addr, bytes, place.flags | more);
         let hold = found.map(Found::keep);
@@ -268,6 +262,21 @@ pub(super) enum Registered {
     /// It failed; the server is told, as it wished.
     ServerHasTo,
     Failed,
+}
+
+impl Registered {
+    /// What the server is told of it, by a flag, and on which ring the data is. [`None`] if the
+    /// server gets no such request.
+    // By itself the compiler does not, as there are several callers.
+    #[inline(always)]
+    pub(super) fn told(self) -> Option<(u32, Option<RingId>)> {
+        match self {
+            Self::No => Some((0, None)),
+            Self::On(ring) => Some((0, Some(ring))),
+            Self::ServerHasTo => Some((UBLK_IO_F_NEED_REG_BUF, None)),
+            Self::Failed => None,
+        }
+    }
 }
 
 /// Registers the data of a request with the ring of the command that waited for it.

@@ -34,8 +34,7 @@ use crate::{
     types::{
         Disk,
         RequestRef, //
-    },
-    uapi::UBLK_IO_F_NEED_REG_BUF, //
+    }, //
 };
 use kernel::{
     block::mq::{
@@ -178,11 +177,8 @@ impl Slot {
                     return self.start_shared_with_data(rq, cmd, flags, descs, shmem, to);
                 }
             };
-            let told = match registered {
-                Registered::No => (0, None),
-                Registered::On(ring) => (0, Some(ring)),
-                Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
-                Registered::Failed => return self.not_registered_shared(rq),
+            let Some(told) = registered.told() else {
+                return self.not_registered_shared(rq);
             };
             state = self.state.lock();
             told
@@ -235,11 +231,8 @@ impl Slot {
             Some(auto_reg) => register(&rq, cmd, auto_reg, flags),
             None => Registered::No,
         };
-        let (more, registered_on) = match registered {
-            Registered::No => (0, None),
-            Registered::On(ring) => (0, Some(ring)),
-            Registered::ServerHasTo => (UBLK_IO_F_NEED_REG_BUF, None),
-            Registered::Failed => return self.not_registered_shared(rq),
+        let Some((more, registered_on)) = registered.told() else {
+            return self.not_registered_shared(rq);
         };
         descs.describe(&rq, place.addr, bytes, place.flags | more);
         let hold = found.map(Found::keep);

@@ -2,6 +2,19 @@
 /* fused_cmd_errors: cases of commits that move the data. */
 #include "fused_errors.h"
 
+/* A block READ is over whose commit moves the data, and all is well. */
+static void read_is_over(struct server *s, int tag)
+{
+	int res;
+
+	s->tag[tag] = TAG_FETCHING;
+	submit(&s->ring);
+	res = block_io_finish(s, 0);
+	CHECK(res == LEN, "the block read ends with %d", res);
+	CHECK(!differs(block_buf(s), 0, 0, LEN), "wrong data");
+	CHECK(!s->nr_cqes, "a CQE of a group that is well");
+}
+
 void test_fused_commit(struct server *s)
 {
 	int tag, res;
@@ -13,12 +26,7 @@ void test_fused_commit(struct server *s)
 		secondary(s, 0, IORING_OP_READ, 0, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
 		secondary(s, 1, IORING_OP_READ, 512, LEN - 512, 512)->flags |=
 			IOSQE_CQE_SKIP_SUCCESS;
-		s->tag[tag] = TAG_FETCHING;
-		submit(&s->ring);
-		res = block_io_finish(s, 0);
-		CHECK(res == LEN, "the block read ends with %d", res);
-		CHECK(!differs(block_buf(s), 0, 0, LEN), "wrong data");
-		CHECK(!s->nr_cqes, "a CQE of a group that is well");
+		read_is_over(s, tag);
 	}
 	tag = block_io_start(s, UBLK_IO_OP_WRITE);
 	fused_commit(s, tag, 1);
@@ -35,7 +43,6 @@ void test_fused_commit_async(struct server *s)
 	for (int linked = 0; linked < 2; linked++) {
 		int tag = block_io_start(s, UBLK_IO_OP_READ);
 		struct io_uring_sqe *sqe;
-		int res;
 
 		if (linked) {
 			sqe = io_uring_get_sqe(&s->ring);
@@ -47,12 +54,7 @@ void test_fused_commit_async(struct server *s)
 		if (!linked)
 			sqe->flags |= IOSQE_ASYNC;
 		secondary(s, 0, IORING_OP_READ, 0, LEN, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
-		s->tag[tag] = TAG_FETCHING;
-		submit(&s->ring);
-		res = block_io_finish(s, 0);
-		CHECK(res == LEN, "the block read ends with %d", res);
-		CHECK(!differs(block_buf(s), 0, 0, LEN), "wrong data");
-		CHECK(!s->nr_cqes, "a CQE of a group that is well");
+		read_is_over(s, tag);
 	}
 }
 
