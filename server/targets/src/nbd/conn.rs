@@ -15,8 +15,8 @@ use super::{
 use std::{
     convert::Infallible,
     future::poll_fn,
-    io::Write as _,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
+    io::{self, Write as _},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use ublk_server::{Io, Socket, Write};
 pub(crate) struct Conn {
     socket: Socket,
     stream: Stream,
-    demux: Mutex<Demux>,
+    demux: Arc<Mutex<Demux>>,
     /// While this is there, somebody waits for a server that goes away.
     leaving: OnceLock<mpsc::Sender<Infallible>>,
 }
@@ -46,13 +46,31 @@ struct Turn<'c>(&'c Conn);
 /// The right to receive. Who does not receive all that was begun spoils the connection.
 pub(crate) struct Role<'c>(&'c Conn);
 
+fn locked(demux: &Mutex<Demux>) -> MutexGuard<'_, Demux> {
+    demux.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When this time is over, so is the connection; unless the sender is gone before.
+fn watch(stream: Stream, demux: Arc<Mutex<Demux>>, limit: Duration) -> io::Result<mpsc::Sender<Infallible>> {
+    let (here, gone) = mpsc::channel();
+    thread::Builder::new().name("nbd leaving".into()).spawn(move || {
+        if gone.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            say("the server goes away, but does not answer what it has");
+            // The other way round, who is told by the ring would find it as it was.
+            locked(&demux).end();
+            stream.abort();
+        }
+    })?;
+    Ok(here)
+}
+
 impl Conn {
     pub(crate) fn new(socket: Socket, stream: Stream) -> Conn {
-        Conn { socket, stream, demux: Mutex::default(), leaving: OnceLock::new() }
+        Conn { socket, stream, demux: Arc::default(), leaving: OnceLock::new() }
     }
 
     fn demux(&self) -> MutexGuard<'_, Demux> {
-        self.demux.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.demux)
     }
 
     pub(crate) fn socket(&self) -> Socket {
@@ -79,18 +97,8 @@ impl Conn {
         if !self.demux().leave() {
             return;
         }
-        let (here, gone) = mpsc::channel::<Infallible>();
-        let watch = self.stream.try_clone().and_then(|stream| {
-            thread::Builder::new().name("nbd leaving".into()).spawn(move || {
-                // Who waits for a reply is told by the ring, and ends the rest.
-                if gone.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    say("the server goes away, but does not answer what it has");
-                    stream.abort();
-                }
-            })
-        });
-        match watch {
-            Ok(_) => drop(self.leaving.set(here)),
+        match self.stream.try_clone().and_then(|stream| watch(stream, self.demux.clone(), limit)) {
+            Ok(here) => drop(self.leaving.set(here)),
             Err(_) => self.end(),
         }
     }
@@ -212,5 +220,25 @@ impl Role<'_> {
 impl Drop for Role<'_> {
     fn drop(&mut self) {
         self.0.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Read, os::unix::net::UnixStream, task::Waker};
+
+    #[test]
+    fn who_leaves_without_an_answer_is_over() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let demux = Arc::<Mutex<Demux>>::default();
+        assert!(locked(&demux).poll_turn(1, Waker::noop()).is_ready());
+        assert!(locked(&demux).leave());
+        let here = watch(Stream::Unix(ours), demux.clone(), Duration::from_millis(10)).unwrap();
+        // The end of the connection is seen, and was known before.
+        theirs.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        assert!(locked(&demux).is_over() && !locked(&demux).is_busy());
+        drop(here);
     }
 }

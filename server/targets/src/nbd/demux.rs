@@ -96,6 +96,8 @@ impl Demux {
             return Poll::Ready(Err(NoTurn::Lost));
         }
         if self.leaving {
+            // It may have been given the turn, of which it makes no use any more.
+            self.sender = self.sender.filter(|sender| *sender != tag);
             return Poll::Ready(Err(NoTurn::Leaving));
         }
         if self.sender.is_none_or(|sender| sender == tag) {
@@ -252,6 +254,23 @@ mod tests {
         assert!(demux.is_busy() && !demux.is_open() && !demux.is_over());
         assert_eq!(demux.poll_next(2, &waker), Poll::Ready(Ok(Next::Lead)));
         assert_eq!(demux.deliver(&good(two), 2), Ok(Delivered { tag: 2, data: false }));
+        demux.release();
+        assert!(!demux.is_busy());
+    }
+
+    #[test]
+    fn a_turn_that_comes_too_late_is_given_back() {
+        let mut demux = Demux::default();
+        let (_, waker) = waker();
+        assert_eq!(demux.poll_turn(1, &waker), Poll::Ready(Ok(())));
+        assert_eq!(demux.poll_turn(2, &waker), Poll::Pending);
+        let one = demux.expect(1, false);
+        demux.next_turn();
+        // The server goes away before the second has begun.
+        assert!(demux.leave());
+        assert_eq!(demux.poll_turn(2, &waker), Poll::Ready(Err(NoTurn::Leaving)));
+        assert_eq!(demux.poll_next(1, &waker), Poll::Ready(Ok(Next::Lead)));
+        assert!(demux.deliver(&good(one), 1).is_ok());
         demux.release();
         assert!(!demux.is_busy());
     }
