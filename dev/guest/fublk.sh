@@ -392,6 +392,26 @@ block() {
 	return $rc
 }
 
+# udev holds a lock of a disk while it looks at it: that is nobody who uses it.
+block_watched() {
+	local loop watch rc=0
+	rm -f "$store/block"
+	truncate -s 48M "$store/block"
+	loop=$(losetup -f --show "$store/block") || bad "no loop device" || return
+	flock -s "$loop" sleep 60 &
+	watch=$!
+	until_true 20 grep -q " $watch .*:$(stat -c %i "$loop") " /proc/locks || bad "no lock" || rc=1
+	# Nor does it wait for us to end.
+	[ $rc -ne 0 ] || { add --mode "$mode" file "$loop" && write_data && same_data watched; } || rc=1
+	pkill -P $watch 2>/dev/null
+	wait $watch 2>/dev/null
+	[ $rc -ne 0 ] || flock -n -s "$loop" true || bad "we have it locked" || rc=1
+	[ $rc -ne 0 ] || del || rc=1
+	[ $rc -eq 0 ] || fublk del --all >>"$log" 2>&1
+	losetup -d "$loop"
+	return $rc
+}
+
 # recover MODE ON_DEATH ADD_OPTIONS...
 recover() {
 	local file=$store/recover i
@@ -713,6 +733,7 @@ if [ "$all" = all ]; then
 	run mirror_remembers
 	run mirror_dirty
 	run mirror_degraded
+	run block_watched
 	run another_file
 	run run_keeps
 fi

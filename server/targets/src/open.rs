@@ -127,6 +127,9 @@ pub(crate) fn open_any_size(path: &Path, access: Access) -> io::Result<(File, u6
     }
     let lock = || match access {
         Access { look: true, .. } => Ok(()),
+        // Nobody else has it anyhow, and with such a lock, udev and who makes partitions tell each
+        // other who looks at a disk now: none of them would, as long as it is served.
+        _ if is_device => Ok(()),
         Access { read_only: true, .. } => file.try_lock_shared(),
         _ => file.try_lock(),
     };
