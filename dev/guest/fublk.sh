@@ -320,6 +320,29 @@ mirror_degraded() {
 	fublk readmit "$store/none" || bad "can not readmit"
 }
 
+# Where one leg's file system can only punch holes, as a tmpfs, no leg is lost by zeroes that
+# keep their room.
+mirror_zeroes() {
+	local rc=0
+	mkdir -p "$work/small" && mount -t tmpfs -o size=64M tmpfs "$work/small" || bad "no tmpfs" || return
+	mirror_zeroes_on "$work/small/leg" || rc=1
+	[ $rc -eq 0 ] || fublk del --all >>"$log" 2>&1
+	umount "$work/small"
+	return $rc
+}
+mirror_zeroes_on() {
+	rm -f "$store/good"
+	truncate -s 48M "$store/good" "$1"
+	add --mode "$mode" mirror "$store/good" "$1" || return
+	write_data || return
+	blkdiscard -z -o 1M -l 1M "$dev" || bad "blkdiscard -z fails" || return
+	[ "$(field 'target|length')" = 4 ] || bad "a leg is lost: $(field 'target|join(" ")')" || return
+	del || return
+	cmp -s "$store/good" "$1" || bad "the legs differ" || return
+	cmp -s -i 1M:0 -n 1M "$1" /dev/zero || bad "they are not zero" || return
+	cmp -s -n 1M "$1" "$work/data" || bad "they have other data"
+}
+
 # Another file has got the path: its data are not those of the device.
 another_file() {
 	cp "$work/data" "$store/file"
@@ -733,6 +756,7 @@ if [ "$all" = all ]; then
 	run mirror_remembers
 	run mirror_dirty
 	run mirror_degraded
+	run mirror_zeroes
 	run block_watched
 	run another_file
 	run run_keeps

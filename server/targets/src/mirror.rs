@@ -5,7 +5,7 @@
 //!
 //! When the server is killed, legs may differ where writes were under way.
 
-use crate::open::{Access, about, all_differ, can_zero, is_gone, open};
+use crate::open::{Access, about, all_differ, can_zero, is_gone, open, zero};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -236,7 +236,7 @@ impl Mirror {
         let legs = self.whole();
         let mut results = Vec::new();
         for leg in &legs {
-            match io.allocate(self.legs[*leg].0, how, offset, len.into()).await {
+            match zero(io, self.legs[*leg].0, how, offset, len).await {
                 // It can not, and all are as good as before. Where others have done it,
                 // this one has other data.
                 Err(Errno::EOPNOTSUPP) if !results.iter().any(Result::is_ok) => {
@@ -482,5 +482,18 @@ mod tests {
         sim.break_file(Some(sim.target().legs[1].0), Errno::EOPNOTSUPP);
         assert_eq!(sim.discard(0, 4096), Ok(()));
         assert_eq!(sim.target().whole(), [0]);
+    }
+
+    #[test]
+    fn a_leg_that_can_only_punch_stays() {
+        let scratch = Scratch::new("mirror-punch");
+        let (sim, paths, _) = mirror(&scratch, 2, &[7; 8192]);
+        for leg in [1, 0] {
+            sim.write(0, &[7; 4096], false).unwrap();
+            sim.only_punch(sim.target().legs[leg].0);
+            assert_eq!(sim.write_zeroes(0, 4096, true), Ok(()));
+            assert_eq!(sim.target().whole(), [0, 1]);
+            assert!(paths.iter().all(|path| std::fs::read(path).unwrap()[..4096] == [0; 4096]));
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
-use ublk_server::{Buffer, DirectAlign, Errno, allocate, direct_align, logical_block};
+use ublk_server::{Allocate, Buffer, DirectAlign, Errno, FileId, Io, allocate, direct_align, logical_block};
 
 /// How to open the files of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -217,6 +217,17 @@ pub(crate) fn can_zero(backing: &Backing) -> bool {
         let path = format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes");
         std::fs::read_to_string(path).is_ok_and(|most| most.trim() != "0")
     })
+}
+
+/// Zero a part of a file. [`can_zero()`] has tried to give its room back; where that is to stay, but
+/// the file system can not do so, it goes.
+pub(crate) async fn zero(io: &Io, file: FileId, how: Allocate, offset: u64, len: u32) -> Result<(), Errno> {
+    match io.allocate(file, how, offset, len.into()).await {
+        Err(Errno::EOPNOTSUPP) if how == Allocate::Zero => {
+            io.allocate(file, Allocate::Punch, offset, len.into()).await
+        }
+        result => result,
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 //! A device in stripes: chunk after chunk goes to one file after the other.
 
-use crate::open::{Access, all_differ, can_zero, open};
+use crate::open::{Access, all_differ, can_zero, open, zero};
 use std::{io, path::Path};
 use ublk_server::{Allocate, Answer, Errno, FileId, Files, Geometry, Io, Piece, Request, Target};
 
@@ -85,7 +85,8 @@ impl Stripe {
             let start = self.before(offset, part);
             let end = self.before(offset + u64::from(len), part);
             if end > start {
-                let result = io.allocate(*file, how, start, end - start).await;
+                let len = u32::try_from(end - start).expect("no more than all of it");
+                let result = zero(io, *file, how, start, len).await;
                 // "It can not" says that nothing has been done.
                 result.map_err(|e| if begun && e == Errno::EOPNOTSUPP { Errno::EIO } else { e })?;
                 begun = true;
@@ -182,6 +183,16 @@ mod tests {
         assert_eq!(sim.discard(0, 8192), Err(Errno::EOPNOTSUPP));
         sim.break_file(Some(sim.target().parts[1]), Errno::EOPNOTSUPP);
         assert_eq!(sim.discard(0, 8192), Err(Errno::EIO));
+    }
+
+    #[test]
+    fn a_part_that_can_only_punch_is_zeroed() {
+        let scratch = Scratch::new("stripe-punch");
+        let sim = Sim::new(stripe(&scratch, &[8192, 8192], 4096).unwrap()).unwrap();
+        sim.write(0, &[7; 8192], false).unwrap();
+        sim.only_punch(sim.target().parts[1]);
+        assert_eq!(sim.write_zeroes(0, 8192, true), Ok(()));
+        assert_eq!(sim.read(0, 8192).unwrap(), [0; 8192]);
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub(crate) struct SimFiles {
     data: RefCell<Vec<Vec<u8>>>,
     /// Which file fails, and with what.
     broken: Cell<Option<(FileId, Errno)>>,
+    /// Which file can not be zeroed so that it keeps its room.
+    only_punches: Cell<Option<FileId>>,
     /// The next sync fails with this.
     broken_sync: Cell<Option<Errno>>,
     /// A write with FUA has been told this.
@@ -90,6 +92,7 @@ impl<T: Target> Sim<T> {
             sockets: SimSockets::new(target.files().sockets()),
             data: RefCell::default(),
             broken: Cell::new(None),
+            only_punches: Cell::new(None),
             broken_sync: Cell::new(None),
             unheard: Cell::new(None),
             syncs: Cell::new(0),
@@ -113,6 +116,11 @@ impl<T: Target> Sim<T> {
     /// From now on, what is done with this file fails; `None`: nothing does.
     pub fn break_file(&self, file: Option<FileId>, errno: Errno) {
         self.files().broken.set(file.map(|file| (file, errno)));
+    }
+
+    /// From now on, this file is one where room can only be given back.
+    pub fn only_punch(&self, file: FileId) {
+        self.files().only_punches.set(Some(file));
     }
 
     /// The next time that something is to be on the medium, it is not, and that is told once.
@@ -282,6 +290,9 @@ impl SimFiles {
     }
 
     pub(crate) fn allocate(&self, file: FileId, how: Allocate, offset: u64, len: u64) -> Result<(), Errno> {
+        if how == Allocate::Zero && self.only_punches.get() == Some(file) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let mode = how.mode().cast_signed();
         Ok(ublk_sys::allocate(self.file(file)?, mode, offset, len)?)
     }

@@ -23,7 +23,7 @@ mod syncs;
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests;
 
-use crate::open::{Access, Backing, can_zero};
+use crate::open::{Access, Backing, can_zero, zero};
 use chain::{Chain, Plan};
 use std::{
     fmt, io,
@@ -138,14 +138,8 @@ impl Qcow2 {
             let len = u32::try_from((end - at).min(step - at % step)).unwrap_or(u32::MAX);
             let pieces = self.chain().zero(at, len, discard)?;
             for piece in pieces {
-                let zeroed = match io.allocate(self.file, how, piece.offset, piece.len.into()).await {
-                    // Their place in the image stays anyhow.
-                    Err(Errno::EOPNOTSUPP) if how == Allocate::Zero => {
-                        io.allocate(self.file, Allocate::Punch, piece.offset, piece.len.into()).await
-                    }
-                    zeroed => zeroed,
-                };
-                zeroed?;
+                // Their place in the image stays, whatever becomes of that in the file.
+                zero(io, self.file, how, piece.offset, piece.len).await?;
             }
             at += u64::from(len);
         }
