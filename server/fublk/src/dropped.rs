@@ -10,6 +10,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use ublk_targets::Record;
 
@@ -19,6 +20,7 @@ const DIRECTORY: &str = "/var/lib/fublk/dropped";
 pub(crate) struct Dropped(PathBuf);
 
 /// What a file is: its path, where that leads, and its numbers, as far as it is there.
+#[derive(Clone)]
 struct Leg {
     path: PathBuf,
     real: Option<PathBuf>,
@@ -89,8 +91,7 @@ impl Dropped {
     }
 
     /// On the medium when this returns.
-    fn add(&self, path: &Path) -> io::Result<()> {
-        let leg = Leg::of(path);
+    fn add(&self, leg: &Leg) -> io::Result<()> {
         let new = self.0.join(format!(".{}-{}", leg.name(), process::id()));
         let mut file = File::create(&new)?;
         file.write_all(leg.to_json().to_string().as_bytes())?;
@@ -100,12 +101,11 @@ impl Dropped {
     }
 
     /// The records of a file.
-    fn find(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+    fn find(&self, leg: &Leg) -> io::Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.0) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        let leg = Leg::of(path);
         let mut found = Vec::new();
         for entry in entries {
             let entry = entry?;
@@ -115,7 +115,7 @@ impl Dropped {
             let known = Leg::from_json(&fs::read_to_string(entry.path())?);
             let known = known
                 .ok_or_else(|| io::Error::other(format!("{}: what is that?", entry.path().display())))?;
-            if known.is(&leg) {
+            if known.is(leg) {
                 found.push(entry.path());
             }
         }
@@ -124,7 +124,7 @@ impl Dropped {
 
     /// All data were copied to it.
     fn remove(&self, path: &Path) -> io::Result<bool> {
-        let found = self.find(path)?;
+        let found = self.find(&Leg::of(path))?;
         found.iter().try_for_each(fs::remove_file)?;
         if !found.is_empty() {
             Dropped::sync(&self.0)?;
@@ -144,23 +144,40 @@ pub(crate) fn readmit(path: &Path) -> Result<(), Failure> {
 
 /// What the mirror of a device remembers.
 pub(crate) struct Legs {
-    pub(crate) number: Number,
-    pub(crate) dropped: Dropped,
+    number: Number,
+    dropped: Dropped,
     /// There are writes to miss.
-    pub(crate) is_written: bool,
+    is_written: bool,
+    /// What they were when they were opened: one that fails may be gone by then.
+    opened: Mutex<Vec<Leg>>,
+}
+
+impl Legs {
+    pub(crate) fn new(number: Number, dropped: Dropped, is_written: bool) -> Legs {
+        Legs { number, dropped, is_written, opened: Mutex::default() }
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Vec<Leg>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Record for Legs {
     fn dropped(&self, leg: &Path) -> io::Result<()> {
+        let opened = self.opened().iter().find(|opened| opened.path == leg).cloned();
+        let known = opened.unwrap_or_else(|| Leg::of(leg));
         // What is known of it since it was dropped first stays.
-        if self.is_written && !self.was_dropped(leg)? {
-            self.dropped.add(leg)?;
+        if self.is_written && self.dropped.find(&known)?.is_empty() {
+            self.dropped.add(&known)?;
         }
         self.number.get().map_or(Ok(()), |id| state::without(*id, leg))
     }
 
     fn was_dropped(&self, leg: &Path) -> io::Result<bool> {
-        Ok(!self.dropped.find(leg)?.is_empty())
+        let leg = Leg::of(leg);
+        let was = !self.dropped.find(&leg)?.is_empty();
+        self.opened().push(leg);
+        Ok(was)
     }
 }
 
@@ -178,24 +195,43 @@ mod tests {
             fs::write(file, "x").unwrap();
         }
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        let is_dropped = |path: &Path| !dropped.find(path).unwrap().is_empty();
-        assert!(!is_dropped(&path) && dropped.add(&path).is_err());
+        let is_dropped = |path: &Path| !dropped.find(&Leg::of(path)).unwrap().is_empty();
+        assert!(!is_dropped(&path) && dropped.add(&Leg::of(&path)).is_err());
         dropped.prepare().unwrap();
         dropped.prepare().unwrap();
-        dropped.add(&link).unwrap();
-        dropped.add(&link).unwrap();
+        dropped.add(&Leg::of(&link)).unwrap();
+        dropped.add(&Leg::of(&link)).unwrap();
         assert!(is_dropped(&path) && is_dropped(&link) && !is_dropped(&other));
         // Moved; and another file in its place, which may be a broken copy.
         fs::rename(&path, dir.join("b")).unwrap();
         fs::write(&path, "y").unwrap();
         assert!(is_dropped(&dir.join("b")) && is_dropped(&path));
         // What is not there, or not understood, was not forgotten either.
-        dropped.add(&dir.join("none")).unwrap();
+        dropped.add(&Leg::of(&dir.join("none"))).unwrap();
         assert!(is_dropped(&dir.join("none")));
         assert!(dropped.remove(&path).unwrap() && !dropped.remove(&path).unwrap());
         assert!(!is_dropped(&path) && !is_dropped(&link));
         fs::write(dir.join("lib/dropped/0"), "{").unwrap();
-        assert!(dropped.find(&path).is_err());
+        assert!(dropped.find(&Leg::of(&path)).is_err());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_has_vanished_is_known_when_it_is_back() {
+        let dir = std::env::temp_dir().join(format!("fublk-dropped-back-{}", process::id()));
+        let dropped = Dropped(dir.join("dropped"));
+        dropped.prepare().unwrap();
+        let legs = Legs::new(Number::default(), dropped, true);
+        let (file, link, kept) = (dir.join("file"), dir.join("link"), dir.join("kept"));
+        fs::write(&file, "x").unwrap();
+        fs::hard_link(&file, &kept).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(!legs.was_dropped(&link).unwrap());
+        fs::remove_file(&file).unwrap();
+        fs::remove_file(&link).unwrap();
+        legs.dropped(&link).unwrap();
+        // By the path that it had, and by its numbers.
+        assert!(legs.was_dropped(&file).unwrap() && legs.was_dropped(&kept).unwrap());
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -205,7 +241,7 @@ mod tests {
         for is_written in [false, true] {
             let dropped = Dropped(dir.clone());
             dropped.prepare().unwrap();
-            let legs = Legs { number: Number::default(), dropped, is_written };
+            let legs = Legs::new(Number::default(), dropped, is_written);
             legs.dropped(&dir.join("leg")).unwrap();
             assert_eq!(legs.was_dropped(&dir.join("leg")).unwrap(), is_written);
         }

@@ -164,7 +164,7 @@ impl Spec {
                         result => result?,
                     }
                 }
-                let legs = Legs { number: number.clone(), dropped, is_written };
+                let legs = Legs::new(number.clone(), dropped, is_written);
                 user.target(Mirror::open(paths, access, degraded, Box::new(legs))?)
             }
             Spec::Nbd { uri, read_only, reconnect } => {
