@@ -102,6 +102,7 @@ pub use io::{Allocate, Attach, Io, Mode};
 pub use logging::{Level, flush_log, is_logged, log, log_at, log_in_background, set_log_level};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use socket::Socket;
+pub use syncs::is_loss;
 pub use target::{FileId, Files, Geometry, SocketId, Target};
 pub use ublk_sys::{
     Buffer, DirectAlign, Errno, abort, allocate, byte_is_locked, connect_unix, direct_align, drop_unsent,

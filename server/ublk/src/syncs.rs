@@ -20,6 +20,12 @@ use std::{
 };
 use ublk_sys::open_flags;
 
+/// Does an error of a sync tell of something that was lost? Others are of this one attempt, and the
+/// next may succeed.
+pub fn is_loss(errno: Errno) -> bool {
+    ![Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR, Errno::ECANCELED, Errno::ENODEV].contains(&errno)
+}
+
 /// What the files of a queue said first.
 #[derive(Debug, Default)]
 pub(crate) struct SyncErrors(RefCell<Vec<(FileId, Errno)>>);
@@ -35,9 +41,8 @@ impl SyncErrors {
 
     /// A sync has ended with this.
     pub(crate) fn note(&self, file: FileId, result: Result<(), Errno>) -> Result<(), Errno> {
-        // Others are of this one attempt, and the next may succeed.
         if let Err(errno) = result
-            && ![Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR, Errno::ECANCELED, Errno::ENODEV].contains(&errno)
+            && is_loss(errno)
             && self.check(file).is_ok()
         {
             self.0.borrow_mut().push((file, errno));

@@ -7,7 +7,7 @@ use std::{
     io,
     os::unix::fs::{FileExt, FileTypeExt},
 };
-use ublk_server::Errno;
+use ublk_server::{Errno, is_loss};
 
 /// A file, and how far it goes.
 pub(super) struct Disk {
@@ -115,7 +115,7 @@ impl Disk {
     pub(super) fn synced(&mut self, result: Result<(), Errno>) {
         #[cfg(test)]
         self.log.sync();
-        self.failed |= result.is_err();
+        self.failed |= result.is_err_and(is_loss);
     }
 
     /// Has it always been possible to get data to the medium?

@@ -307,7 +307,8 @@ impl Image {
     /// He is back. What is free now, if nothing was ever lost, is free on the medium soon.
     pub(super) fn end_sync(&mut self, begun: Option<Begun>, result: Result<(), Errno>) -> Result<(), Errno> {
         self.disk.synced(result);
-        let good = self.disk.check();
+        // That of somebody else may have told of what this one has lost.
+        let good = result.and(self.disk.check());
         if let (Some(writer), Some(begun)) = (&mut self.writer, begun)
             && let Some(change) = writer.syncs.end(begun, good.is_ok())
         {

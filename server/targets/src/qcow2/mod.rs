@@ -124,8 +124,7 @@ impl Qcow2 {
     async fn sync(&self, io: &Io) -> Result<(), Errno> {
         let begun = self.chain().top().begin_sync()?;
         let result = io.sync(self.file).await;
-        // That of somebody else may have told of what this one has lost.
-        result.and(self.chain().top().end_sync(begun, result))
+        self.chain().top().end_sync(begun, result)
     }
 
     async fn zero(&self, io: &Io, range: &Range<'_>, how: Allocate, discard: bool) -> Result<(), Errno> {

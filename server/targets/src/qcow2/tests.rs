@@ -315,6 +315,28 @@ fn what_fua_hears_is_lost_for_all() {
 }
 
 #[test]
+fn a_sync_for_which_memory_is_short_is_tried_again() {
+    let scratch = Scratch::in_memory("qcow2-again");
+    let (raw, path) = (scratch.file("raw", &[1; 1 << 20]), scratch.path("image"));
+    qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", text(&raw), text(&path)]);
+    let sim = open(&path);
+    sim.write(0, &[2; 512], false).unwrap();
+    let freed = || {
+        let mut chain = sim.target().chain();
+        (chain.top().waiting(), chain.top().pending())
+    };
+    for fua in [false, true] {
+        sim.fail_sync(Errno::ENOMEM);
+        let result = if fua { sim.write(0, &[3; 512], true) } else { sim.flush() };
+        assert_eq!(result, Err(Errno::ENOMEM));
+        // Nothing is taken for done.
+        assert_eq!(freed(), (1, true));
+    }
+    sim.flush().unwrap();
+    assert_eq!(freed(), (0, false));
+}
+
+#[test]
 fn bitmaps_stay_until_something_is_written() {
     let scratch = Scratch::in_memory("qcow2-bitmap");
     let path = scratch.path("image");
