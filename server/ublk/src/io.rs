@@ -181,16 +181,17 @@ impl Io {
         }
     }
 
-    /// Move pieces of the data of a request, which stays. What became of each?
+    /// Move pieces of the data of a request, which stays; with `fua`, to the medium. What became of each?
     pub(crate) async fn lend(
         &self,
         slot: &Slot<'_>,
+        fua: bool,
         direction: Direction,
         pieces: &[Placed],
     ) -> Vec<Result<(), Errno>> {
         match &self.0 {
-            Inner::Queue(queue) => queue.lend(slot.tag, slot.fua, direction, pieces).await,
-            Inner::Sim(files) => files.lend(slot.tag, slot.fua, direction, pieces),
+            Inner::Queue(queue) => queue.lend(slot.tag, fua, direction, pieces).await,
+            Inner::Sim(files) => files.lend(slot.tag, fua, direction, pieces),
         }
     }
 }

@@ -189,7 +189,7 @@ impl<'r> Read<'r> {
     /// there and can be served otherwise. This waits for the data.
     pub async fn try_file(self, file: FileId, offset: u64) -> Result<Answer<'r>, (Read<'r>, Errno)> {
         let piece = self.0.whole(file, offset);
-        match self.0.io.lend(&self.0, Direction::Fill, &[piece]).await[0] {
+        match self.0.io.lend(&self.0, false, Direction::Fill, &[piece]).await[0] {
             Ok(()) => Ok(self.0.result(Ok(()))),
             Err(errno) => Err((self, errno)),
         }
@@ -202,7 +202,7 @@ impl<'r> Read<'r> {
             Ok(pieces) => pieces,
             Err(errno) => return self.fail(errno),
         };
-        let results = self.0.io.lend(&self.0, Direction::Fill, pieces.as_slice()).await;
+        let results = self.0.io.lend(&self.0, false, Direction::Fill, pieces.as_slice()).await;
         self.0.result(results.into_iter().collect())
     }
 }
@@ -242,17 +242,15 @@ impl<'r> Write<'r> {
     /// says what became of each; the request is still there.
     pub async fn copy_to(&self, places: &[(FileId, u64)]) -> Vec<Result<(), Errno>> {
         let pieces: Vec<_> = places.iter().map(|(file, offset)| self.0.whole(*file, *offset)).collect();
-        self.0.io.lend(&self.0, Direction::Drain, &pieces).await
+        self.0.io.lend(&self.0, self.0.fua, Direction::Drain, &pieces).await
     }
 
     /// Write all of the data to pieces of files, see [`Read::from_files()`]. This waits. They are
     /// not on the medium then, whatever [`fua()`](Self::fua) says: the request is still there,
     /// for who syncs them himself.
-    pub async fn copy_unsynced(&mut self, map: impl FnMut(u64, u32) -> Piece) -> Result<(), Errno> {
+    pub async fn copy_unsynced(&self, map: impl FnMut(u64, u32) -> Piece) -> Result<(), Errno> {
         let pieces = self.0.pieces(map)?;
-        let fua = std::mem::replace(&mut self.0.fua, false);
-        let results = self.0.io.lend(&self.0, Direction::Drain, pieces.as_slice()).await;
-        self.0.fua = fua;
+        let results = self.0.io.lend(&self.0, false, Direction::Drain, pieces.as_slice()).await;
         results.into_iter().collect()
     }
 
@@ -307,5 +305,18 @@ impl<'r> Range<'r> {
     /// It is done, or there was an error.
     pub fn answer(self, result: Result<(), Errno>) -> Answer<'r> {
         self.0.result(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never called: nobody may go away in the middle and leave a request changed, and so none of
+    /// them is changed while something is waited for.
+    #[allow(dead_code, reason = "it compiles")]
+    async fn a_request_stays_as_it_is<'r>(write: &Write<'r>, map: fn(u64, u32) -> Piece) {
+        let _ = write.copy_unsynced(map).await;
+        let _ = write.copy_to(&[]).await;
     }
 }

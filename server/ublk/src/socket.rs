@@ -29,7 +29,11 @@ pub(crate) struct Usage {
 }
 
 /// An operation that is under way.
-pub(crate) struct User<'s>(&'s Usage);
+pub(crate) struct User<'s> {
+    usage: &'s Usage,
+    /// The kernel has a request of it.
+    waits: Cell<bool>,
+}
 
 impl Usage {
     /// Not while the last one is used: the kernel looks a file up when a request begins,
@@ -60,13 +64,29 @@ impl Usage {
             return Err(Errno::ECONNRESET);
         }
         self.users.set(self.users.get() + 1);
-        Ok(User(self))
+        Ok(User { usage: self, waits: Cell::new(false) })
+    }
+}
+
+impl User<'_> {
+    /// Wait for a part of it.
+    async fn wait<R>(&self, part: impl Future<Output = R>) -> R {
+        self.waits.set(true);
+        let result = part.await;
+        self.waits.set(false);
+        result
     }
 }
 
 impl Drop for User<'_> {
     fn drop(&mut self) {
-        self.0.users.set(self.0.users.get() - 1);
+        if self.waits.get() {
+            // Who waited has gone away, but the kernel goes on: nobody knows where in the
+            // conversation it is, and another socket would get into that.
+            self.usage.generation.set(self.usage.generation.get() + 1);
+        } else {
+            self.usage.users.set(self.usage.users.get() - 1);
+        }
     }
 }
 
@@ -131,11 +151,11 @@ impl Queue {
         socket: Socket,
         len: u32,
     ) -> Result<(), Errno> {
-        let _user = self.sockets.usage(socket.id).begin(socket)?;
+        let user = self.sockets.usage(socket.id).begin(socket)?;
         let mut at = 0;
         while at < len {
             let piece = self.piece(socket.id, at, len - at, false);
-            at += some(self.lend_once(tag, direction, &[piece]).await[0], len - at)?;
+            at += some(user.wait(self.lend_once(tag, direction, &[piece])).await[0], len - at)?;
         }
         Ok(())
     }
@@ -173,7 +193,7 @@ impl Queue {
         more: bool,
     ) -> (Result<(), Errno>, Buffer) {
         let len = u32::try_from(len).expect("at most MOST_SENT");
-        let _user = match self.sockets.usage(socket.id).begin(socket) {
+        let user = match self.sockets.usage(socket.id).begin(socket) {
             Ok(user) => user,
             Err(errno) => return (Err(errno), memory),
         };
@@ -181,7 +201,7 @@ impl Queue {
         while at < len {
             let piece = self.piece(socket.id, at, len - at, more);
             let results;
-            (results, memory) = self.ring().transfer(direction, memory, &[piece]).await;
+            (results, memory) = user.wait(self.ring().transfer(direction, memory, &[piece])).await;
             match some(results[0], len - at) {
                 Ok(moved) => at += moved,
                 Err(errno) => return (Err(errno), memory),
@@ -204,6 +224,11 @@ fn some(result: i32, len: u32) -> Result<u32, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        future::pending,
+        pin::pin,
+        task::{Context, Waker},
+    };
 
     #[test]
     fn memory_is_there_before() {
@@ -234,5 +259,21 @@ mod tests {
         assert!(usage.begin(second).is_ok());
         assert_eq!((usage.detach(first), usage.detach(second)), (Ok(false), Ok(true)));
         assert_eq!(usage.begin(second).map(drop), Err(Errno::ECONNRESET));
+    }
+
+    #[test]
+    fn what_is_given_up_in_the_middle_is_over() {
+        let usage = Usage::default();
+        let socket = usage.attach(SocketId(1)).unwrap();
+        let user = usage.begin(socket).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(pin!(user.wait(async {})).poll(&mut context).is_ready());
+        drop(user);
+        assert!(usage.begin(socket).is_ok(), "all of it was done");
+        let user = usage.begin(socket).unwrap();
+        assert!(pin!(user.wait(pending::<()>())).poll(&mut context).is_pending());
+        drop(user);
+        assert_eq!(usage.begin(socket).map(drop), Err(Errno::ECONNRESET));
+        assert!(matches!(usage.attach(SocketId(1)), Err(Attach::InUse)), "the kernel goes on");
     }
 }

@@ -95,7 +95,7 @@ impl Qcow2 {
         answer
     }
 
-    async fn write<'r>(&self, io: &Io, mut write: Write<'r>) -> Answer<'r> {
+    async fn write<'r>(&self, io: &Io, write: Write<'r>) -> Answer<'r> {
         let prepared = self.chain().prepare(write.offset(), write.len());
         let pieces = match prepared {
             Ok(pieces) => pieces,
