@@ -233,6 +233,88 @@ run_keeps() {
 	nothing_left_of_it
 }
 
+# stacked HOW: what is dirty on a device that is made of another one gets to that before it
+# ends, too.
+stacked() {
+	local p i
+	rm -f "$store/one" "$store/two"
+	truncate -s 48M "$store/one" "$store/two"
+	cat >"$work/stacked.toml" <<-TOML
+		[[device]]
+		id = 3
+		target = ["file", "$store/one"]
+		[[device]]
+		id = 4
+		target = ["mirror", "/dev/ublkb3", "$store/two"]
+	TOML
+	id=4 dev=/dev/ublkb4
+	if [ "$1" != del ]; then
+		setsid "$fublk" run --foreground "$work/stacked.toml" >/dev/null 2>>"$log" &
+		p=$!
+		until_true 60 eval 'state_is live 2>/dev/null' || bad "there is no device" || return
+	else
+		fublk run "$work/stacked.toml" >/dev/null 2>>"$log" || bad "run fails" || return
+	fi
+	pid=$(field pid)
+	udevadm settle --timeout=30
+	# Who closes it last would write all of it back.
+	exec 9<>"$dev"
+	# So much that it takes a while.
+	for i in {0..10}; do
+		dd if="$work/data" of="$dev" bs=${data}M seek="$i" conv=notrunc status=none 2>>"$log" || bad "cannot write" || return
+	done
+	case $1 in
+	term) kill $p ;;
+	# As a terminal does.
+	ctrl_c) kill -INT -- -$p ;;
+	del)
+		(exec 9>&-; fublk del --all) 2>>"$log" &
+		p=$!
+		;;
+	esac
+	# The device is not gone before it is closed.
+	until_true 60 gone "$dev" || bad "the disk stays" || return
+	exec 9>&-
+	wait $p || bad "its end fails" || return
+	nothing_left_of_it || return
+	gone /dev/ublkb3 || bad "the other one is there" || return
+	[ -z "$(ls -A /var/lib/fublk/dropped)" ] || bad "a leg was dropped" || return
+	cmp -s "$store/one" "$store/two" || bad "the legs differ" || return
+	for i in {0..10}; do
+		cmp -s -i $((i * data))M:0 -n ${data}M "$store/one" "$work/data" || bad "what was dirty is lost" || return
+	done
+}
+
+# Who can not be told is no reason to leave servers alone; but a new device for which nobody
+# waits any more ends.
+untold() {
+	local p rc=0
+	cat >"$work/two.toml" <<-TOML
+		[[device]]
+		id = 3
+		target = ["null"]
+		[[device]]
+		id = 4
+		target = ["null"]
+	TOML
+	"$fublk" run --foreground "$work/two.toml" >/dev/full 2>>"$log" &
+	p=$!
+	id=4 dev=/dev/ublkb4
+	until_true 20 eval 'state_is live 2>/dev/null' || bad "there is no second device" || return
+	pid=$(field pid)
+	sleep 1
+	! dead $p || bad "they are left alone" || return
+	udevadm settle --timeout=30
+	kill $p
+	wait $p || bad "it fails" || return
+	nothing_left_of_it && gone /dev/ublkb3 || bad "a device is there" || return
+	# As when Ctrl-C has ended `fublk add` meanwhile.
+	FUBLK_BACKGROUND=1 timeout -k 5 30 "$fublk" add --id 5 null > >(exec true) 2>>"$log" || rc=$?
+	id=5 dev=/dev/ublkb5 pid=0
+	[ $rc -eq 0 ] || bad "status $rc: a device for nobody goes on" || return
+	nothing_left_of_it
+}
+
 # The server of before was killed; the same command goes on.
 take_over() {
 	truncate -s 16M "$store/over"

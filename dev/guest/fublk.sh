@@ -760,6 +760,9 @@ if [ "$all" = all ]; then
 	run block_watched
 	run another_file
 	run run_keeps
+	run stacked term
+	run stacked ctrl_c
+	run stacked del
 fi
 # What has to do with how data move, in each mode; of how a server or a device ends, one
 # way in each.

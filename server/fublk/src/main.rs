@@ -259,7 +259,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Readmit { path } => dropped::readmit(&path),
         Verb::List { id, json } => list::list(id, json),
         Verb::Stop { id, force } => manage::stop(id, force),
-        Verb::Del { ids, all } => manage::delete(if all { list::ids()? } else { ids }),
+        // A later one may be made of another, and writes to that until it has ended.
+        Verb::Del { all: true, .. } => manage::delete(list::ids()?.into_iter().rev().collect()),
+        Verb::Del { ids, .. } => manage::delete(ids),
         Verb::Resize { id, size, force } => manage::resize(id, size, force),
         Verb::Features => list::features(),
         Verb::Man { directory } => Ok(clap_mangen::generate_to(Cli::command(), directory)?),

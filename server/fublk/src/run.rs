@@ -16,6 +16,7 @@ use crate::{
 use std::{
     env,
     io::{self, BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -98,12 +99,16 @@ struct Served {
     before: Before,
     /// It was served by us.
     was_ready: bool,
+    /// The server that is there has been asked to end.
+    asked: bool,
 }
 
 impl Served {
     fn start(&mut self, number: usize, tell: &mpsc::Sender<Event>) -> io::Result<()> {
-        self.due = None;
-        let mut child = server(&self.entry, &["--foreground"])?.stdout(Stdio::piped()).spawn()?;
+        (self.due, self.asked) = (None, false);
+        let mut command = server(&self.entry, &["--foreground"])?;
+        // Ctrl-C is for us, who know which one ends first.
+        let mut child = command.stdout(Stdio::piped()).process_group(0).spawn()?;
         let output = child.stdout.take();
         *locked(&self.running) = Some(child);
         let (running, tell) = (self.running.clone(), tell.clone());
@@ -118,11 +123,19 @@ impl Served {
         Ok(())
     }
 
-    fn end(&self) {
-        if let Some(child) = &*locked(&self.running)
-            && let Err(e) = terminate(child.id())
-        {
-            log(format_args!("fublk: the server of device {} can not be ended: {e}", self.entry.id));
+    fn is_running(&self) -> bool {
+        locked(&self.running).is_some()
+    }
+
+    /// Asked twice, it ends at once.
+    fn end(&mut self) {
+        if let Some(child) = &*locked(&self.running) {
+            match terminate(child.id()) {
+                Ok(()) => self.asked = true,
+                Err(e) => {
+                    log(format_args!("fublk: the server of device {} can not be ended: {e}", self.entry.id));
+                }
+            }
         }
     }
 
@@ -171,6 +184,7 @@ pub(crate) fn in_foreground(path: &Path) -> Result<(), Failure> {
         due: None,
         before: Before::Nothing,
         was_ready: false,
+        asked: false,
     });
     let mut served: Vec<_> = served.collect();
     for one in &mut served {
@@ -186,6 +200,9 @@ struct Supervisor {
     /// another.
     next: usize,
     left: usize,
+    /// There was a signal.
+    asked: bool,
+    /// All end.
     ending: bool,
     /// One has failed: those that are new end.
     none_new: bool,
@@ -194,7 +211,8 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(served: Vec<Served>, tell: mpsc::Sender<Event>) -> Supervisor {
-        Supervisor { served, tell, next: 0, left: 0, ending: false, none_new: false, failed: None }
+        let (asked, ending, none_new) = (false, false, false);
+        Supervisor { served, tell, next: 0, left: 0, asked, ending, none_new, failed: None }
     }
 
     fn start(&mut self, number: usize) {
@@ -247,30 +265,50 @@ impl Supervisor {
         }
     }
 
+    /// There is a signal: all end. Who asks twice is in a hurry.
+    fn signal(&mut self) {
+        if std::mem::replace(&mut self.asked, true) {
+            self.served.iter_mut().for_each(Served::end);
+        } else {
+            self.end();
+        }
+    }
+
     /// All of them end.
     fn end(&mut self) {
-        if !self.ending {
-            tell_systemd("STOPPING=1");
+        if std::mem::replace(&mut self.ending, true) {
+            return;
         }
-        self.ending = true;
-        for served in &mut self.served {
-            served.end();
-            if served.due.take().is_some() {
-                let id = served.entry.id;
-                let failure =
-                    Failure::new(format!("device {id} has no server that could end it: fublk recover {id}"));
-                let _ = self.failed.get_or_insert(failure);
-            }
+        tell_systemd("STOPPING=1");
+        for served in self.served.iter_mut().filter(|served| served.due.is_some()) {
+            served.due = None;
+            let id = served.entry.id;
+            let failure =
+                Failure::new(format!("device {id} has no server that could end it: fublk recover {id}"));
+            let _ = self.failed.get_or_insert(failure);
         }
+        self.end_next();
     }
 
     /// All or none; but those that were there before stay.
     fn end_new(&mut self) {
         self.none_new = true;
         if self.served.iter().any(|served| served.before.was_there()) {
-            self.served.iter().filter(|served| !served.before.was_there()).for_each(Served::end);
+            self.end_next();
         } else {
             self.end();
+        }
+    }
+
+    /// Of those that are to end, the last one does, and the others when it has ended: it may be made
+    /// of them, and write to them until then.
+    fn end_next(&mut self) {
+        let (all, new) = (self.ending, self.none_new);
+        let ends = |served: &&mut Served| served.is_running() && (all || new && !served.before.was_there());
+        if let Some(served) = self.served.iter_mut().rfind(ends)
+            && !served.asked
+        {
+            served.end();
         }
     }
 
@@ -303,11 +341,12 @@ impl Supervisor {
                 None => events.recv().map_err(Into::into),
             };
             match event {
-                Ok(Event::Signal) => self.end(),
+                Ok(Event::Signal) => self.signal(),
                 Ok(Event::Ready(number)) => self.is_there(number)?,
                 Ok(Event::Ended(number, status)) => {
                     self.left -= 1;
                     self.ended(number, status);
+                    self.end_next();
                 }
                 Err(RecvTimeoutError::Timeout) => self.start_due(),
                 // We have a sender ourselves.
@@ -327,8 +366,7 @@ impl Supervisor {
             log_at(Level::Warning, format_args!("fublk: device {id} has a new server"));
         }
         if self.ending || self.none_new && !served.before.was_there() {
-            // Its server may have missed that.
-            served.end();
+            self.end_next();
         } else if is_first && number + 1 == self.next {
             self.start_next();
         }
@@ -360,5 +398,75 @@ impl Supervisor {
             log(format_args!("fublk: {failure}"));
             self.fail(failure);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Spec;
+    use std::os::unix::process::ExitStatusExt;
+
+    /// A device with a server that does nothing but end when it is asked to.
+    fn served(id: u32, before: Before) -> Served {
+        let spec = Spec::from_args(&["null".into()]).unwrap();
+        let entry = Entry { id, survives: false, spec, args: Vec::new() };
+        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        let running = Arc::new(Mutex::new(Some(child)));
+        Served { entry, running, again: Again::default(), due: None, before, was_ready: true, asked: false }
+    }
+
+    fn supervisor(before: [Before; 3]) -> Supervisor {
+        let served = (0..).zip(before).map(|(id, before)| served(id, before)).collect();
+        Supervisor::new(served, mpsc::channel().0)
+    }
+
+    /// Which ones run, when all that were asked to end have ended?
+    fn running(supervisor: &Supervisor) -> [bool; 3] {
+        let all = supervisor.served.iter().map(|served| {
+            if served.asked && served.is_running() {
+                assert_eq!(reap(&served.running).unwrap().signal(), Some(15));
+            }
+            served.is_running()
+        });
+        all.collect::<Vec<_>>().try_into().unwrap()
+    }
+
+    impl Drop for Served {
+        fn drop(&mut self) {
+            self.end();
+            let _ = reap(&self.running);
+        }
+    }
+
+    #[test]
+    fn what_is_made_of_others_ends_first() {
+        let mut all = supervisor([Before::Nothing, Before::Served, Before::Nothing]);
+        all.signal();
+        assert_eq!(running(&all), [true, true, false]);
+        all.end_next();
+        all.end_next();
+        assert_eq!(running(&all), [true, false, false]);
+        all.end_next();
+        assert_eq!(running(&all), [false; 3]);
+    }
+
+    #[test]
+    fn who_asks_twice_does_not_wait() {
+        let mut all = supervisor([Before::Nothing; 3]);
+        all.signal();
+        all.signal();
+        assert_eq!(running(&all), [false; 3]);
+    }
+
+    #[test]
+    fn what_was_there_stays_when_new_ones_end() {
+        let mut all = supervisor([Before::Nothing, Before::Served, Before::Nothing]);
+        all.end_new();
+        assert_eq!(running(&all), [true, true, false]);
+        all.end_next();
+        assert_eq!(running(&all), [false, true, false]);
+        all.end_next();
+        assert_eq!(running(&all), [false, true, false]);
     }
 }
