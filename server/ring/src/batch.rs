@@ -285,11 +285,12 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::tests::there_is;
 
-    /// Without a kernel behind it.
+    /// Without a driver behind it.
     fn batch(depth: u16) -> Option<Batch> {
-        let uring = IoUring::new(8).ok()?;
-        let mut batch = Batch::new(&uring, FileIndex(0), 0, depth, false).ok()?;
+        let uring = there_is(IoUring::new(8))?;
+        let mut batch = Batch::new(&uring, FileIndex(0), 0, depth, false).unwrap();
         // It has to prepare first.
         assert!(batch.next_entry().is_some() && batch.next_entry().is_none());
         batch.complete(PREPARE | 3, 0, 0, &mut Vec::new());
