@@ -80,7 +80,10 @@ fn manual_and_units_say_what_there_is() {
         for line in text.lines() {
             let Some((_, rest)) = line.split_once("/usr/bin/fublk ") else { continue };
             let words = rest.split('"').next().unwrap_or(rest).split(' ');
-            let args: Vec<_> = words.map(|word| word.replace("%i", "x").replace("%k", "ublkc0")).collect();
+            // There may be a file of that name, and a driver: it must not be served.
+            let path = |word: &str| word.replace("/etc/fublk/%i", dir.join("none").to_str().unwrap());
+            let args: Vec<_> = words.map(|word| path(word).replace("%k", "ublkc0")).collect();
+            assert!(args.iter().all(|word| !word.contains("/etc/") && !word.contains('%')), "{args:?}");
             let args: Vec<_> = args.iter().map(String::as_str).collect();
             // It is understood, if not done.
             let output = fublk(&args).output().unwrap();
@@ -89,5 +92,10 @@ fn manual_and_units_say_what_there_is() {
         }
     }
     assert_eq!(seen, 2);
+    // Both drivers do.
+    let service = fs::read_to_string(system.join("fublk@.service")).unwrap();
+    let loads = service.lines().find(|line| line.starts_with("ExecStartPre=-")).unwrap();
+    let names = ["ublk_rs", "ublk_drv"].map(|name| loads.find(&format!("modprobe -q {name}")));
+    assert!(names[0].is_some() && names[0] < names[1], "{loads}");
     fs::remove_dir_all(dir).unwrap();
 }
