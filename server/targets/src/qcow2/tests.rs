@@ -402,6 +402,20 @@ fn whole_clusters_are_zeroed_as_a_whole() {
 }
 
 #[test]
+fn a_discard_leaves_what_a_base_has() {
+    let scratch = Scratch::in_memory("qcow2-discard");
+    scratch.file("base", &[1; 1 << 20]);
+    let path = scratch.path("image");
+    create(&path, "cluster_size=64k,backing_file=base,backing_fmt=raw", 1 << 20);
+    let sim = open(&path);
+    sim.discard(0, 65536).unwrap();
+    sim.write_zeroes(65536, 65536, false).unwrap();
+    let entry = |n| sim.target().chain().top().entry(n).unwrap();
+    assert_eq!([entry(0), entry(1)], [entry::Entry::Missing, entry::Entry::Zero(None)]);
+    assert_eq!(sim.read(65024, 1024).unwrap(), [[1; 512], [0; 512]].concat());
+}
+
+#[test]
 fn one_group_without_a_copy() {
     let scratch = Scratch::in_memory("qcow2-pieces");
     let path = scratch.path("image");
