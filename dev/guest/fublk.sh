@@ -763,6 +763,7 @@ if [ "$all" = all ]; then
 	run stacked term
 	run stacked ctrl_c
 	run stacked del
+	run untold
 fi
 # What has to do with how data move, in each mode; of how a server or a device ends, one
 # way in each.

@@ -27,8 +27,8 @@ there before stay, also when another one fails.
 With --foreground, one process looks after the servers. It starts those again that
 die, if their devices were made to wait for that (on_death), and ends when all have
 ended. Where a device waits for a server, it is tried again for ever, at least every
-30 s. SIGTERM ends all devices that have a server, the last
-one first, as it may be made of others; a second one ends all at once. systemd is told when all are there.";
+30 s. SIGTERM ends all devices that have a server, the last one of the file first, as it
+may be made of others; a second one ends all at once. systemd is told when all are there.";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -342,7 +342,7 @@ impl Supervisor {
             };
             match event {
                 Ok(Event::Signal) => self.signal(),
-                Ok(Event::Ready(number)) => self.is_there(number)?,
+                Ok(Event::Ready(number)) => self.is_there(number),
                 Ok(Event::Ended(number, status)) => {
                     self.left -= 1;
                     self.ended(number, status);
@@ -356,12 +356,15 @@ impl Supervisor {
         self.failed.map_or(Ok(()), Err)
     }
 
-    fn is_there(&mut self, number: usize) -> Result<(), Failure> {
+    fn is_there(&mut self, number: usize) {
         let served = &mut self.served[number];
         let (id, is_first) = (served.entry.id, !std::mem::replace(&mut served.was_ready, true));
         served.again.is_ready(Instant::now());
         if is_first {
-            print(format_args!("/dev/ublkb{id}\n"))?;
+            // Who can not be told is no reason to leave servers alone.
+            if let Err(failure) = print(format_args!("/dev/ublkb{id}\n")) {
+                log(format_args!("fublk: /dev/ublkb{id} is there, but that can not be told: {failure}"));
+            }
         } else {
             log_at(Level::Warning, format_args!("fublk: device {id} has a new server"));
         }
@@ -370,7 +373,6 @@ impl Supervisor {
         } else if is_first && number + 1 == self.next {
             self.start_next();
         }
-        Ok(())
     }
 
     fn ended(&mut self, number: usize, status: io::Result<ExitStatus>) {

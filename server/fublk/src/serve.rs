@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use ublk_server::{Device, Errno, Level, Options, Target, control, log, log_at, log_in_background};
-use ublk_sys::{Signals, is_root, lock_memory, new_session, on_io_path, uapi::DevInfo};
+use ublk_sys::{Signals, is_root, lock_memory, new_session, on_io_path, terminate, uapi::DevInfo};
 
 /// Tells a server that somebody waits for its first line, and then goes away.
 const BACKGROUND: &str = "FUBLK_BACKGROUND";
@@ -154,7 +154,7 @@ impl Use for Adding<'_> {
             let _ = device.delete();
             return Err(e.into());
         }
-        serve(&device, target)
+        serve(&device, target, true)
     }
 }
 
@@ -234,7 +234,7 @@ impl Use for &mut Option<Recovering<'_>> {
             state::same_files(device.id())?;
         }
         asked.device(|| Ok::<_, Failure>((device.id(), ())))?;
-        serve(&device, target)
+        serve(&device, target, false)
     }
 }
 
@@ -254,13 +254,20 @@ fn when_ours<R>(id: u32, work: impl Fn() -> io::Result<R>) -> io::Result<R> {
     }
 }
 
-fn serve<T: Target>(device: &Device, target: T) -> Result<(), Failure> {
+fn serve<T: Target>(device: &Device, target: T, is_new: bool) -> Result<(), Failure> {
     let id = device.id();
     let instance = state::instance(id)?;
     env::set_current_dir("/")?;
     let result = device.serve(Arc::new(target), |device| {
-        // Whoever waits may be gone already.
-        let _ = writeln!(io::stdout(), "/dev/ublkb{}", device.id());
+        // Whoever waits may be gone already: nobody knows of a new device then, as after Ctrl-C. One
+        // that was there before goes on.
+        if let Err(e) = writeln!(io::stdout(), "/dev/ublkb{}", device.id())
+            && is_new
+            && is_in_background()
+        {
+            log(format_args!("fublk: nobody waits for /dev/ublkb{} any more: {e}", device.id()));
+            let _ = terminate(process::id());
+        }
         tell_systemd(&format!("READY=1\nSTATUS=/dev/ublkb{}", device.id()));
         log_at(
             Level::Info,
