@@ -173,6 +173,7 @@ pub fn flush_log() {
 
 /// Lines that there may be many of: so many in a second, or, when that goes on, in a minute. The
 /// others are counted.
+#[derive(Debug)]
 struct Limit {
     begun: Instant,
     since: Instant,
@@ -205,19 +206,35 @@ impl Limit {
     }
 }
 
+/// A log of what may happen again and again. Which lines there are too many of is told with the next.
+#[derive(Debug, Default)]
+pub struct RareLog(Mutex<Option<Limit>>);
+
+impl RareLog {
+    /// For a `static`.
+    pub const fn new() -> RareLog {
+        RareLog(Mutex::new(None))
+    }
+
+    /// A warning, unless there are too many.
+    pub fn log(&self, what: impl Display) {
+        let now = Instant::now();
+        let over = {
+            let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            limit.get_or_insert_with(|| Limit::new(now)).take(now)
+        };
+        match over {
+            Some(0) => log(what),
+            Some(more) => log(format_args!("{what} (and {more} others before)")),
+            None => {}
+        }
+    }
+}
+
 /// A request has failed.
 pub(crate) fn log_io_error(what: fmt::Arguments<'_>) {
-    static LIMIT: Mutex<Option<Limit>> = Mutex::new(None);
-    let now = Instant::now();
-    let over = {
-        let mut limit = LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
-        limit.get_or_insert(Limit::new(now)).take(now)
-    };
-    match over {
-        Some(0) => log(what),
-        Some(more) => log(format_args!("{what} (and {more} others before)")),
-        None => {}
-    }
+    static LOG: RareLog = RareLog::new();
+    LOG.log(what);
 }
 
 #[cfg(test)]
