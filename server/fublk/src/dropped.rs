@@ -4,7 +4,7 @@
 //! than there is the device, and the machine runs: until somebody says that all data were copied.
 
 use crate::{Failure, identity::Identity, spec::Number, state};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -20,7 +20,7 @@ const DIRECTORY: &str = "/var/lib/fublk/dropped";
 pub(crate) struct Dropped(PathBuf);
 
 /// What a file is: its path, where that leads, and its numbers, as far as it is there.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Leg {
     path: PathBuf,
     real: Option<PathBuf>,
@@ -29,7 +29,9 @@ struct Leg {
 
 impl Leg {
     fn of(path: &Path) -> Leg {
-        Leg { path: path.to_owned(), real: fs::canonicalize(path).ok(), identity: Identity::of(path).ok() }
+        // A name that is no UTF-8 can not be kept, nor is a file given by it.
+        let real = fs::canonicalize(path).ok().filter(|real| real.to_str().is_some());
+        Leg { path: path.to_owned(), real, identity: Identity::of(path).ok() }
     }
 
     /// By any of its names: rather one too many than one that has missed writes.
@@ -39,21 +41,6 @@ impl Leg {
         name(&other.path)
             || other.real.as_deref().is_some_and(name)
             || same.is_some_and(|(a, b)| a.is_same(b))
-    }
-
-    fn to_json(&self) -> Value {
-        json!({
-            "path": self.path.to_string_lossy(),
-            "real": self.real.as_ref().map(|path| path.to_string_lossy()),
-            "identity": self.identity.as_ref().map(Identity::to_json),
-        })
-    }
-
-    fn from_json(text: &str) -> Option<Leg> {
-        let value: Value = serde_json::from_str(text).ok()?;
-        let path = |name| value.get(name).and_then(Value::as_str).map(PathBuf::from);
-        let identity = value.get("identity").and_then(Identity::from_json);
-        Some(Leg { path: path("path")?, real: path("real"), identity })
     }
 
     /// The name of its record: FNV-1a of its path, which may be too long.
@@ -94,7 +81,7 @@ impl Dropped {
     fn add(&self, leg: &Leg) -> io::Result<()> {
         let new = self.0.join(format!(".{}-{}", leg.name(), process::id()));
         let mut file = File::create(&new)?;
-        file.write_all(leg.to_json().to_string().as_bytes())?;
+        file.write_all(&serde_json::to_vec(leg)?)?;
         file.sync_all()?;
         fs::rename(&new, self.0.join(leg.name()))?;
         Dropped::sync(&self.0)
@@ -112,9 +99,8 @@ impl Dropped {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            let known = Leg::from_json(&fs::read_to_string(entry.path())?);
-            let known = known
-                .ok_or_else(|| io::Error::other(format!("{}: what is that?", entry.path().display())))?;
+            let known: Leg = serde_json::from_slice(&fs::read(entry.path())?)
+                .map_err(|_| io::Error::other(format!("{}: what is that?", entry.path().display())))?;
             if known.is(leg) {
                 found.push(entry.path());
             }

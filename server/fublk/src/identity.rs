@@ -2,7 +2,7 @@
 
 //! Which file or disk it is that has a path now: another one may get the same path.
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     os::unix::fs::{FileTypeExt, MetadataExt},
@@ -10,7 +10,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// Its numbers, which another one may get when it is gone.
     numbers: String,
@@ -40,15 +40,6 @@ impl Identity {
         let differ = self.since.zip(other.since).is_some_and(|(one, other)| one != other);
         self.numbers == other.numbers && !differ
     }
-
-    pub(crate) fn to_json(&self) -> Value {
-        json!({ "numbers": self.numbers, "since": self.since })
-    }
-
-    pub(crate) fn from_json(value: &Value) -> Option<Identity> {
-        let numbers = value.get("numbers")?.as_str()?.to_owned();
-        Some(Identity { numbers, since: value.get("since").and_then(Value::as_u64) })
-    }
 }
 
 #[cfg(test)]
@@ -62,7 +53,8 @@ mod tests {
         let (path, other) = (dir.join("a"), dir.join("b"));
         fs::write(&path, "x").unwrap();
         let was = Identity::of(&path).unwrap();
-        assert_eq!(Identity::from_json(&was.to_json()), Some(was.clone()));
+        let kept = serde_json::to_string(&was).unwrap();
+        assert_eq!(serde_json::from_str::<Identity>(&kept).unwrap(), was);
         // What is in it does not matter.
         fs::write(&path, "y").unwrap();
         assert!(Identity::of(&path).unwrap().is_same(&was));

@@ -4,7 +4,7 @@
 //! and recover it.
 
 use crate::{Failure, identity::Identity, spec::Spec};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::{
     env, fs, io,
     os::unix::fs::MetadataExt,
@@ -45,52 +45,52 @@ pub(crate) fn instance(id: u32) -> io::Result<u64> {
 }
 
 /// What is kept of a device.
+#[derive(Serialize, Deserialize)]
 struct Kept {
     instance: u64,
+    #[serde(rename = "target")]
     args: Vec<String>,
-    /// Which files these were.
-    files: Vec<(PathBuf, Identity)>,
+    /// Older versions did not keep it.
+    #[serde(default)]
+    files: Vec<KeptFile>,
+}
+
+/// Which file it was that had a path.
+#[derive(Serialize, Deserialize)]
+struct KeptFile {
+    path: PathBuf,
+    #[serde(flatten)]
+    identity: Identity,
 }
 
 impl Kept {
     fn write(&self, id: u32) -> io::Result<()> {
         fs::create_dir_all(directory()?)?;
-        let files = self.files.iter().map(|(path, identity)| {
-            let mut value = identity.to_json();
-            value["path"] = json!(path.to_string_lossy());
-            value
-        });
-        let files: Vec<_> = files.collect();
         let new = path(id, "new")?;
-        let all = json!({ "instance": self.instance, "target": self.args, "files": files });
-        fs::write(&new, all.to_string())?;
+        fs::write(&new, serde_json::to_vec(self)?)?;
         fs::rename(new, path(id, "json")?)
     }
 
     fn read(text: &str) -> Option<Kept> {
-        let mut value: Value = serde_json::from_str(text).ok()?;
-        let args = serde_json::from_value(value.get_mut("target")?.take()).ok()?;
-        // Older versions did not keep it.
-        let files = value.get("files").and_then(Value::as_array).into_iter().flatten();
-        let files = files.filter_map(|file| {
-            Some((PathBuf::from(file.get("path")?.as_str()?), Identity::from_json(file)?))
-        });
-        Some(Kept { instance: value.get("instance")?.as_u64()?, args, files: files.collect() })
+        serde_json::from_str(text).ok()
     }
 
     /// A file that is another one now.
     fn other_file(&self) -> Option<&Path> {
-        let other = self.files.iter().find(|(path, was)| {
+        let other = self.files.iter().find(|file| {
             // That it can not be looked at is told when it is opened.
-            Identity::of(path).is_ok_and(|now| !now.is_same(was))
+            Identity::of(&file.path).is_ok_and(|now| !now.is_same(&file.identity))
         });
-        other.map(|(path, _)| path.as_path())
+        other.map(|file| file.path.as_path())
     }
 }
 
 /// Keep what a device is, of files that are open.
 pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
-    let files = spec.files().iter().filter_map(|path| Some((path.clone(), Identity::of(path).ok()?)));
+    let files = spec
+        .files()
+        .iter()
+        .filter_map(|path| Some(KeptFile { path: path.clone(), identity: Identity::of(path).ok()? }));
     Kept { instance: instance(id)?, args: spec.args(), files: files.collect() }.write(id)
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn without(id: u32, file: &Path) -> io::Result<()> {
     let mut spec = Spec::from_args(&kept.args).map_err(other)?;
     spec.drop_file(file);
     kept.args = spec.args();
-    kept.files.retain(|(path, _)| path != file);
+    kept.files.retain(|kept| kept.path != file);
     kept.write(id)
 }
 
@@ -163,7 +163,7 @@ mod tests {
         let (path, other) = (dir.join("a"), dir.join("b"));
         fs::write(&path, "x").unwrap();
         fs::write(&other, "x").unwrap();
-        let files = vec![(path.clone(), Identity::of(&path).unwrap())];
+        let files = vec![KeptFile { path: path.clone(), identity: Identity::of(&path).unwrap() }];
         let kept = Kept { instance: 7, args: vec!["file".into()], files };
         assert_eq!(kept.other_file(), None);
         fs::rename(&other, &path).unwrap();
@@ -171,6 +171,10 @@ mod tests {
         // One that is not there is told of when it is opened.
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(kept.other_file(), None);
+        let text =
+            r#"{"files": [{"numbers": "file 1:2", "path": "/a", "since": 3}], "instance": 7, "target": []}"#;
+        let again = serde_json::to_value(Kept::read(text).unwrap()).unwrap();
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(text).unwrap());
         let old = Kept::read(r#"{"instance": 7, "target": ["null"]}"#).unwrap();
         assert_eq!((old.instance, old.files.len()), (7, 0));
         assert!(Kept::read(r#"{"target": ["null"]}"#).is_none());
