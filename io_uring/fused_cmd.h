@@ -262,6 +262,18 @@ static inline bool io_leads_group(const struct io_kiocb *req)
 #endif
 }
 
+/* About how many of a submission of groups like the last one are secondaries? */
+static inline unsigned int io_nr_grouped(const struct io_submit_state *state)
+{
+#ifdef CONFIG_IO_URING_FUSED_CMD
+	unsigned int behind = state->fused_behind;
+
+	return DIV_ROUND_UP(state->submit_nr * behind, behind + 1);
+#else
+	return state->submit_nr;
+#endif
+}
+
 /* What is a group by itself, or a part of the request before it, is in no other */
 static inline bool io_may_be_grouped(u8 opcode)
 {

@@ -133,6 +133,12 @@ impl Gathered {
     // Each form has its own: not inlined otherwise.
     #[inline(always)]
     pub(super) unsafe fn take_all<F: Form>(&mut self) -> Result {
+        // For the plug. Of an SQE group it is not known, and an inline secondary is no SQE.
+        // SAFETY: By the function's requirements.
+        unsafe {
+            let ctx = (*self.req).ctx;
+            (*ctx).__bindgen_anon_2.submit_state.fused_behind = self.nr.max(1);
+        }
         loop {
             // SAFETY: By the function's requirements; there is one at first, and then while the
             // loop goes on.

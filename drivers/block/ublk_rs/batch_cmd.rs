@@ -8,9 +8,11 @@ use crate::{
         DataMode, //
     },
     uapi::{
+        DevInfo,
         UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK,
         UBLK_BATCH_F_HAS_BUF_ADDR,
-        UBLK_BATCH_F_HAS_ZONE_LBA, //
+        UBLK_BATCH_F_HAS_ZONE_LBA,
+        UBLK_F_ZONED, //
     }, //
 };
 use kernel::{
@@ -44,13 +46,31 @@ pub(crate) struct BatchIo {
 static_assert!(size_of::<BatchIo>() == size_of::<uapi::ublk_batch_io>());
 static_assert!(size_of::<uapi::ublk_elem_header>() == Element::HEADER);
 
-/// What a device means for its commands.
-#[derive(Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) nr_queues: u16,
-    pub(crate) depth: u16,
-    pub(crate) data: DataMode,
-    pub(crate) zoned: bool,
+/// What the commands of a device may say.
+pub(crate) struct Rules {
+    nr_queues: u16,
+    depth: u16,
+    /// The flags that there may be.
+    flags: u32,
+    registers: bool,
+}
+
+impl Rules {
+    /// The rules of the device that `info` describes.
+    pub(crate) fn new(info: &DevInfo) -> Self {
+        let data = DataMode::new(info.flags);
+        let allow = |flag, allowed| if allowed { flag } else { 0 };
+
+        // An element has a buffer either by its address or by its index: no device has both.
+        Self {
+            nr_queues: info.nr_hw_queues,
+            depth: info.queue_depth,
+            flags: allow(UBLK_BATCH_F_HAS_ZONE_LBA, info.flags & UBLK_F_ZONED != 0)
+                | allow(UBLK_BATCH_F_HAS_BUF_ADDR, data.copies)
+                | allow(UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, data.registers),
+            registers: data.registers,
+        }
+    }
 }
 
 impl BatchIo {
@@ -58,30 +78,20 @@ impl BatchIo {
     ///
     /// Fails with [`E2BIG`] if there are more of them than the queue has tags, and with [`EINVAL`]
     /// for another queue than there are, and for flags and sizes that make no sense.
-    pub(crate) fn elements(&self, limits: Limits) -> Result<Layout> {
-        let has = |flag: u32| u32::from(self.flags) & flag != 0;
-        let lba = has(UBLK_BATCH_F_HAS_ZONE_LBA);
-        let addr = has(UBLK_BATCH_F_HAS_BUF_ADDR);
-        let fallback = has(UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK);
-        let known = UBLK_BATCH_F_HAS_ZONE_LBA
-            | UBLK_BATCH_F_HAS_BUF_ADDR
-            | UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK;
-        let bytes = Element::HEADER + if addr { 8 } else { 0 } + if lba { 8 } else { 0 };
+    #[inline]
+    pub(crate) fn elements(&self, rules: &Rules) -> Result<Layout> {
+        let flags = u32::from(self.flags);
+        let lba = flags & UBLK_BATCH_F_HAS_ZONE_LBA != 0;
+        let addr = flags & UBLK_BATCH_F_HAS_BUF_ADDR != 0;
+        let bytes = Element::HEADER + 8 * (usize::from(addr) + usize::from(lba));
 
-        if self.q_id >= limits.nr_queues {
+        if self.q_id >= rules.nr_queues {
             return Err(EINVAL);
         }
-        if self.nr_elem > limits.depth {
+        if self.nr_elem > rules.depth {
             return Err(E2BIG);
         }
-        // An element has a buffer either by its address or by its index.
-        if (lba && !limits.zoned)
-            || (addr && !limits.data.copies)
-            || (fallback && !limits.data.registers)
-            || (fallback && addr)
-            || u32::from(self.flags) & !known != 0
-            || usize::from(self.elem_bytes) != bytes
-        {
+        if flags & !rules.flags != 0 || usize::from(self.elem_bytes) != bytes {
             return Err(EINVAL);
         }
         Ok(Layout {
@@ -89,19 +99,19 @@ impl BatchIo {
             bytes,
             addr,
             lba,
-            fallback,
-            data: limits.data,
+            fallback: flags & UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK != 0,
+            registers: rules.registers,
         })
     }
 
     /// Checks a command whose elements are [`Moved`]; returns the bytes of all of them.
     ///
     /// Fails as [`Self::elements`] does, and with [`EINVAL`] if there are none.
-    pub(crate) fn moved(&self, limits: Limits) -> Result<usize> {
+    pub(crate) fn moved(&self, rules: &Rules) -> Result<usize> {
         if self.flags != 0 || self.reserved != 0 || self.reserved2 != 0 || self.nr_elem == 0 {
             return Err(EINVAL);
         }
-        Ok(self.elements(limits)?.total())
+        Ok(self.elements(rules)?.total())
     }
 
     /// Checks a command that the server is told tags with, but for its queue. Fails with
@@ -123,7 +133,7 @@ pub(crate) struct Layout {
     addr: bool,
     lba: bool,
     fallback: bool,
-    data: DataMode,
+    registers: bool,
 }
 
 impl Layout {
@@ -149,7 +159,7 @@ impl Layout {
                 Some(lba) if self.lba => Some(u64::from_ne_bytes(*lba)),
                 _ => None,
             },
-            auto_reg: self.data.registers.then_some(auto_reg),
+            auto_reg: self.registers.then_some(auto_reg),
         })
     }
 }
@@ -202,13 +212,12 @@ mod tests {
     use super::*;
     use crate::uapi::*;
 
-    fn limits(features: u64) -> Limits {
-        Limits {
-            nr_queues: 2,
-            depth: 16,
-            data: DataMode::new(features),
-            zoned: false,
-        }
+    fn rules(features: u64) -> Rules {
+        let mut info: DevInfo = zerocopy::FromZeros::new_zeroed();
+        info.nr_hw_queues = 2;
+        info.queue_depth = 16;
+        info.flags = features;
+        Rules::new(&info)
     }
 
     fn cmd(flags: u32, nr_elem: u16, elem_bytes: u8) -> BatchIo {
@@ -224,7 +233,7 @@ mod tests {
 
     #[test]
     fn layouts() {
-        let get = |features, cmd: BatchIo| cmd.elements(limits(features)).map(|l| l.total());
+        let get = |features, cmd: BatchIo| cmd.elements(&rules(features)).map(|l| l.total());
         let addr = UBLK_BATCH_F_HAS_BUF_ADDR;
         let lba = UBLK_BATCH_F_HAS_ZONE_LBA;
         let fallback = UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK;
@@ -243,11 +252,7 @@ mod tests {
             ..cmd(0, 99, 8)
         };
         assert_eq!(get(0, other), Err(EINVAL));
-        let zoned = Limits {
-            zoned: true,
-            ..limits(0)
-        };
-        let both = cmd(addr | lba, 2, 24).elements(zoned);
+        let both = cmd(addr | lba, 2, 24).elements(&rules(UBLK_F_ZONED));
         assert_eq!(both.map(|layout| layout.total()), Ok(48));
     }
 
@@ -259,23 +264,20 @@ mod tests {
         bytes[4..8].copy_from_slice(&(-5i32).to_ne_bytes());
         bytes[8..].copy_from_slice(&0x1234u64.to_ne_bytes());
 
-        let copy = cmd(UBLK_BATCH_F_HAS_BUF_ADDR, 1, 16).elements(limits(0))?;
+        let copy = cmd(UBLK_BATCH_F_HAS_BUF_ADDR, 1, 16).elements(&rules(0))?;
         let element = copy.element(&bytes).ok_or(EINVAL)?;
         assert_eq!((element.tag, element.result), (7, -5));
         assert_eq!((element.addr, element.auto_reg), (0x1234, None));
         assert_eq!(copy.element(&bytes[..7]), None);
         assert_eq!(element.lba, None);
 
-        let zoned = Limits {
-            zoned: true,
-            ..limits(UBLK_F_USER_COPY)
-        };
+        let zoned = &rules(UBLK_F_ZONED | UBLK_F_USER_COPY);
         let append = cmd(UBLK_BATCH_F_HAS_ZONE_LBA, 1, 16).elements(zoned)?;
         let element = append.element(&bytes).ok_or(EINVAL)?;
         assert_eq!((element.addr, element.lba), (0, Some(0x1234)));
 
         let auto = cmd(UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, 1, 8);
-        let auto = auto.elements(limits(UBLK_F_AUTO_BUF_REG))?;
+        let auto = auto.elements(&rules(UBLK_F_AUTO_BUF_REG))?;
         let element = auto.element(&bytes[..8]).ok_or(EINVAL)?;
         let auto_reg = AutoReg::new(9, true);
         assert_eq!((element.addr, element.auto_reg), (0, Some(auto_reg)));
@@ -284,7 +286,7 @@ mod tests {
 
     #[test]
     fn moved() {
-        let get = |cmd: BatchIo| cmd.moved(limits(UBLK_F_FUSED_CMD));
+        let get = |cmd: BatchIo| cmd.moved(&rules(UBLK_F_FUSED_CMD));
 
         assert_eq!(get(cmd(0, 16, 8)), Ok(128));
         assert_eq!(get(cmd(0, 17, 8)), Err(E2BIG));

@@ -10,10 +10,8 @@
 use crate::{
     batch_cmd::{
         BatchIo,
-        Limits,
         Moved, //
     },
-    data_mode::DataMode,
     device::Device,
     queue::Queue,
     slot::shared::Next,
@@ -22,10 +20,11 @@ use crate::{
         Disk, //
     },
     uapi::{
-        UBLK_F_FUSED_CMD,
-        UBLK_F_ZONED, //
+        UBLK_F_AUTO_BUF_REG,
+        UBLK_F_FUSED_CMD, //
     }, //
 };
+use core::mem::MaybeUninit;
 use kernel::{
     block::mq::CompletionBatch,
     io_uring::{
@@ -48,11 +47,13 @@ const MAX_ELEMENTS: usize = MAX_SECONDARIES as usize;
 // They are read to the stack.
 static_assert!(MAX_ELEMENTS * Moved::BYTES <= 512);
 
+/// Where the elements of a command are read to.
+type Memory = [MaybeUninit<u8>; MAX_ELEMENTS * Moved::BYTES];
+
 /// The elements of a command.
 struct Batch<'a> {
     queue: &'a Queue,
-    bytes: [u8; MAX_ELEMENTS * Moved::BYTES],
-    len: usize,
+    bytes: &'a [u8],
 }
 
 impl<'a> Batch<'a> {
@@ -64,42 +65,30 @@ impl<'a> Batch<'a> {
     /// - [`E2BIG`]: more elements than tags, or than secondaries that a command can have.
     /// - [`EBUSY`]: the server does not have a request with this tag, or the tag is there twice.
     /// - [`EFAULT`].
-    fn new(dev: &'a Device, cmd: &FusedCmd<'_, BatchCommands>) -> Result<Self> {
+    ///
+    /// Tags that have secondaries are checked by [`Self::lend`].
+    fn new(
+        dev: &'a Device,
+        cmd: &FusedCmd<'_, BatchCommands>,
+        memory: &'a mut Memory,
+    ) -> Result<Self> {
         let io: BatchIo = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
-        let info = dev.info();
-        let data = DataMode::new(info.flags);
         // What is registered with the ring could be read and written beside the secondaries.
-        if !dev.has(UBLK_F_FUSED_CMD) || data.registers || !cmd.wants_buffer() {
+        if !dev.has(UBLK_F_FUSED_CMD) || dev.has(UBLK_F_AUTO_BUF_REG) || !cmd.wants_buffer() {
             return Err(EINVAL);
         }
-        let len = io.moved(Limits {
-            nr_queues: info.nr_hw_queues,
-            depth: info.queue_depth,
-            data,
-            zoned: dev.has(UBLK_F_ZONED),
-        })?;
-        let mut batch = Self {
-            queue: dev.queue(io.q_id.into()).ok_or(EINVAL)?,
-            bytes: [0; MAX_ELEMENTS * Moved::BYTES],
-            len,
-        };
-        let bytes = batch.bytes.get_mut(..len).ok_or(E2BIG)?;
+        let len = io.moved(dev.batch_rules())?;
+        let queue = dev.queue(io.q_id.into()).ok_or(EINVAL)?;
+        let memory = memory.get_mut(..len).ok_or(E2BIG)?;
         let user = UserPtr::from_addr(cmd.sqe_addr() as usize);
-        UserSlice::new(user, len).reader().read_slice(bytes)?;
+        let bytes = UserSlice::new(user, len).reader().read_into(memory)?;
+        let batch = Self { queue, bytes };
 
         let mut nr_secondaries = 0;
-        for (at, moved) in batch.elements().enumerate() {
-            // Once it is committed, it may name another request.
-            if batch
-                .elements()
-                .take(at)
-                .any(|other| other.tag == moved.tag)
-            {
-                return Err(EBUSY);
-            }
-            let slot = batch.queue.slot(moved.tag.into()).ok_or(EINVAL)?;
-            slot.check_batch(moved.nr > 0)?;
-            if moved.nr > 0 && moved.result != 0 {
+        for moved in batch.elements() {
+            if moved.nr == 0 {
+                batch.check_other(moved.tag)?;
+            } else if moved.result != 0 {
                 return Err(EINVAL);
             }
             nr_secondaries += u32::from(moved.nr);
@@ -111,12 +100,23 @@ impl<'a> Batch<'a> {
     }
 
     fn elements(&self) -> impl Iterator<Item = Moved> + '_ {
-        let bytes = self.bytes.get(..self.len).unwrap_or(&[]);
-        bytes.chunks_exact(Moved::BYTES).filter_map(Moved::new)
+        let chunks = self.bytes.chunks_exact(Moved::BYTES);
+        chunks.filter_map(Moved::new)
     }
 
-    /// Lends the data of each request that has secondaries to these. Fails with [`EBUSY`] if a
-    /// request has gone away since it was checked, or is lent already, and with [`ENOMEM`].
+    /// Whether the request with the tag `tag` can be committed without secondaries.
+    fn check_other(&self, tag: u16) -> Result {
+        // Once it is committed, the tag may name another request. That one is lent twice is seen
+        // when it is lent.
+        if self.elements().filter(|other| other.tag == tag).count() > 1 {
+            return Err(EBUSY);
+        }
+        let slot = self.queue.slot(tag.into()).ok_or(EINVAL)?;
+        slot.check_commit_in_batch()
+    }
+
+    /// Lends the data of each request that has secondaries to these. Fails as [`Self::new`] says
+    /// of tags, and with [`ENOMEM`].
     fn lend(&self, cmd: &mut FusedCmd<'_, BatchCommands>) -> Result {
         for moved in self.elements().filter(|moved| moved.nr > 0) {
             let slot = self.queue.slot(moved.tag.into()).ok_or(EINVAL)?;
@@ -158,7 +158,8 @@ pub(crate) fn commit<'a>(
     mut cmd: FusedCmd<'a, BatchCommands>,
     flags: IssueFlags<'_>,
 ) -> Outcome<'a> {
-    let batch = match Batch::new(dev, &cmd) {
+    let mut memory: Memory = [MaybeUninit::uninit(); MAX_ELEMENTS * Moved::BYTES];
+    let batch = match Batch::new(dev, &cmd, &mut memory) {
         Ok(batch) => batch,
         Err(e) => return cmd.refuse(e),
     };

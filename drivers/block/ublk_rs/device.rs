@@ -3,6 +3,7 @@
 //! A device: what it is made of, and what is known of its server.
 
 use crate::{
+    batch_cmd::Rules,
     data_mode::DataMode,
     numbers::Number,
     phase::{
@@ -116,6 +117,7 @@ pub(crate) struct Device {
     /// What was agreed on at `ADD_DEV`. State and pid are filled in when somebody asks.
     info: DevInfo,
     queues: KVVec<Queue>,
+    batch_rules: Rules,
     pub(crate) tag_set: Arc<TagSet<Disk>>,
     /// The memory that the server registered, with `UBLK_F_SHMEM_ZC`.
     shmem: Option<Pin<KBox<Shmem>>>,
@@ -193,6 +195,7 @@ impl Device {
             dev_id: number.get(),
             ..info
         };
+        let batch_rules = Rules::new(&info);
         let state = DeviceState {
             phase: Phase::Closed,
             params: Params::default(),
@@ -205,6 +208,7 @@ impl Device {
             pin_init!(Self {
                 info,
                 queues,
+                batch_rules,
                 tag_set,
                 shmem,
                 workers,
@@ -238,6 +242,11 @@ impl Device {
     /// What was agreed on at `ADD_DEV`.
     pub(crate) fn info(&self) -> &DevInfo {
         &self.info
+    }
+
+    /// What the commands of a server may say that works on batches.
+    pub(crate) fn batch_rules(&self) -> &Rules {
+        &self.batch_rules
     }
 
     /// Whether the device has one of `features`.

@@ -3,7 +3,10 @@
 //! The block device `/dev/ublkbN`: what the block layer calls.
 
 use crate::{
-    batch_queue::BatchQueue,
+    batch_queue::{
+        BatchQueue,
+        Tells, //
+    },
     device::{
         Device,
         Opening, //
@@ -88,18 +91,18 @@ impl DiskData {
             Gate::Failing => return Err(EREMOTEIO),
             Gate::Held | Gate::Aborting => return Err(EIO),
         }
-        self.dispatch(rq, gate).send();
+        self.dispatch::<false>(rq, gate).send();
         Ok(())
     }
 
     /// Gives a request, which passed the gate, to its slot. What is returned has to be done.
     // By itself the compiler does not, as there are two callers.
     #[inline(always)]
-    fn dispatch(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
+    fn dispatch<const MANY: bool>(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
         // Most requests are of these, so that is looked at first.
         if matches!(rq.op(), Op::Read | Op::Write) || is_known(&rq) {
             if let Some(slot) = self.slot(rq.hw_queue(), rq.tag()) {
-                return slot.dispatch(rq, gate);
+                return slot.dispatch::<MANY>(rq, gate);
             }
         }
         ending::refuse(rq);
@@ -162,7 +165,7 @@ impl Operations for Disk {
         if !data.dev.gate_is_open() {
             return data.queue_gated(rq);
         }
-        data.dispatch(rq, Gate::Open).send();
+        data.dispatch::<false>(rq, Gate::Open).send();
         Ok(())
     }
 
@@ -174,8 +177,9 @@ impl Operations for Disk {
         let mut batch = TaskBatch::default();
         let mut to_kick: Option<&BatchQueue> = None;
         for rq in requests {
-            match data.dispatch(rq, Gate::Open) {
+            match data.dispatch::<true>(rq, Gate::Open) {
                 ToSend::Command(cmd) => batch.push(cmd),
+                ToSend::Telling(cmd) => cmd.send(),
                 // Once for all of the requests of a queue.
                 ToSend::Kick(queue) => match to_kick.replace(queue) {
                     Some(last) if !ptr::eq(last, queue) => last.kick(),
@@ -232,9 +236,10 @@ impl Operations for Disk {
             return Timeout::Done;
         }
         if data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
-            if let Some(server) = slot.server() {
+            // One that is to tell may not be the one that has prepared the slot.
+            for process in [slot.server(), slot.teller()].into_iter().flatten() {
                 // If that fails, it is gone.
-                let _ = server.kill_group();
+                let _ = process.kill_group();
             }
         }
         Timeout::Again

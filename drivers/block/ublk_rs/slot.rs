@@ -20,7 +20,8 @@ pub(crate) mod shared;
 use crate::{
     batch_queue::{
         BatchQueue,
-        QueuedTag, //
+        QueuedTag,
+        Tells, //
     },
     data_mode::{
         AutoReg,
@@ -44,6 +45,7 @@ use crate::{
         CmdData,
         Command,
         Disk,
+        FetchCommand,
         Generation,
         IoCommands,
         RequestRef, //
@@ -142,6 +144,14 @@ pub(crate) fn may_wait(rq: &Request<Disk>) -> bool {
     rq.driver_data().is_none_or(|report| report.may_wait)
 }
 
+/// A request that its server will never commit, taken out of its slot.
+struct Deserted {
+    rq: RequestRef,
+    hold: Option<Hold>,
+    /// Whether another server is to have it.
+    requeue: bool,
+}
+
 /// What can be seen of a slot at one moment.
 pub(crate) struct Snapshot {
     pub(crate) stage: &'static str,
@@ -163,6 +173,8 @@ pub(crate) struct RequestSnapshot {
 pub(crate) enum ToSend<'a> {
     /// This command has to be sent to its task.
     Command(Command),
+    /// This one as well, to tell the server of all that is in its queue.
+    Telling(FetchCommand),
     /// This queue has to be kicked.
     Kick(&'a BatchQueue),
     Nothing,
@@ -174,6 +186,7 @@ impl ToSend<'_> {
     pub(crate) fn send(self) {
         match self {
             Self::Command(cmd) => cmd.complete_in_task(),
+            Self::Telling(cmd) => cmd.send(),
             Self::Kick(queue) => queue.kick(),
             Self::Nothing => {}
         }
@@ -250,14 +263,15 @@ impl Slot {
 
     /// Gives a request of the block layer to the waiting command, or has the server told of it by
     /// another one. If there is none then the request waits for the next server, or, without one to
-    /// come, ends with an error. `gate` is what let it pass.
+    /// come, ends with an error. `gate` is what let it pass. `MANY` is that of
+    /// [`BatchQueue::push`].
     // By itself the compiler does not, as there are two callers: 20 instructions of a request.
     #[inline(always)]
-    pub(crate) fn dispatch(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
+    pub(crate) fn dispatch<const MANY: bool>(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
         let dispatched = self.state.lock().stage.dispatch(rq);
         match dispatched {
             Dispatched::Send(cmd) => ToSend::Command(cmd),
-            Dispatched::Enqueue => self.enqueue(gate),
+            Dispatched::Enqueue => self.enqueue::<MANY>(gate),
             Dispatched::Refused(rq) => {
                 self.turn_away(rq, gate);
                 ToSend::Nothing
@@ -366,19 +380,19 @@ impl Slot {
     }
 
     /// As [`Self::abort`], but only if the task that fetched the slot is dying, or the process that
-    /// did so for all of its tasks, so that nobody will ever commit. Returns whether there was such
-    /// a request.
+    /// did so for all of its tasks, so that nobody will ever commit. Also a request of which nobody
+    /// will tell the server; that is held for the next one, if there may be one. Returns whether
+    /// there was such a request.
     ///
     /// A dying task may wait for just this request before it closes its files, for instance if it
     /// is the last one that uses a mount of the disk.
     pub(crate) fn abort_if_deserted(&self) -> bool {
-        let (rq, hold) = self.take_deserted();
-        drop(hold);
-        let found = rq.is_some();
-        if let Some(rq) = rq {
-            self.requeue_or_fail(rq, self.recovery.reissues);
-        }
-        found
+        let Some(deserted) = self.take_deserted() else {
+            return false;
+        };
+        drop(deserted.hold);
+        self.requeue_or_fail(deserted.rq, deserted.requeue);
+        true
     }
 
     /// Takes out what keeps the shared memory of a request that leaves the slot, to be dropped when

@@ -16,6 +16,9 @@
 //!                    +--------------------------------------------- commit -----+
 //! ```
 //!
+//! If the task of the command is gone, `desert` takes a request that is Dispatching out of its
+//! slot, which is Canceled then.
+//!
 //! The server of a device with `UBLK_F_NEED_GET_DATA` is asked for a buffer before it gets a write;
 //! its answer is `UBLK_IO_NEED_GET_DATA`.
 //!
@@ -26,8 +29,8 @@
 //!           prepare            dispatch                start          hand_to_server
 //!      Idle <------> Prepared -------------> Dispatching ------> Starting -----> Owned
 //!          unprepare ^ ^  ^  <-- withdraw ---- | ^                  |            | | |
-//!                    | |  +---------- put_back_shared --------------+            | | | abort,
-//!                    | |                       | +------ not_told ---------------+ | | desert
+//!                    | |  +---------- put_back_shared --------------+            | | | abort
+//!                    | |                       | +------ not_told ---------------+ | |
 //!                    | |                       +-- desert --------------> Canceled <-+
 //!                    +-+-------------------------- commit_shared ------------------+
 //! ```
@@ -253,10 +256,10 @@ impl<C, R> Stage<C, R> {
         }
     }
 
-    /// As [`Self::abort`], and Dispatching to Canceled: nobody will tell the server.
+    /// Dispatching to Canceled: nobody will tell the server. Returns the request.
     pub(crate) fn desert(&mut self) -> Option<R> {
         match mem::replace(self, Self::Canceled) {
-            Self::Owned(rq) | Self::Dispatching(rq) => Some(rq),
+            Self::Dispatching(rq) => Some(rq),
             other => {
                 *self = other;
                 None
@@ -449,12 +452,14 @@ mod tests {
 
     #[test]
     fn desert_takes_what_waits() {
-        for mut stage in [Test::Dispatching(1), Test::Owned(1)] {
-            assert_eq!(stage.desert(), Some(1));
-            assert_eq!(stage.start(), None);
-            assert_eq!(stage.withdraw(), None);
-            assert!(stage.is_canceled());
+        let mut stage = Test::Dispatching(1);
+        assert_eq!(stage.desert(), Some(1));
+        assert_eq!(stage.start(), None);
+        assert_eq!(stage.withdraw(), None);
+        assert!(stage.is_canceled());
+        for mut stage in [Test::Prepared, Test::Owned(1), Test::Active("cmd")] {
+            assert_eq!(stage.desert(), None);
+            assert!(!stage.is_canceled());
         }
-        assert_eq!(Test::Prepared.desert(), None);
     }
 }

@@ -202,8 +202,11 @@ impl Slot {
             }
             return Verdict::Result(result);
         }
-        if in_place {
+        if in_place && self.data.copies {
             return brought(rq, result as u32);
+        }
+        if in_place {
+            return Verdict::Result(result);
         }
         if self.data.reach == Reach::Commit {
             // No secondary has brought any data, and the server can not have done so otherwise.

@@ -45,21 +45,14 @@ impl Slot {
         Ok(())
     }
 
-    /// Whether the server has a request from this slot that it may commit in a batch: one that
-    /// carries data, if secondaries are to move that. Fails with [`EBUSY`] if it has none, and with
-    /// [`EINVAL`] for a request of another kind.
-    pub(crate) fn check_batch(&self, moves: bool) -> Result {
+    /// Whether the server has a request from this slot that it may commit in a batch with others
+    /// whose data secondaries move. Fails with [`EBUSY`] if it has none, and with [`EINVAL`] for a
+    /// zone append.
+    pub(crate) fn check_commit_in_batch(&self) -> Result {
         let state = self.state.lock();
-        let rq = state.stage.owned().ok_or(EBUSY)?;
-        let can = if moves {
-            can_move(rq)
-        } else {
-            rq.op() != Op::ZoneAppend
-        };
-        if can {
-            Ok(())
-        } else {
-            Err(EINVAL)
+        match state.stage.owned().ok_or(EBUSY)?.op() {
+            Op::ZoneAppend => Err(EINVAL),
+            _ => Ok(()),
         }
     }
 
@@ -70,21 +63,14 @@ impl Slot {
     /// batch has not ended, and with [`EINVAL`] or [`ENOMEM`] if the request can not be lent.
     pub(crate) fn lend_to_batch(&self) -> Result<(RequestLease<Disk>, PartMemory)> {
         let (rq, memory, _former) = {
-            let mut state = self.state.lock();
-            // Another one may have come since it was checked.
-            let rq = state.stage.owned().filter(|rq| can_move(rq)).cloned();
-            match (rq, state.memory.take()) {
-                (Some(rq), Some(memory)) => (rq, memory, state.note_server()),
-                (rq, memory) => {
-                    state.memory = memory;
-                    drop(state);
-                    // It may have been committed meanwhile.
-                    if let Some(rq) = rq {
-                        ending::finish(rq);
-                    }
-                    return Err(EBUSY);
-                }
+            let state = &mut *self.state.lock();
+            let rq = state.stage.owned().ok_or(EBUSY)?;
+            if !can_move(rq) {
+                return Err(EINVAL);
             }
+            let memory = state.memory.take().ok_or(EBUSY)?;
+            let rq = rq.clone();
+            (rq, memory, state.note_server())
         };
         match RequestLease::new(rq) {
             Ok(lease) => Ok((lease, memory)),
@@ -110,15 +96,16 @@ impl Slot {
     /// meanwhile; nor if the secondaries were canceled, or broke off because the server dies: then
     /// it is still the server's.
     pub(crate) fn commit_lent(&self, rq: &Request<Disk>, memory: PartMemory, result: i32) -> bool {
-        self.take_memory_back(memory);
-        let (own, hold) = {
+        let (own, hold, _old) = {
             let mut state = self.state.lock();
+            let old = state.memory.replace(memory);
             if self.broke_off(&state, result, rq.bytes()) {
+                drop(state);
                 return false;
             }
             state.addr = 0;
             let own: Option<RequestRef> = state.stage.commit_shared();
-            (own, self.release(&mut state))
+            (own, self.release(&mut state), old)
         };
         // Outside of the lock, and who sees the request end finds the index free.
         drop(hold);

@@ -10,6 +10,7 @@ use super::{
         Place,
         Registered, //
     },
+    Deserted,
     Slot,
     SlotState,
     ToSend, //
@@ -28,7 +29,6 @@ use crate::{
     policy::Gate,
     shmem::{
         Found,
-        Hold,
         Shmem, //
     },
     types::{
@@ -116,11 +116,12 @@ impl Slot {
 
     /// Puts the tag of a request that was dispatched where the server will be told.
     #[inline(always)]
-    pub(super) fn enqueue(&self, gate: Gate) -> ToSend<'_> {
+    pub(super) fn enqueue<const MANY: bool>(&self, gate: Gate) -> ToSend<'_> {
         let Some(shared) = &self.shared else {
             return ToSend::Nothing;
         };
-        match shared.push() {
+        match shared.push::<MANY>() {
+            Pushed::ToSend(cmd) => ToSend::Telling(cmd),
             Pushed::ToKick(queue) => ToSend::Kick(queue),
             Pushed::Seen => ToSend::Nothing,
             Pushed::Closed => {
@@ -344,21 +345,29 @@ impl Slot {
         }
     }
 
-    /// The request of a deserted slot, and what keeps its shared memory. A request that the server
-    /// was not told of is not lost if another process will be.
-    pub(super) fn take_deserted(&self) -> (Option<RequestRef>, Option<Hold>) {
+    /// The request of a deserted slot. One that the server was not told of is not lost if another
+    /// process will be. Else it would wait for a command of a task that may never run again, and
+    /// whose ring may be open all the same: in another process, or as it is one of several threads.
+    pub(super) fn take_deserted(&self) -> Option<Deserted> {
         let shared = self.shared.as_ref();
-        let untold_too = shared.is_some_and(|queued| !queued.will_be_told());
+        let untold_too = shared.is_none_or(|queued| !queued.will_be_told());
         let mut state = self.state.lock();
         match &state.task {
             Some(task) if self.is_deserted_by(task) => {}
-            _ => return (None, None),
+            _ => return None,
         }
-        let rq = if untold_too {
-            state.stage.desert()
-        } else {
-            state.stage.abort()
+        let (rq, requeue) = match state.stage.abort() {
+            Some(rq) => (rq, self.recovery.reissues),
+            // The server has not seen it, so it can be held in any case.
+            None if untold_too => (state.stage.desert()?, self.recovery.holds),
+            None => return None,
         };
-        (rq, self.release(&mut state))
+        let hold = self.release(&mut state);
+        Some(Deserted { rq, hold, requeue })
+    }
+
+    /// The process that is to tell the server of a request of this slot.
+    pub(crate) fn teller(&self) -> Option<ARef<Task>> {
+        self.shared.as_ref()?.teller()
     }
 }
