@@ -9,6 +9,7 @@ use std::{
     path::Path,
     time::UNIX_EPOCH,
 };
+use ublk_sys::{disk_attribute, disk_number};
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Identity {
@@ -22,13 +23,8 @@ impl Identity {
     pub(crate) fn of(path: &Path) -> io::Result<Identity> {
         let data = fs::metadata(path)?;
         if data.file_type().is_block_device() {
-            let (major, minor) = (data.rdev() >> 8 & 0xfff, data.rdev() & 0xff | data.rdev() >> 12 & 0xfff00);
-            // A partition has that of its disk.
-            let since = ["diskseq", "../diskseq"].iter().find_map(|name| {
-                let path = format!("/sys/dev/block/{major}:{minor}/{name}");
-                fs::read_to_string(path).ok()?.trim().parse().ok()
-            });
-            return Ok(Identity { numbers: format!("disk {major}:{minor}"), since });
+            let since = disk_attribute(data.rdev(), "diskseq").and_then(|number| number.parse().ok());
+            return Ok(Identity { numbers: format!("disk {}", disk_number(data.rdev())), since });
         }
         let born = data.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let since = born.and_then(|born| u64::try_from(born.as_nanos()).ok());

@@ -134,6 +134,18 @@ pub fn logical_block(device: &File) -> io::Result<u32> {
     u32::try_from(size).map_err(io::Error::other)
 }
 
+/// The numbers of a block device, as they are in sysfs.
+pub fn disk_number(rdev: u64) -> String {
+    format!("{}:{}", libc::major(rdev), libc::minor(rdev))
+}
+
+/// What sysfs says of a block device; of a partition, what it says of the disk that has it.
+pub fn disk_attribute(rdev: u64, name: &str) -> Option<String> {
+    let read = |at| std::fs::read_to_string(format!("/sys/dev/block/{}/{at}{name}", disk_number(rdev)));
+    let text = read("").or_else(|_| read("../")).ok()?;
+    Some(text.trim().to_owned())
+}
+
 /// This process serves block I/O: allocations on its behalf must not wait for
 /// that. Children and threads inherit it.
 pub fn on_io_path() -> io::Result<()> {
@@ -212,5 +224,17 @@ impl Signals {
             0 => Ok(signal),
             error => Err(io::Error::from_raw_os_error(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_a_disk() {
+        assert_eq!(disk_number(libc::makedev(7, 0)), "7:0");
+        assert_eq!(disk_number(libc::makedev(259, 70_000)), "259:70000");
+        assert_eq!(disk_attribute(libc::makedev(0xfff, 0xfffff), "size"), None);
     }
 }

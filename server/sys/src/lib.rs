@@ -10,9 +10,9 @@ mod socket;
 pub mod uapi;
 
 pub use call::{
-    CpuSet, DirectAlign, FUSED_CMD_FEATURE, OpenFlags, Signals, allocate, direct_align, io_uring_features,
-    is_root, lock_memory, logical_block, memory_file, new_session, on_io_path, open_flags, pin_thread,
-    terminate, try_again,
+    CpuSet, DirectAlign, FUSED_CMD_FEATURE, OpenFlags, Signals, allocate, direct_align, disk_attribute,
+    disk_number, io_uring_features, is_root, lock_memory, logical_block, memory_file, new_session,
+    on_io_path, open_flags, pin_thread, terminate, try_again,
 };
 pub use lock::{byte_is_locked, lock_byte};
 pub use memory::{Buffer, Descriptors, Shared};

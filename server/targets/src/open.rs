@@ -10,7 +10,9 @@ use std::{
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
-use ublk_server::{Allocate, Buffer, DirectAlign, Errno, FileId, Io, allocate, direct_align, logical_block};
+use ublk_server::{
+    Allocate, Buffer, DirectAlign, Errno, FileId, Io, allocate, direct_align, disk_attribute, logical_block,
+};
 
 /// How to open the files of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -211,12 +213,7 @@ pub(crate) fn can_zero(backing: &Backing) -> bool {
         let (punch, keep_size) = (2, 1);
         return allocate(&backing.file, punch | keep_size, backing.size, 4096).is_ok();
     }
-    let (major, minor) = (meta.rdev() >> 8 & 0xfff, meta.rdev() & 0xff | meta.rdev() >> 12 & 0xfff00);
-    // A partition has the queue of its disk.
-    ["queue", "../queue"].iter().any(|queue| {
-        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes");
-        std::fs::read_to_string(path).is_ok_and(|most| most.trim() != "0")
-    })
+    disk_attribute(meta.rdev(), "queue/write_zeroes_max_bytes").is_some_and(|most| most != "0")
 }
 
 /// Zero a part of a file. [`can_zero()`] has tried to give its room back; where that is to stay, but

@@ -105,6 +105,6 @@ pub use socket::Socket;
 pub use syncs::is_loss;
 pub use target::{FileId, Files, Geometry, SocketId, Target};
 pub use ublk_sys::{
-    Buffer, DirectAlign, Errno, abort, allocate, byte_is_locked, connect_unix, direct_align, drop_unsent,
-    lock_byte, logical_block, memory_file, notice_silence,
+    Buffer, DirectAlign, Errno, abort, allocate, byte_is_locked, connect_unix, direct_align, disk_attribute,
+    drop_unsent, lock_byte, logical_block, memory_file, notice_silence,
 };
