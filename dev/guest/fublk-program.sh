@@ -261,7 +261,7 @@ stacked() {
 	exec 9<>"$dev"
 	# So much that it takes a while.
 	for i in {0..10}; do
-		dd if="$work/data" of="$dev" bs=${data}M seek="$i" conv=notrunc status=none 2>>"$log" || bad "cannot write" || return
+		dd if="$work/data" of="$dev" bs="${data}M" seek="$i" conv=notrunc status=none 2>>"$log" || bad "cannot write" || return
 	done
 	case $1 in
 	term) kill $p ;;
@@ -281,7 +281,7 @@ stacked() {
 	[ -z "$(ls -A /var/lib/fublk/dropped)" ] || bad "a leg was dropped" || return
 	cmp -s "$store/one" "$store/two" || bad "the legs differ" || return
 	for i in {0..10}; do
-		cmp -s -i $((i * data))M:0 -n ${data}M "$store/one" "$work/data" || bad "what was dirty is lost" || return
+		cmp -s -i $((i * data))M:0 -n "${data}M" "$store/one" "$work/data" || bad "what was dirty is lost" || return
 	done
 }
 
