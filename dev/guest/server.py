@@ -3,8 +3,10 @@ import ctypes
 import json
 import os
 import re
+import signal
 import struct
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +17,8 @@ MODES = {"copy": ([], 0), "user copy": (["-u"], 1 << 7), "registered": (["-z"], 
          "automatic": (["--auto_zc"], 1 << 11), "fused": (["--fused"], 1 << 21), "batch": (["--batch"], 1 << 15)}
 # Ours, the same way.
 FUBLK = os.environ.get("FUBLK", "")
-FUBLK_MODES = {"fublk copy": ("copy", 1 << 7), "fublk fused": ("fused", 1 << 21)}
+FUBLK_MODES = {f"fublk {target} {mode}": (target, mode, flag) for target in ("file", "qcow2", "nbd")
+               for mode, flag in (("copy", 1 << 7), ("fused", 1 << 21))}
 ALL_FLAGS = sum(flag for _, flag in MODES.values())
 
 
@@ -89,7 +92,12 @@ def modes():
     """Those of MODES that the driver has."""
     bits = [int(bit, 0) for bit in re.findall(r"^(0x[0-9a-f]+)", run(KUBLK, "features"), re.M)]
     ours = FUBLK_MODES if FUBLK else {}
-    return [mode for mode, (_, flag) in [*MODES.items(), *ours.items()] if not flag or flag in bits]
+    return [mode for mode, (*_, flag) in [*MODES.items(), *ours.items()] if not flag or flag in bits]
+
+
+def target_of(mode):
+    """What fublk serves from in a mode; kublk: a file."""
+    return FUBLK_MODES[mode][0] if mode in FUBLK_MODES else "file"
 
 
 def serve(mode, path, depth=64):
@@ -109,7 +117,7 @@ class Server:
         if not found:
             raise Failed(f"kublk add: {out}")
         self.id, self.pid, flags = (int(g, 0) for g in found.groups())
-        self.dev, self.behind = f"/dev/ublkb{self.id}", path
+        self.mode, self.dev, self.behind = mode, f"/dev/ublkb{self.id}", path
         self.sysfs = Path(f"/sys/block/ublkb{self.id}")
         insist(f"{self.dev} does not appear", lambda: os.path.exists(self.dev))
         # the mode has to be what was asked for
@@ -140,7 +148,10 @@ class Server:
     def settle(self):
         """Wait until all its threads sleep: what it does after a request has ended belongs to it."""
         def asleep(tid):
-            return "\nState:\tS" in Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
+            try:
+                return "\nState:\tS" in Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return True  # a worker that had nothing to do for long has ended
         for _ in range(10000):
             if all(asleep(tid) for tid in self.tasks()):
                 return
@@ -151,7 +162,10 @@ class Server:
         """CPU time, context switches, SQEs and CQEs of the server; requests of the device."""
         now = dict.fromkeys(("cpu", "switches", "sqes", "cqes"), 0)
         for tid in self.tasks():
-            sched = Path(f"/proc/{self.pid}/task/{tid}/sched").read_text()
+            try:
+                sched = Path(f"/proc/{self.pid}/task/{tid}/sched").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
             value = dict(re.findall(r"^(\S+) +: +([\d.]+)$", sched, re.M))
             now["cpu"] += float(value["se.sum_exec_runtime"]) * 1e6
             now["switches"] += int(value["nr_switches"])
@@ -174,15 +188,40 @@ class Server:
         return [Breakpoint(Breakpoint.EXECUTE, a, tid=tid) for tid in self.tasks() for a in addrs]
 
 
+class Export:
+    """A file as qemu-nbd exports it, at a UNIX socket."""
+
+    def __init__(self, path):
+        self.at = tempfile.TemporaryDirectory()
+        socket, pid = Path(self.at.name, "socket"), Path(self.at.name, "pid")
+        # in the background when it can be connected to
+        run("qemu-nbd", "--fork", "--persistent", "--format=raw", "--discard=unmap",
+            f"--socket={socket}", f"--pid-file={pid}", path)
+        self.pid, self.uri = int(pid.read_text()), f"nbd+unix:///?socket={socket}"
+
+    def close(self):
+        """Its end; what was written is in the file then."""
+        os.kill(self.pid, signal.SIGTERM)
+        insist("qemu-nbd does not end", lambda: not os.path.exists(f"/proc/{self.pid}/exe"))
+        self.at.cleanup()
+
+
 class Fublk(Server):
-    """Our file target in one of its modes, the same way."""
+    """One of our targets in one of its modes, the same way."""
 
     name = "fublk"
 
     def __init__(self, mode, path, depth=64):
-        option, flag = FUBLK_MODES[mode]
-        self.dev = run(FUBLK, "add", "--depth", depth, "--mode", option, "file", "--direct", path).strip()
-        self.id, self.behind = int(self.dev.removeprefix("/dev/ublkb")), path
+        target, option, flag = FUBLK_MODES[mode]
+        self.mode, self.behind = mode, path
+        self.export = Export(path) if target == "nbd" else None
+        what = {"file": ["--direct", path], "qcow2": [path], "nbd": [self.export and self.export.uri]}[target]
+        try:
+            self.dev = run(FUBLK, "add", "--depth", depth, "--mode", option, target, *what).strip()
+        except Failed:
+            self.end_export()
+            raise
+        self.id = int(self.dev.removeprefix("/dev/ublkb"))
         info = json.loads(run(FUBLK, "list", "--json", self.id))[0]
         self.pid, self.sysfs = info["pid"], Path(f"/sys/block/ublkb{self.id}")
         wanted = {1 << 7: "USER_COPY", 1 << 21: "FUSED_CMD"}[flag]
@@ -193,3 +232,9 @@ class Fublk(Server):
     def close(self):
         run(FUBLK, "del", self.id)
         insist("the server does not end", lambda: not os.path.exists(f"/proc/{self.pid}/exe"))
+        self.end_export()
+
+    def end_export(self):
+        """What it is a client of."""
+        if self.export:
+            self.export.close()
