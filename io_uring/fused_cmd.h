@@ -101,6 +101,7 @@ static_assert(sizeof(struct io_fused_group) <= sizeof(struct io_fused_part));
 
 /* fused_cmd.rs: events of the life of a group */
 void io_fused_secondary_done(struct io_kiocb *req);
+void io_fused_secondary_canceled(struct io_kiocb *req);
 unsigned int io_fused_nr_waiting(struct io_kiocb *req);
 
 /* io_uring.c: what only the submission path can do, or knows */
@@ -125,6 +126,7 @@ struct io_fused_range io_rw_fixed_range(struct io_kiocb *req);
 unsigned int io_rw_vec_nr_ranges(struct io_kiocb *req);
 struct io_fused_range io_rw_vec_range(struct io_kiocb *req, unsigned int i);
 u64 io_rw_vec_len(struct io_kiocb *req);
+bool io_fused_zero(struct iov_iter *iter, size_t len);
 bool io_rw_vec_zero_rest(struct io_kiocb *req, size_t count);
 void io_rw_vec_done(struct io_kiocb *req);
 struct io_fused_range io_recv_fixed_range(struct io_kiocb *req);
@@ -193,6 +195,10 @@ static inline void io_fused_cmd_fail(struct io_kiocb *req)
 }
 
 static inline void io_fused_secondary_done(struct io_kiocb *req)
+{
+}
+
+static inline void io_fused_secondary_canceled(struct io_kiocb *req)
 {
 }
 
@@ -330,7 +336,8 @@ static inline bool io_fused_sqe_ok(bool is_member, u8 opcode, u8 fused_dir,
 /*
  * What the fields of a secondary may say. Anything that lets pages be used after
  * the lease, or bytes be counted that were not moved, must not be here: not
- * MSG_ZEROCOPY of a plain SEND, not MSG_TRUNC.
+ * MSG_ZEROCOPY of a plain SEND, not MSG_TRUNC. What a socket does by itself with
+ * pages, without a flag, it can not do with addresses: see io_kbuf_iter_to_kvec().
  */
 #define IO_FUSED_RW_FLAGS	(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | \
 				 RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND | \
@@ -356,6 +363,12 @@ static inline bool io_fused_sqe_ok(bool is_member, u8 opcode, u8 fused_dir,
  */
 #define IO_RES_LOOKED_AT \
 	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) ? -1 : -ERESTARTSYS)
+
+/* The error of what a task that exits has not issued: a group is canceled. */
+static inline int io_exit_error(const struct io_kiocb *req)
+{
+	return io_is_fused(req) || io_is_leader(req) ? -ECANCELED : -EFAULT;
+}
 
 /* What audit is told: a group that goes on is what any pending request is. */
 static inline int io_fused_audit_code(int ret)

@@ -162,11 +162,13 @@ unsafe extern "C" fn io_group_leader_done(req: *mut bindings::io_kiocb) {
     unsafe {
         // One that was freed by a worker has this set, though there was no CQE.
         (*req).flags &= !(bindings::REQ_F_REFCOUNT as u64 | bindings::REQ_F_CQE_SKIP as u64);
-        if secondary::has_failed(req) {
-            bindings::req_set_fail(req);
-        }
         if skips_cqe && (*req).flags & bindings::REQ_F_FAIL as u64 == 0 {
             (*req).flags |= bindings::REQ_F_CQE_SKIP as u64;
+        }
+        // After that: of one that should skip its CQE, those of what is linked behind it are
+        // skipped.
+        if secondary::has_failed(req) {
+            bindings::req_set_fail(req);
         }
         bindings::io_group_untrack(req);
         let work = addr_of_mut!((*req).__bindgen_anon_4.io_task_work);

@@ -151,6 +151,29 @@ unsafe extern "C" fn io_fused_secondary_done(req: *mut bindings::io_kiocb) {
     unsafe { ended(req) };
 }
 
+/// A secondary is canceled. If it has moved something before, its result tells how much, and
+/// nothing else: a driver that keeps the command would take it for one that came short.
+///
+/// # Safety
+///
+/// `req` has `REQ_F_FUSED`, was issued and has not ended. `uring_lock` is held.
+#[export]
+unsafe extern "C" fn io_fused_secondary_canceled(req: *mut bindings::io_kiocb) {
+    // SAFETY: The group waits for this secondary, so it has not ended. `uring_lock` is held, and
+    // nobody else has a reference to the group.
+    let (mut group, index) = unsafe {
+        (
+            Group::from_raw(NonNull::new_unchecked((*req).group)),
+            (*req).fused_index,
+        )
+    };
+    let state = group.state();
+
+    if is_kept(state) {
+        fail(state, ECANCELED.to_errno(), index);
+    }
+}
+
 /// Flags of a secondary that tell whether it holds the lease, has something of its opcode's that is
 /// to be freed before that, and has failed.
 const LAST_USE: u64 = bindings::REQ_F_BUF_NODE as u64
@@ -443,6 +466,6 @@ pub(super) unsafe fn zero(req: *mut bindings::io_kiocb, offset: u64, len: usize)
             bindings::ITER_DEST as c_int,
             0,
         );
-        ret == 0 && bindings::iov_iter_zero(len, iter.as_mut_ptr()) == len
+        ret == 0 && bindings::io_fused_zero(iter.as_mut_ptr(), len)
     }
 }

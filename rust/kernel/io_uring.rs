@@ -129,6 +129,7 @@ mod cmd;
 mod flags;
 mod fused;
 mod handler;
+mod heap_loan;
 mod multishot;
 mod page_buf;
 mod registered;
@@ -155,6 +156,7 @@ pub use self::{
         NoQueue,
         TaskContext, //
     },
+    heap_loan::HeapLoan,
     multishot::{
         BufGroup,
         LastShot,

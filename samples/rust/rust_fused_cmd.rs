@@ -25,6 +25,7 @@ use kernel::{
         CommandHandler,
         Direction,
         FusedCmd,
+        HeapLoan,
         IssueFlags,
         IssuedCmd,
         Outcome,
@@ -70,6 +71,12 @@ const OP_KEEP: u32 = 6;
 /// completed with, and its result is `arg`.
 const OP_RELEASE: u32 = 7;
 
+/// As [`OP_LEND`], but `len` bytes that are allocated for it, and freed afterwards: see [`HeapLoan`].
+const OP_LEND_MEMORY: u32 = 8;
+/// An ordinary command. Its result is how many references there still were on the pages of the last
+/// such memory when nobody used it any more: more than 0 is a bug.
+const OP_STRAY: u32 = 9;
+
 /// Lend it to be read, else to be written.
 const SOURCE: u16 = 1;
 /// Act as if the driver had to sleep first.
@@ -103,6 +110,14 @@ impl Payload {
             arg,
         }
     }
+
+    fn dir(&self) -> Direction {
+        if self.flags & SOURCE != 0 {
+            Direction::Source
+        } else {
+            Direction::Dest
+        }
+    }
 }
 
 /// The private data of an open file.
@@ -114,6 +129,9 @@ struct Buffers {
     /// A primary whose group is over, and the result of that.
     #[pin]
     kept: SpinLock<Option<(QueuedCmd<Commands>, i32)>>,
+    /// What [`OP_STRAY`] tells.
+    #[pin]
+    stray: SpinLock<i32>,
 }
 
 impl Buffers {
@@ -127,6 +145,7 @@ impl Buffers {
             pin_init!(Self {
                 place <- new_spinlock!(buffers),
                 kept <- new_spinlock!(None),
+                stray <- new_spinlock!(0),
             }),
             GFP_KERNEL,
         )
@@ -176,6 +195,25 @@ impl PageBufOwner for Place {
     }
 }
 
+/// Prepares to lend `len` bytes of memory of `kmalloc()`, each with its number modulo 251.
+fn memory(
+    file: Arc<Buffers>,
+    len: u32,
+    dir: Direction,
+) -> Result<KBox<HeapLoan<impl FnOnce(i32) + Send + 'static>>> {
+    let mut bytes = KVec::with_capacity(len as usize, GFP_KERNEL | __GFP_NOWARN)?;
+
+    for i in 0..len {
+        bytes.push((i % 251) as u8, GFP_KERNEL)?;
+    }
+    HeapLoan::new(
+        bytes,
+        dir,
+        move |left| *file.stray.lock() = left,
+        GFP_KERNEL,
+    )
+}
+
 /// The commands of the device.
 struct Commands;
 
@@ -184,14 +222,15 @@ fn loan(file: Arc<Buffers>, cmd: Payload) -> Result<KBox<PageLoan<Place>>> {
     let index = usize::from(cmd.buffer);
     let start = cmd.offset as usize;
     let end = start.checked_add(cmd.len as usize).ok_or(EINVAL)?;
-    let dir = if cmd.flags & SOURCE != 0 {
-        Direction::Source
-    } else {
-        Direction::Dest
-    };
     let buf = file.take(index)?;
 
-    PageLoan::new(buf, start..end, dir, Place { file, index }, GFP_KERNEL)
+    PageLoan::new(
+        buf,
+        start..end,
+        cmd.dir(),
+        Place { file, index },
+        GFP_KERNEL,
+    )
 }
 
 impl CommandHandler for Commands {
@@ -210,6 +249,11 @@ impl CommandHandler for Commands {
         match cmd.op() {
             OP_RESULT => cmd.complete(Ok(payload.arg as i32)),
             OP_IS_128 => cmd.complete(Ok(flags.sqe128().into())),
+            OP_STRAY => {
+                let stray = *file.stray.lock();
+
+                cmd.complete(Ok(stray))
+            }
             OP_RELEASE if flags.unlocked() => cmd.defer_to_task(),
             OP_RELEASE => {
                 let released = file.kept.lock().take().ok_or(ENOENT);
@@ -246,6 +290,10 @@ impl CommandHandler for Commands {
             },
             OP_KEEP => match loan(file.into(), payload) {
                 Ok(loan) => cmd.lease_and_keep(loan, ()),
+                Err(e) => cmd.refuse(e),
+            },
+            OP_LEND_MEMORY => match memory(file.into(), payload.len, payload.dir()) {
+                Ok(memory) => cmd.lease(memory),
                 Err(e) => cmd.refuse(e),
             },
             OP_START => cmd.start(),

@@ -28,7 +28,7 @@ use kernel::{
 };
 
 /// How long to wait before a request is tried again whose data could not be copied.
-const RETRY_MSECS: usize = 3;
+const RETRY_MSECS: u32 = 3;
 
 /// The highest error number.
 const MAX_ERRNO: i32 = 4095;

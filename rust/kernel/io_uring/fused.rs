@@ -120,8 +120,8 @@ pub unsafe trait Lessor: ForeignOwnable + Send + 'static {
 /// # Invariants
 ///
 /// For the duration of `'a`, `cmd` is a valid primary that was handed to `->uring_cmd()` with
-/// `flags`, that neither leases nor started anything yet, and whose SQE can be read. Nobody but
-/// this value acts on it.
+/// `flags`, and whose SQE can be read. It did not start anything yet, and what it leases was lent
+/// by [`Self::lease_part`]. Nobody but this value acts on it.
 pub struct FusedCmd<'a, H: CommandHandler> {
     #[cfg(CONFIG_IO_URING_FUSED_CMD)]
     cmd: NonNull<bindings::io_uring_cmd>,
@@ -137,7 +137,9 @@ pub struct FusedCmd<'a, H: CommandHandler> {
 impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     /// Refuses the command: its CQE carries `e`, and no secondary is issued.
     ///
-    /// As for any command, `EAGAIN` means that io_uring should try again where it may sleep.
+    /// As for any command, `EAGAIN` means that io_uring should try again where it may sleep. But not
+    /// once a buffer was lent by [`Self::lease_part`], which can not be undone: then the CQE carries
+    /// `EIO`.
     pub fn refuse(self, e: Error) -> Outcome<'a> {
         Outcome::finished(e.to_errno())
     }
@@ -213,7 +215,8 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     /// Lends the buffer of `lessor` to the secondaries and starts them.
     ///
     /// When the last of them is done with it, [`Lessor::ended`] is called. If io_uring refuses the
-    /// buffer, `lessor` is dropped instead, and the primary completes with that error.
+    /// buffer, `lessor` is dropped instead, and the primary completes with that error: `EINVAL` if
+    /// they need none or move data the other way, or after [`Self::lease_part`].
     ///
     /// # Context
     ///
@@ -260,8 +263,8 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     }
 
     /// Has the handler called again by the task that submitted the command, with the lock of its
-    /// ring held. Only where the lock is not held ([`IssueFlags::unlocked`]), else the command
-    /// fails with `EINVAL`.
+    /// ring held. Only where the lock is not held ([`IssueFlags::unlocked`]), and nothing was lent
+    /// by [`Self::lease_part`], else the command fails with `EINVAL`.
     ///
     /// # Context
     ///
@@ -272,7 +275,8 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         outcome_of(unsafe { core_defer(self.cmd) })
     }
 
-    /// Starts the secondaries without a buffer. The command fails with `EINVAL` if they need one.
+    /// Starts the secondaries without a buffer, or with those that [`Self::lease_part`] has lent
+    /// them. The command fails with `EINVAL` if they need one.
     ///
     /// # Context
     ///

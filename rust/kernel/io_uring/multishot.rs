@@ -68,6 +68,19 @@ unsafe fn is_multishot(cmd: NonNull<bindings::io_uring_cmd>) -> bool {
     flags & bindings::IORING_URING_CMD_MULTISHOT != 0
 }
 
+/// Where the buffer is that `io_uring_cmd_buffer_select()` has selected, if it has.
+fn selected(value: isize) -> Result<UserPtr> {
+    const FIRST_ERRNO: isize = -(bindings::MAX_ERRNO as isize);
+
+    match value {
+        0 => Err(ENOBUFS),
+        FIRST_ERRNO..0 => Err(Error::from_errno(value as i32)),
+        // An address may be negative, too: some machines ignore the highest byte, and user space
+        // may have put a tag there.
+        addr => Ok(UserPtr::from_addr(addr as usize)),
+    }
+}
+
 /// A multishot command just handed to the driver: an [`IssuedCmd`] that was asked whether it is
 /// one.
 ///
@@ -256,16 +269,13 @@ impl<H: CommandHandler> MultishotCmd<H> {
             bindings::io_uring_cmd_buffer_select(cmd.as_ptr(), group.0.into(), &mut len, bits)
         };
         // SAFETY: All bits of either member are valid for the other one.
-        let value = unsafe { sel.__bindgen_anon_1.val };
-        match value {
-            0 => Err((ENOBUFS, LastShot(self.0))),
-            // No address of user space is negative.
-            ..0 => Err((Error::from_errno(value as i32), LastShot(self.0))),
+        match selected(unsafe { sel.__bindgen_anon_1.val }) {
+            Err(e) => Err((e, LastShot(self.0))),
             // INVARIANT: A buffer was just selected, with the ring locked for `'a`.
-            addr => Ok(Shot {
+            Ok(addr) => Ok(Shot {
                 cmd: self.0,
                 sel,
-                addr: UserPtr::from_addr(addr as usize),
+                addr,
                 len,
                 bits,
                 _locked: PhantomData,
@@ -398,5 +408,24 @@ impl<H: CommandHandler> LastShot<H> {
     /// Completes the command. See [`QueuedCmd::done`].
     pub fn done(self, res: i32, flags: IssueFlags<'_>) {
         self.0.done(res, flags);
+    }
+}
+
+#[cfg(CONFIG_RUST_IO_URING_KUNIT_TEST)]
+#[macros::kunit_tests(rust_kernel_io_uring_multishot)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_no_error() {
+        let addr = |value| selected(value).map(|ptr| ptr.as_const_ptr().addr());
+
+        assert_eq!(addr(0), Err(ENOBUFS));
+        assert_eq!(addr(-1), Err(EPERM));
+        assert_eq!(addr(-4095), Err(Error::from_errno(-4095)));
+        assert_eq!(addr(4096), Ok(4096));
+        // With a tag, as in user space of arm64.
+        assert_eq!(addr(-4096), Ok(usize::MAX - 4095));
+        assert_eq!(addr(isize::MIN + 4096), Ok((1 << (usize::BITS - 1)) + 4096));
     }
 }

@@ -223,8 +223,9 @@ struct Run {
 /// # Invariants
 ///
 /// Each page of `runs` was pinned once by `pin_user_pages_fast()`, and `self` owns that pin. `nr`
-/// is the sum of the pages of `runs`. The runs do not have the same page and are in the order of
-/// the addresses of user space; a run is as long as can be.
+/// is the sum of the pages of `runs`, which are in the order of the addresses of user space; a run
+/// is as long as can be. A page that user space has mapped twice was pinned twice, and is in two
+/// runs.
 pub struct PinnedPages {
     runs: KVVec<Run>,
     nr: usize,
@@ -348,7 +349,8 @@ impl PinnedPages {
     }
 
     /// The pages as runs of physically contiguous ones, in the order of their addresses in user
-    /// space: the first page of each, and how many. Any context.
+    /// space: the first page of each, and how many. Runs may overlap, if user space has mapped a
+    /// page twice. Any context.
     pub fn runs(&self) -> Runs<'_> {
         Runs(self.runs.iter())
     }

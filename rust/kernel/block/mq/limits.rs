@@ -27,11 +27,14 @@ const MIN_SEGMENT_SIZE: usize = 4096;
 /// A field that is not set stays zero, which stands for the default of the block layer. The limits
 /// are checked as a whole when the disk is allocated: [`GenDiskBuilder::alloc`] returns `EINVAL` if
 /// they make no sense. Values that come from user space need no other check: none of them makes the
-/// kernel warn.
+/// kernel warn of a bug (`WARN()`). Those that say how many zones there are get theirs when the disk
+/// has a size: [`UnaddedDisk::add`] and [`DiskRef::set_capacity_and_notify`] return `EINVAL` then.
 ///
 /// All methods can be called from any context. Wraps the C `struct queue_limits`.
 ///
+/// [`DiskRef::set_capacity_and_notify`]: super::DiskRef::set_capacity_and_notify
 /// [`GenDiskBuilder::alloc`]: super::gen_disk::GenDiskBuilder::alloc
+/// [`UnaddedDisk::add`]: super::gen_disk::UnaddedDisk::add
 ///
 /// # Examples
 ///
@@ -270,7 +273,10 @@ mod tests {
 
         for &(set, refused, accepted) in cases {
             for &value in refused {
-                assert_eq!(alloc(set(QueueLimits::new(), value)), Err(EINVAL));
+                let limits = set(QueueLimits::new(), value);
+                // Before the block layer sees them, which would refuse them too, but warn.
+                assert_eq!(limits.check(), Err(EINVAL));
+                assert_eq!(alloc(limits), Err(EINVAL));
             }
             for &value in accepted {
                 assert_eq!(alloc(set(QueueLimits::new(), value)), Ok(()));
@@ -278,7 +284,7 @@ mod tests {
         }
     }
 
-    /// A warning of the block layer would be found in the kernel's log.
+    /// If one that is accepted here made it warn, that would be found in the kernel's log.
     #[test]
     fn no_value_makes_the_block_layer_warn() -> Result {
         const PAGE: u32 = PAGE_SIZE as u32;

@@ -33,7 +33,7 @@ void group_init(struct group *g, struct ring *r, const struct mode *mode, int de
 	g->primary->fd = dev;
 	g->primary->cmd_op = op;
 	g->primary->user_data = UD_PRIMARY;
-	if (op == OP_LEND || op == OP_KEEP)
+	if (op == OP_LEND || op == OP_KEEP || op == OP_LEND_MEMORY)
 		g->primary->uring_cmd_flags = IORING_FUSED_CMD_BUF;
 	cmd->flags = flags | (mode->blocking ? LEND_BLOCKING : 0);
 	cmd->len = len;

@@ -18,6 +18,8 @@
 #define OP_IS_128	5
 #define OP_KEEP		6
 #define OP_RELEASE	7
+#define OP_LEND_MEMORY	8
+#define OP_STRAY	9
 #define LEND_SOURCE	1
 #define LEND_BLOCKING	2
 #define NR_BUFFERS	16

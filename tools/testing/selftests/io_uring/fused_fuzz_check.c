@@ -92,8 +92,9 @@ static void expect_ranges(struct fuzz *f, struct fuzz_group *fg, int index)
 	int i, res = fg->secondary[index].res;
 	__u64 done = 0, known;
 
-	/* nothing, if one of its ranges is bad */
-	if (sqe->opcode == IORING_OP_URING_CMD || sqe->opcode == IORING_OP_NOP || res == -EFAULT)
+	/* nothing, if one of its ranges is bad, or all are too much */
+	if (sqe->opcode == IORING_OP_URING_CMD || sqe->opcode == IORING_OP_NOP ||
+	    res == -EFAULT || res == -EINVAL)
 		return;
 	/* of a receive, it only says what must be zeroes */
 	known = sqe->opcode == IORING_OP_RECV && res > 0 ? res : 0;

@@ -196,6 +196,9 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 					IORING_OP_WRITEV_FIXED, f->out, pieces, nr, off);
 		len = sum_of_ranges(fg, index);
 		e->res = out ? -EFAULT : dest ? result_of_read(len, off) : (int)len;
+		/* pieces that overlap are no more than there is once */
+		if (!out && dest && len > limit)
+			e->res = -EINVAL;
 		sqe->buf_index = rnd(f, 3);
 	} else if (!sqe) {
 		if (dest) {

@@ -364,6 +364,34 @@ TEST_F(fused, cut)
 	close(fd[0]);
 }
 
+/* uapi: one that is canceled is canceled, also if it has received something before */
+TEST_F(fused, canceled_in_the_middle)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int sock[2], i;
+
+	if (variant->mode.secondary_flags & IOSQE_ASYNC)
+		SKIP(return, "a worker may just be at it");
+	for (i = 0; i < 2; i++) {
+		struct log log = { };
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		INIT(OP_KEEP, 0, 4096);
+		ADD(IORING_OP_RECV, sock[0], 0, 4096, 0)->msg_flags = MSG_WAITALL;
+		group_push(&self->g);
+		ASSERT_LT(0, ring_submit(&self->ring));
+		ASSERT_EQ(1000, send(sock[1], self->buf, 1000, 0));
+		log_rest(&log, &self->ring, 20);
+		ASSERT_EQ(0, log.nr);
+		EXPECT_LE(0, cancel_one(&log, &self->ring, 0));
+		EXPECT_EQ(1000, log_until(&log, &self->ring, 0));
+		EXPECT_EQ(-ECANCELED, kept_result(&self->ring, self->dev, &log, 0))
+			TH_LOG("%d", i);
+		GET_BUFFER(0);
+		close2(sock);
+	}
+}
+
 /* Secondaries of a lease that is read: a mirror, of which one side is @op to @fd */
 #define ADD_MIRROR(op, fd, off, first) ({				\
 	__u8 opcode_ = (op);						\

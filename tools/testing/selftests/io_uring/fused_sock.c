@@ -6,6 +6,7 @@
 #include "fixture.h"
 #include "sockets.h"
 #include <pthread.h>
+#include <sys/uio.h>
 
 /* uapi: SEND reads the buffer */
 TEST_F(fused, send)
@@ -430,6 +431,149 @@ TEST_F(fused, send_zc_pending)
 	EXPECT_EQ(1, log_index(&log, UD_OTHER));
 	EXPECT_EQ(2, log_index(&log, UD_PRIMARY));
 	GET_BUFFER(0);
+}
+
+/* What may not be referred to ----------------------------------------------- */
+
+/* References that were left on the memory that was lent last, when it was back */
+static int stray(struct ring *r, int dev)
+{
+	struct io_uring_sqe sqe[2] = { {
+		.opcode = IORING_OP_URING_CMD,
+		.fd = dev,
+		.cmd_op = OP_STRAY,
+		.user_data = UD_OTHER,
+	} };
+	struct log log = { };
+
+	push_sqe(r, sqe);
+	if (ring_submit(r) < 0)
+		return NO_CQE;
+	return log_until(&log, r, UD_OTHER);
+}
+
+/*
+ * A lease of memory of kmalloc(): of a slab, and larger. It is free for others when
+ * the lease is over, whoever still has a reference on a page. TLS takes some of what
+ * it need not copy, to send and to receive.
+ */
+static const struct { int op, waitall, vec; } from_memory[] = {
+	{ IORING_OP_SEND, 1 }, { IORING_OP_WRITE }, { IORING_OP_WRITEV, .vec = 1 },
+	{ IORING_OP_SEND_ZC, 1 },
+}, to_memory[] = {
+	{ IORING_OP_RECV, 1 }, { IORING_OP_READ }, { IORING_OP_READV, .vec = 1 },
+};
+
+/* One record of TLS at most, so that none of them comes short */
+static const int memory_len[] = { 1000, 16384 };
+
+TEST_F(fused, send_memory)
+{
+	int tls, i, k, n, sock[2];
+
+	for (tls = 0; tls < 2; tls++) {
+		if (tls ? tls_pair(sock) : tcp_pair(sock))
+			SKIP(return, "no TLS");
+		for (i = 0; i < 2 * (int)ARRAY_SIZE(from_memory); i++) {
+			int len = memory_len[i & 1], op = from_memory[i / 2].op;
+			const struct iovec vec[] = { { (void *)200, len - 200 }, { NULL, 200 } };
+			struct io_uring_sqe *sqe;
+			struct log log = { };
+
+			/* one that can not */
+			if (tls && op == IORING_OP_SEND_ZC)
+				continue;
+			INIT(OP_LEND_MEMORY, LEND_SOURCE, len);
+			sqe = ADD(op, sock[0], from_memory[i / 2].vec ? (uintptr_t)vec : 0,
+				  from_memory[i / 2].vec ? 2 : len, 0);
+			if (!from_memory[i / 2].waitall)
+				sqe->off = -1;
+			else if (!tls)
+				sqe->msg_flags = MSG_WAITALL;
+			group_push(&self->g);
+			ASSERT_LT(0, ring_submit(&self->ring));
+			ASSERT_EQ(len, log_until(&log, &self->ring, UD_PRIMARY))
+				TH_LOG("tls %d, %d", tls, i);
+			EXPECT_EQ(0, stray(&self->ring, self->dev)) TH_LOG("tls %d, %d", tls, i);
+			ASSERT_EQ(len, recv_all(sock[1], self->buf, len));
+			for (k = 0; k < len; k++) {
+				n = from_memory[i / 2].vec ? (k + 200) % len : k;
+				ASSERT_EQ(n % 251, self->buf[k]) TH_LOG("%d: %d", i, k);
+			}
+		}
+		close2(sock);
+	}
+}
+
+TEST_F(fused, recv_memory)
+{
+	int tls, i, lent, sock[2];
+
+	for (tls = 0; tls < 2; tls++) {
+		if (tls ? tls_pair(sock) : tcp_pair(sock))
+			SKIP(return, "no TLS");
+		for (i = 0; i < 4 * (int)ARRAY_SIZE(to_memory); i++) {
+			int len = memory_len[i & 1], op = to_memory[i / 4].op;
+			const struct iovec vec[] = { { NULL, 200 }, { (void *)200, len - 200 } };
+			struct io_uring_sqe *sqe;
+
+			lent = i & 2 ? OP_LEND : OP_LEND_MEMORY;
+			fill(self->buf, i, 0, len);
+			ASSERT_EQ(len, send(sock[1], self->buf, len, 0));
+			INIT(lent, 0, len);
+			sqe = ADD(op, sock[0], to_memory[i / 4].vec ? (uintptr_t)vec : 0,
+				  to_memory[i / 4].vec ? 2 : len, 0);
+			if (to_memory[i / 4].waitall)
+				sqe->msg_flags = MSG_WAITALL;
+			else
+				sqe->off = -1;
+			EXPECT_GROUP(len, len);
+			EXPECT_EQ(0, stray(&self->ring, self->dev)) TH_LOG("tls %d, %d", tls, i);
+			/* nobody sees what is in the memory */
+			if (lent == OP_LEND) {
+				GET_BUFFER(0);
+				EXPECT_TRUE(is_pattern(self->buf, i, 0, len))
+					TH_LOG("tls %d, %d", tls, i);
+			}
+		}
+		close2(sock);
+	}
+}
+
+/* what a vectored read of a socket does not fill is zeroed, as of a file */
+TEST_F(fused, short_readv)
+{
+	const struct iovec vec[] = { { (void *)8000, 500 }, { (void *)100, 5000 } };
+	const struct iovec one = { (void *)4090, 5000 };
+	int sock[2];
+
+	ASSERT_EQ(0, tcp_pair(sock));
+	SET_BUFFER(0, 7);
+	fill(self->buf, 1, 0, 600);
+	ASSERT_EQ(600, send(sock[1], self->buf, 600, 0));
+	LEND_DEST(BUFFER_LEN);
+	ADD(IORING_OP_READV, sock[0], (uintptr_t)vec, 2, -1);
+	EXPECT_GROUP(600, 600);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 7, 0, 100));
+	EXPECT_TRUE(is_pattern(self->buf + 100, 1, 500, 100));
+	EXPECT_TRUE(all_are(self->buf + 200, 0, 4900));
+	EXPECT_TRUE(is_pattern(self->buf + 5100, 7, 5100, 2900));
+	EXPECT_TRUE(is_pattern(self->buf + 8000, 1, 0, 500));
+	EXPECT_TRUE(is_pattern(self->buf + 8500, 7, 8500, BUFFER_LEN - 8500));
+	/* in one piece */
+	SET_BUFFER(0, 7);
+	fill(self->buf, 1, 0, 600);
+	ASSERT_EQ(600, send(sock[1], self->buf, 600, 0));
+	LEND_DEST(BUFFER_LEN);
+	ADD(IORING_OP_READV, sock[0], (uintptr_t)&one, 1, -1);
+	EXPECT_GROUP(600, 600);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 7, 0, 4090));
+	EXPECT_TRUE(is_pattern(self->buf + 4090, 1, 0, 600));
+	EXPECT_TRUE(all_are(self->buf + 4690, 0, 4400));
+	EXPECT_TRUE(is_pattern(self->buf + 9090, 7, 9090, BUFFER_LEN - 9090));
+	close2(sock);
 }
 
 TEST_HARNESS_MAIN

@@ -140,6 +140,30 @@ TEST_F(fused, piece_outside)
 	EXPECT_GROUP(0, 0);
 }
 
+/* pieces may overlap, but those of a read are no more than the buffer in all */
+TEST_F(fused, more_than_all)
+{
+	const struct iovec vec[] = { PIECE(0, 4096), PIECE(0, 4096), PIECE(4095, 1) };
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		LEND_DEST(8192);
+		ADD(reads[i], self->file, ptr(vec), 3, FILE_LEN);
+		EXPECT_GROUP(-EINVAL, -EINVAL);
+		SET_BUFFER(0, 5);
+		LEND_DEST(8193);
+		ADD(reads[i], self->file, ptr(vec), 3, FILE_LEN);
+		EXPECT_GROUP(0, 0);
+		GET_BUFFER(0);
+		EXPECT_TRUE(all_are(self->buf, 0, 4096));
+		EXPECT_TRUE(is_pattern(self->buf + 4096, 5, 4096, BUFFER_LEN - 4096));
+		/* what only reads the buffer may do it twice */
+		LEND_SRC(8192);
+		ADD(writes[i], self->file, ptr(vec), 3, 0);
+		EXPECT_GROUP(8193, 8193);
+	}
+}
+
 /* a malformed secondary: nothing is issued */
 TEST_F(fused, bad_array)
 {

@@ -287,6 +287,47 @@ TEST_F(fused, thread_exits)
 	close(fd[1]);
 }
 
+/* Submits what was pushed, and goes. */
+static void *only_submit(void *arg)
+{
+	return ring_submit(arg) < 0 ? arg : NULL;
+}
+
+/* what the other requests of a thread that is gone let start is canceled, in both forms */
+TEST_F(fused, drained_thread_exits)
+{
+	int fd[2], leads;
+
+	/* these belong to their thread, or to one that stays */
+	if (IS_SQPOLL || variant->mode.ring_flags & IORING_SETUP_DEFER_TASKRUN)
+		SKIP(return, "not such a ring");
+	for (leads = 0; leads < 2; leads++) {
+		struct log log = { };
+		pthread_t thread;
+		void *failed;
+
+		ASSERT_EQ(0, pipe(fd));
+		push_gate(&self->ring, fd[0], self->buf, 0);
+		if (leads) {
+			LEAD_NOP(5);
+			ADD_NOP(6);
+		} else {
+			LEND_DEST(4096);
+			ADD_READ(0, 512, 0);
+		}
+		self->g.primary->flags |= IOSQE_IO_DRAIN;
+		PUSH_GROUP();
+		ASSERT_EQ(0, pthread_create(&thread, NULL, only_submit, &self->ring));
+		ASSERT_EQ(0, pthread_join(thread, &failed));
+		ASSERT_EQ(NULL, failed);
+		ASSERT_EQ(4, write(fd[1], "good", 4));
+		EXPECT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_PRIMARY)) TH_LOG("%d", leads);
+		EXPECT_EQ(-ECANCELED, log_res(&log, 0)) TH_LOG("%d", leads);
+		close(fd[0]);
+		close(fd[1]);
+	}
+}
+
 /* more CQEs than the ring holds: none is lost, the leaders' come last */
 TEST_F(fused, cq_overflow)
 {

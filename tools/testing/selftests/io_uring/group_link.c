@@ -4,6 +4,7 @@
  */
 #include "group.h"
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/io_uring/bpf_filter.h>
 
 /* uapi: IO_LINK on the leader is for the group */
@@ -167,6 +168,58 @@ TEST_F(fused, skipped_member_fails)
 	}
 	close(fd[0]);
 	close(fd[1]);
+}
+
+/* A wait for a futex, as one or as one of several */
+static void futex_wait(struct io_uring_sqe *sqe, bool vec)
+{
+	static unsigned int futex;
+	static struct futex_waitv waitv = { .flags = 2 };
+
+	waitv.uaddr = (uintptr_t)&futex;
+	if (vec) {
+		sqe->opcode = IORING_OP_FUTEX_WAITV;
+		sqe->addr = (uintptr_t)&waitv;
+		sqe->len = 1;
+	} else {
+		sqe->opcode = IORING_OP_FUTEX_WAIT;
+		sqe->fd = 2;
+		sqe->addr = (uintptr_t)&futex;
+		sqe->addr3 = ~0U;
+	}
+}
+
+/* nor is that of one which ends later, and says nothing of a failure either */
+TEST_F(fused, skipped_wait_canceled)
+{
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		bool leads = i & 2;
+		struct log log = { };
+
+		if (leads) {
+			futex_wait(LEAD(IORING_OP_NOP, 0, 0, 0, 0), i & 1);
+			self->g.primary->flags |= IOSQE_IO_LINK;
+			ADD_NOP(6)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		} else {
+			LEAD_NOP(5);
+			futex_wait(ADD(IORING_OP_NOP, 0, 0, 0, 0), i & 1);
+			self->g.secondary[0]->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		}
+		self->g.primary->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		PUSH_GROUP();
+		if (leads)
+			push_nop(&self->ring, UD_OTHER, 0);
+		SUBMIT();
+		EXPECT_LE(0, cancel_one(&log, &self->ring, leads ? UD_PRIMARY : 0));
+		EXPECT_EQ(leads ? -ECANCELED : 5, log_until(&log, &self->ring, UD_PRIMARY))
+			TH_LOG("%d", i);
+		EXPECT_EQ(-ECANCELED, log_res(&log, 0)) TH_LOG("%d", i);
+		/* what is linked behind one that skips goes without a CQE, as ever */
+		log_rest(&log, &self->ring, 10);
+		EXPECT_EQ(2, log.nr) TH_LOG("%d", i);
+	}
 }
 
 /* a member that comes short, too, and it posts its CQE */

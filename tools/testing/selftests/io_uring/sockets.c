@@ -7,6 +7,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <linux/tls.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +15,12 @@
 
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
+#endif
+#ifndef TCP_ULP
+#define TCP_ULP 31
+#endif
+#ifndef SOL_TLS
+#define SOL_TLS 282
 #endif
 
 static void lo_up(void)
@@ -51,6 +58,28 @@ static int stream_pair(int protocol, int sock[2])
 int tcp_pair(int sock[2])
 {
 	return stream_pair(0, sock);
+}
+
+int tls_pair(int sock[2])
+{
+	/* one key, which is 0, for both ways */
+	const struct tls12_crypto_info_aes_gcm_128 info = {
+		.info.version = TLS_1_2_VERSION,
+		.info.cipher_type = TLS_CIPHER_AES_GCM_128,
+	};
+	int i;
+
+	if (tcp_pair(sock))
+		return -1;
+	for (i = 0; i < 2; i++) {
+		if (setsockopt(sock[i], IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) ||
+		    setsockopt(sock[i], SOL_TLS, TLS_TX, &info, sizeof(info)) ||
+		    setsockopt(sock[i], SOL_TLS, TLS_RX, &info, sizeof(info))) {
+			close2(sock);
+			return -1;
+		}
+	}
+	return 0;
 }
 
 int stuck_tcp_pair(int sock[2])

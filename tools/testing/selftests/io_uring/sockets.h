@@ -13,6 +13,8 @@ enum kind { UNIX_STREAM, UNIX_DGRAM, TCP, UDP, MPTCP, NR_KINDS };
 int sockets(enum kind kind, int sock[2]);
 bool is_stream(enum kind kind);
 int tcp_pair(int sock[2]);
+/* The same with kTLS, in software: 0, or -1 if the kernel has none */
+int tls_pair(int sock[2]);
 /*
  * One whose end @sock[1] is full and does not read: loopback copies what it
  * queues there, but what @sock[0] sends now stays in its send queue, pages and

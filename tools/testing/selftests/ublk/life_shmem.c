@@ -330,7 +330,7 @@ TEST_F(shmem, read_only)
 	EXPECT_EQ(0, exit_status(pid));
 }
 
-/* A short read is asked for again from there on, where the driver copies */
+/* A short read is asked for again from there on, where the driver copies; else it is all */
 TEST_F(shmem, short_read)
 {
 	struct server *v = &self->v;
@@ -350,6 +350,12 @@ TEST_F(shmem, short_read)
 		EXPECT_EQ(PAGE >> 9, srv_desc(&v->s, tag)->start_sector);
 		/* more than there is */
 		commit(v, tag, 64 * PAGE);
+	} else {
+		EXPECT_EQ(0, exit_status(pid));
+		pid = client(v, false, self->mem, 2 * PAGE, SERVER);
+		tag = next(v);
+		EXPECT_TRUE(matched(v, tag));
+		commit(v, tag, 100);
 	}
 	EXPECT_EQ(0, exit_status(pid));
 }
