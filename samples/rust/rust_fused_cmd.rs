@@ -71,7 +71,8 @@ const OP_KEEP: u32 = 6;
 /// completed with, and its result is `arg`.
 const OP_RELEASE: u32 = 7;
 
-/// As [`OP_LEND`], but `len` bytes that are allocated for it, and freed afterwards: see [`HeapLoan`].
+/// As [`OP_LEND`], but `len` bytes that are allocated for it, and freed afterwards: see
+/// [`HeapLoan`].
 const OP_LEND_MEMORY: u32 = 8;
 /// An ordinary command. Its result is how many references there still were on the pages of the last
 /// such memory when nobody used it any more: more than 0 is a bug.

@@ -137,9 +137,9 @@ pub struct FusedCmd<'a, H: CommandHandler> {
 impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     /// Refuses the command: its CQE carries `e`, and no secondary is issued.
     ///
-    /// As for any command, `EAGAIN` means that io_uring should try again where it may sleep. But not
-    /// once a buffer was lent by [`Self::lease_part`], which can not be undone: then the CQE carries
-    /// `EIO`.
+    /// As for any command, `EAGAIN` means that io_uring should try again where it may sleep. But
+    /// not once a buffer was lent by [`Self::lease_part`], which can not be undone: then the CQE
+    /// carries `EIO`.
     pub fn refuse(self, e: Error) -> Outcome<'a> {
         Outcome::finished(e.to_errno())
     }

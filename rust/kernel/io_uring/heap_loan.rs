@@ -40,9 +40,9 @@ pub struct HeapLoan<F: FnOnce(i32) + Send + 'static> {
 unsafe impl<F: FnOnce(i32) + Send + 'static> Send for HeapLoan<F> {}
 
 impl<F: FnOnce(i32) + Send + 'static> HeapLoan<F> {
-    /// Prepares to lend `bytes`. When the last secondary is done with them, `ended` is told how many
-    /// references were left on their pages, and they are freed; or they leak, if there were some.
-    /// If the lease does not come about, they are freed, and `ended` is not called.
+    /// Prepares to lend `bytes`. When the last secondary is done with them, `ended` is told how
+    /// many references were left on their pages, and they are freed; or they leak, if there were
+    /// some. If the lease does not come about, they are freed, and `ended` is not called.
     ///
     /// Fails with `EINVAL` if there are none, and with `ENOMEM`.
     ///
