@@ -3,7 +3,7 @@
 
 help:
 	@echo "make run       set up, build, boot, serve real data in each mode, verify, show what it costs"
-	@echo "make test      each behaviour once; FULL=1 all tests, T=pattern some of all"
+	@echo "make test      each behaviour once; FULL=1 all tests, T=pattern some of all; ARCH=arm64 a small kernel for arm64"
 	@echo "make bench     both drivers in every data mode; FULL=1 GROWTH=1 T=pattern BASE=file.csv"
 	@echo "make vm        CMD='...' in the VM; DRIVER=rust|c|none CONFIG=speed|test; no CMD: a shell"
 	@echo "make check     style, lints, documentation, series = tree"
@@ -12,8 +12,9 @@ help:
 	@echo "make series    write build/outgoing/, several series of mails; series/README asks first"
 	@echo "make setup     fetch and install what is missing"
 
+# With ARCH=arm64 also what that needs.
 setup:
-	@dev/setup
+	@dev/setup $(ARCH)
 tree: setup
 	@dev/tree
 refresh:
@@ -26,7 +27,11 @@ run: setup
 	@dev/run
 test: setup
 	@dev/tree --keep
+ifeq ($(ARCH),arm64)
+	@dev/arm64 test
+else
 	@dev/test
+endif
 bench: setup
 	@dev/tree --keep
 	@dev/bench
