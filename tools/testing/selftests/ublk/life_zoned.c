@@ -134,6 +134,28 @@ static int manage_zones(int fd, struct zoned *z)
 	return 0;
 }
 
+/*
+ * While the driver asks for the zones, the disk has no number yet. Who hears that
+ * the device is live may ask for that, so it is not.
+ */
+TEST_F_TIMEOUT(zoned, not_live_without_a_disk, 120)
+{
+	struct ublksrv_ctrl_dev_info info = {};
+	struct srv *s = &self->z.s;
+	pid_t starter = zoned_command(s->id, UBLK_U_CMD_START_DEV, getpid());
+	int tag = zoned_asked(&self->z);
+
+	EXPECT_EQ(0, get_info(s->id, &info));
+	EXPECT_EQ(UBLK_S_DEV_DEAD, info.state);
+	EXPECT_EQ(-1, info.ublksrv_pid);
+	srv_commit(s, tag, -EIO);
+	EXPECT_EQ(EIO, zoned_serve(&self->z, starter));
+	ASSERT_EQ(0, zoned_start(&self->z));
+	EXPECT_EQ(0, get_info(s->id, &info));
+	EXPECT_EQ(UBLK_S_DEV_LIVE, info.state);
+	EXPECT_EQ(getpid(), info.ublksrv_pid);
+}
+
 TEST_F_TIMEOUT(zoned, zones_are_known_and_managed, 120)
 {
 	ASSERT_EQ(0, zoned_start(&self->z));
