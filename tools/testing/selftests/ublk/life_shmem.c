@@ -355,6 +355,7 @@ TEST_F(shmem, short_read)
 		pid = client(v, false, self->mem, 2 * PAGE, SERVER);
 		tag = next(v);
 		EXPECT_TRUE(matched(v, tag));
+		memset(self->mem, SERVER, 2 * PAGE);
 		commit(v, tag, 100);
 	}
 	EXPECT_EQ(0, exit_status(pid));
