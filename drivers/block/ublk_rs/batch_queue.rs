@@ -218,10 +218,10 @@ impl<C: Tells> BatchQueue<C> {
         Ok(())
     }
 
-    /// Adds the tag of a request. If it is one of `MANY`, the queue has to be kicked when all of
-    /// them were added; else a command is taken that is to tell the server, if one is needed.
+    /// Adds the tag of a request.
+    // As it is inlined, nothing is left of the decision when to tell.
     #[inline(always)]
-    pub(crate) fn push<const MANY: bool>(&self, tag: u16) -> Pushed<'_, C> {
+    pub(crate) fn push(&self, tag: u16, tell: Tell) -> Pushed<'_, C> {
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::Closed;
@@ -231,10 +231,10 @@ impl<C: Tells> BatchQueue<C> {
         if state.telling {
             return Pushed::Seen;
         }
-        if MANY {
-            return Pushed::ToKick(self);
+        match tell {
+            Tell::WhenKicked => Pushed::ToKick(self),
+            Tell::Now => state.next_to_tell().map_or(Pushed::Seen, Pushed::ToSend),
         }
-        state.next_to_tell().map_or(Pushed::Seen, Pushed::ToSend)
     }
 
     /// Sends a command to its task, if there is something to tell, and none is telling.
@@ -369,11 +369,11 @@ impl<C: Tells> BatchQueue<C> {
         !state.closed && oldest.is_some_and(|entry| !entry.sender.is_group_dying())
     }
 
-    /// The process that is to tell the server of what is there, and may not do so.
+    /// The process that is to tell the server of what is there, if there is one.
     pub(crate) fn teller(&self) -> Option<ARef<Task>> {
         let state = self.state.lock();
         let oldest = state.commands.values().next()?;
-        (state.tags.len > 0).then(|| oldest.sender.clone())
+        Some(oldest.sender.clone())
     }
 
     /// Opens the queue for the next server. There must be no command, and no request on its way.
@@ -388,6 +388,14 @@ impl<C: Tells> BatchQueue<C> {
         let state = self.state.lock();
         (state.tags.len, state.nr_commands, state.telling)
     }
+}
+
+/// When a command is taken out that is to tell the server of a tag, if one is needed.
+#[derive(Clone, Copy)]
+pub(crate) enum Tell {
+    Now,
+    /// When the queue is kicked, as there are more tags to come.
+    WhenKicked,
 }
 
 /// What has to follow when a tag was added to a queue.
@@ -416,8 +424,8 @@ impl QueuedTag {
 
     /// Adds the tag to the queue: see [`BatchQueue::push`].
     #[inline(always)]
-    pub(crate) fn push<const MANY: bool>(&self) -> Pushed<'_> {
-        self.queue.push::<MANY>(self.tag)
+    pub(crate) fn push(&self, tell: Tell) -> Pushed<'_> {
+        self.queue.push(self.tag, tell)
     }
 
     /// As [`BatchQueue::teller`].
@@ -437,7 +445,7 @@ mod tests {
 
     /// Returns whether the queue took the tag.
     fn push<C: Tells>(queue: &BatchQueue<C>, tag: u16) -> bool {
-        !matches!(queue.push::<true>(tag), Pushed::Closed)
+        !matches!(queue.push(tag, Tell::WhenKicked), Pushed::Closed)
     }
 
     #[test]
@@ -502,7 +510,7 @@ mod tests {
         assert_eq!((first.times_sent(), second.times_sent()), (1, 0));
         assert_eq!(queue.snapshot(), (1, 2, true));
         // It will look for more when it is done.
-        assert!(matches!(queue.push::<true>(1), Pushed::Seen));
+        assert!(matches!(queue.push(1, Tell::WhenKicked), Pushed::Seen));
         assert_eq!(queue.take(&mut [9]), (1, true));
         // It can't be canceled while it tells, and is the next one to tell what is left.
         assert!(queue.cancel(first_id).is_none());
@@ -522,18 +530,18 @@ mod tests {
     #[test]
     fn one_request_takes_the_command() -> Result {
         let queue = TestQueue::new(4)?;
-        assert!(matches!(queue.push::<false>(0), Pushed::Seen));
+        assert!(matches!(queue.push(0, Tell::Now), Pushed::Seen));
         // It is told of what is there already.
         let (id, cmd) = attach(&queue)?;
         assert_eq!(cmd.times_sent(), 1);
-        assert!(matches!(queue.push::<false>(1), Pushed::Seen));
+        assert!(matches!(queue.push(1, Tell::Now), Pushed::Seen));
         assert_eq!(queue.take(&mut [9; 4]), (2, false));
         assert!(queue.park(id, cmd).is_ok());
-        assert!(matches!(queue.push::<false>(2), Pushed::ToSend(_)));
-        assert!(matches!(queue.push::<false>(3), Pushed::Seen));
+        assert!(matches!(queue.push(2, Tell::Now), Pushed::ToSend(_)));
+        assert!(matches!(queue.push(3, Tell::Now), Pushed::Seen));
         assert_eq!(queue.snapshot(), (2, 1, true));
         queue.close();
-        assert!(matches!(queue.push::<false>(0), Pushed::Closed));
+        assert!(matches!(queue.push(0, Tell::Now), Pushed::Closed));
         Ok(())
     }
 

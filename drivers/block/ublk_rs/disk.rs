@@ -5,6 +5,7 @@
 use crate::{
     batch_queue::{
         BatchQueue,
+        Tell,
         Tells, //
     },
     device::{
@@ -91,18 +92,18 @@ impl DiskData {
             Gate::Failing => return Err(EREMOTEIO),
             Gate::Held | Gate::Aborting => return Err(EIO),
         }
-        self.dispatch::<false>(rq, gate).send();
+        self.dispatch(rq, gate, Tell::Now).send();
         Ok(())
     }
 
     /// Gives a request, which passed the gate, to its slot. What is returned has to be done.
     // By itself the compiler does not, as there are two callers.
     #[inline(always)]
-    fn dispatch<const MANY: bool>(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
+    fn dispatch(&self, rq: RequestRef, gate: Gate, tell: Tell) -> ToSend<'_> {
         // Most requests are of these, so that is looked at first.
         if matches!(rq.op(), Op::Read | Op::Write) || is_known(&rq) {
             if let Some(slot) = self.slot(rq.hw_queue(), rq.tag()) {
-                return slot.dispatch::<MANY>(rq, gate);
+                return slot.dispatch(rq, gate, tell);
             }
         }
         ending::refuse(rq);
@@ -165,7 +166,7 @@ impl Operations for Disk {
         if !data.dev.gate_is_open() {
             return data.queue_gated(rq);
         }
-        data.dispatch::<false>(rq, Gate::Open).send();
+        data.dispatch(rq, Gate::Open, Tell::Now).send();
         Ok(())
     }
 
@@ -177,7 +178,7 @@ impl Operations for Disk {
         let mut batch = TaskBatch::default();
         let mut to_kick: Option<&BatchQueue> = None;
         for rq in requests {
-            match data.dispatch::<true>(rq, Gate::Open) {
+            match data.dispatch(rq, Gate::Open, Tell::WhenKicked) {
                 ToSend::Command(cmd) => batch.push(cmd),
                 ToSend::Telling(cmd) => cmd.send(),
                 // Once for all of the requests of a queue.

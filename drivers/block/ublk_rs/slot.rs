@@ -21,6 +21,7 @@ use crate::{
     batch_queue::{
         BatchQueue,
         QueuedTag,
+        Tell,
         Tells, //
     },
     data_mode::{
@@ -263,15 +264,15 @@ impl Slot {
 
     /// Gives a request of the block layer to the waiting command, or has the server told of it by
     /// another one. If there is none then the request waits for the next server, or, without one to
-    /// come, ends with an error. `gate` is what let it pass. `MANY` is that of
+    /// come, ends with an error. `gate` is what let it pass; `tell` is for
     /// [`BatchQueue::push`].
     // By itself the compiler does not, as there are two callers: 20 instructions of a request.
     #[inline(always)]
-    pub(crate) fn dispatch<const MANY: bool>(&self, rq: RequestRef, gate: Gate) -> ToSend<'_> {
+    pub(crate) fn dispatch(&self, rq: RequestRef, gate: Gate, tell: Tell) -> ToSend<'_> {
         let dispatched = self.state.lock().stage.dispatch(rq);
         match dispatched {
             Dispatched::Send(cmd) => ToSend::Command(cmd),
-            Dispatched::Enqueue => self.enqueue::<MANY>(gate),
+            Dispatched::Enqueue => self.enqueue(gate, tell),
             Dispatched::Refused(rq) => {
                 self.turn_away(rq, gate);
                 ToSend::Nothing

@@ -324,6 +324,10 @@ impl<C, R> Stage<C, R> {
         matches!(self, Self::Asked(_))
     }
 
+    pub(crate) fn is_dispatching(&self) -> bool {
+        matches!(self, Self::Dispatching(_))
+    }
+
     pub(crate) fn is_active(&self) -> bool {
         matches!(self, Self::Active(_))
     }

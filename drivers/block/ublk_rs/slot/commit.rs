@@ -202,11 +202,12 @@ impl Slot {
             }
             return Verdict::Result(result);
         }
-        if in_place && self.data.copies {
-            return brought(rq, result as u32);
-        }
         if in_place {
-            return Verdict::Result(result);
+            // Only where the driver copies is the rest of a short read asked for again.
+            return match self.data.copies {
+                true => brought(rq, result as u32),
+                false => Verdict::Result(result),
+            };
         }
         if self.data.reach == Reach::Commit {
             // No secondary has brought any data, and the server can not have done so otherwise.

@@ -16,7 +16,10 @@ use super::{
     ToSend, //
 };
 use crate::{
-    batch_queue::Pushed,
+    batch_queue::{
+        Pushed,
+        Tell, //
+    },
     data_mode::{
         AutoReg,
         Handover, //
@@ -116,11 +119,11 @@ impl Slot {
 
     /// Puts the tag of a request that was dispatched where the server will be told.
     #[inline(always)]
-    pub(super) fn enqueue<const MANY: bool>(&self, gate: Gate) -> ToSend<'_> {
+    pub(super) fn enqueue(&self, gate: Gate, tell: Tell) -> ToSend<'_> {
         let Some(shared) = &self.shared else {
             return ToSend::Nothing;
         };
-        match shared.push::<MANY>() {
+        match shared.push(tell) {
             Pushed::ToSend(cmd) => ToSend::Telling(cmd),
             Pushed::ToKick(queue) => ToSend::Kick(queue),
             Pushed::Seen => ToSend::Nothing,
@@ -366,8 +369,10 @@ impl Slot {
         Some(Deserted { rq, hold, requeue })
     }
 
-    /// The process that is to tell the server of a request of this slot.
+    /// The process that is to tell the server of the request of this slot, if it was not told yet.
     pub(crate) fn teller(&self) -> Option<ARef<Task>> {
-        self.shared.as_ref()?.teller()
+        let shared = self.shared.as_ref()?;
+        let untold = self.state.lock().stage.is_dispatching();
+        untold.then(|| shared.teller())?
     }
 }
