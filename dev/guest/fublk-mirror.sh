@@ -32,7 +32,7 @@ mirror() {
 	same_data recovered || return
 	verify --rw=randread --bs=4k --offset=24M --size=1M || return
 	del || return
-	cmp -s -n ${data}M "$store/good" "$work/data" || bad "the good leg has other data" || return
+	cmp -s -n "${data}M" "$store/good" "$work/data" || bad "the good leg has other data" || return
 	! cmp -s "$store/good" "$store/bad" || bad "the bad leg has seen all writes" || return
 	# Nor does a mirror that is made anew, before all data were copied.
 	refused 1 "fublk readmit $leg" add mirror "$leg" "$store/good" || return
@@ -96,7 +96,7 @@ mirror_dirty() {
 	until_true 60 gone "$dev" || bad "the disk stays" || return
 	exec 9>&-
 	wait "$deleting" || return
-	cmp -s -n ${data}M "$store/good" "$work/data" || bad "what was dirty is lost" || return
+	cmp -s -n "${data}M" "$store/good" "$work/data" || bad "what was dirty is lost" || return
 	refused 1 "fublk readmit $leg" add mirror "$leg" "$store/good" || return
 	fublk readmit "$leg" || bad "can not readmit" || return
 	fublk del 50 || bad "del 50 fails"
