@@ -82,6 +82,17 @@ build_lock() {
 	flock -n 9 || { say "waiting for another kernel build"; flock 9; }
 }
 
+# The commit that the kernel with our options is compared with, as series/groups says:
+# the kernel as it was, and behind it the patches that are for everybody.
+base_commit() {
+	local stem subject commit
+	stem=$(sed -n 's/^# base: //p' "$ROOT/series/groups")
+	subject=$(head -n 1 "$ROOT"/series/[0-9]*-"$stem".patch)
+	commit=$(git -C "$LINUX" log --format='%H %s' | awk -v s="$subject" 'substr($0, 42) == s { print $1 }')
+	[ -n "$commit" ] || die "no commit in $LINUX has the subject of $stem"
+	git -C "$LINUX" rev-parse "$commit^"
+}
+
 # The bare repository with the kernel as it was; LINUX_SRC overrides.
 base_repo() {
 	if [ -n "${LINUX_SRC:-}" ]; then

@@ -392,31 +392,10 @@ static inline int io_fused_max_events(struct io_ring_ctx *ctx, int nr_wait)
 	return nr_wait;
 }
 
-/*
- * May requests wait for others to end? Those that have task work must not wait
- * for more of it then: what is drained does not start before they are done.
- */
-static inline bool io_fused_may_drain(struct io_ring_ctx *ctx)
-{
-	if (!IS_ENABLED(CONFIG_IO_URING_FUSED_CMD))
-		return false;
-	/* the bit is set before anything is drained, by the task that will wait */
-	return data_race(ctx->int_flags) & IO_RING_F_DRAIN_ACTIVE;
-}
-
-/*
- * Requests that wait with @req for its issue: those of its group, which may be
- * behind a drain, or the notification of one that is linked behind a group.
- */
+/* Requests that wait with @req for its issue: those of its group. */
 static inline unsigned int io_fused_nr_gathered(struct io_kiocb *req)
 {
-	if (io_is_fused(req) || io_is_leader(req))
-		return io_fused_nr_waiting(req);
-#if defined(CONFIG_IO_URING_FUSED_CMD) && defined(CONFIG_NET)
-	if (req->opcode == IORING_OP_SEND_ZC || req->opcode == IORING_OP_SENDMSG_ZC)
-		return io_send_zc_nr_notifs(req);
-#endif
-	return 0;
+	return io_is_fused(req) || io_is_leader(req) ? io_fused_nr_waiting(req) : 0;
 }
 
 #endif

@@ -90,9 +90,6 @@ unsafe extern "C" fn io_group_gather(
     let mut group = unsafe { Group::prepared(req) };
     group.state().is_sqe_group = true;
     gathered.hand_to(&mut group);
-    // A drain does not have to wait for what the leader has, either.
-    // SAFETY: The request is prepared.
-    group.state().nr_extra += unsafe { secondary::nr_notifs(req) };
     // SAFETY: The request is being initialised, `check()` says that it is a uring command if it
     // leases, which is the first member of it.
     unsafe {
