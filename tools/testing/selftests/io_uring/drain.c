@@ -80,8 +80,11 @@ static void push(struct ring *r, int op, int fd, unsigned int flags, __u64 user_
 		.len = len,
 	};
 
-	if (op == IORING_OP_POLL_ADD)
+	if (op == IORING_OP_POLL_ADD) {
 		sqe.poll32_events = POLLIN;
+		sqe.addr = 0;
+		sqe.len = 0;
+	}
 	if (op == IORING_OP_READ)
 		sqe.off = -1;
 	ring_push(r, &sqe, false);
@@ -150,6 +153,7 @@ TEST_F(drain, wakes_up)
 			for (i = 0; i < nr + 2; i++) {
 				ASSERT_TRUE(ring_wait(&self->ring, &cqe, LATE_MS));
 				EXPECT_EQ(i < nr, cqe.user_data < 10);
+				EXPECT_EQ(i < nr, cqe.res == 1);
 			}
 			EXPECT_EQ(11, cqe.user_data);
 			for (i = 0; front[op] == IORING_OP_POLL_ADD && i < nr; i++)
