@@ -52,4 +52,32 @@ rust_helper_io_uring_mshot_cmd_post_cqe(struct io_uring_cmd *ioucmd,
 {
 	return io_uring_mshot_cmd_post_cqe(ioucmd, sel, issue_flags);
 }
+
+__rust_helper int
+rust_helper_io_buffer_register_request(struct io_uring_cmd *cmd,
+				       struct request *rq,
+				       void (*release)(void *),
+				       unsigned int index,
+				       unsigned int issue_flags)
+{
+	return io_buffer_register_request(cmd, rq, release, index, issue_flags);
+}
+
+__rust_helper int
+rust_helper_io_buffer_register_bvec(struct io_uring_cmd *cmd,
+				    const struct bio_vec *bvs,
+				    unsigned int nr_bvecs,
+				    void (*release)(void *), void *priv, u8 dir,
+				    unsigned int index, unsigned int issue_flags)
+{
+	return io_buffer_register_bvec(cmd, bvs, nr_bvecs, release, priv, dir,
+				       index, issue_flags);
+}
+
+__rust_helper int rust_helper_io_buffer_unregister(struct io_uring_cmd *cmd,
+						   unsigned int index,
+						   unsigned int issue_flags)
+{
+	return io_buffer_unregister(cmd, index, issue_flags);
+}
 #endif

@@ -2,10 +2,11 @@
 
 //! A device that lends buffers of its own to fused commands.
 //!
-//! `/dev/rust_fused_cmd` shows how a driver serves `IORING_OP_FUSED_CMD`, and is what the tests in
-//! `tools/testing/selftests/io_uring/` send their groups to. Each open file has some buffers. The
-//! primary of a fused command lends a part of one to its secondaries, and read(2) and write(2) on
-//! the file reach the buffers one behind the other.
+//! `/dev/rust_fused_cmd` shows how a driver serves `IORING_OP_FUSED_CMD`. Each open file has some
+//! buffers. The primary of a fused command lends a part of one to its secondaries, and read(2) and
+//! write(2) on the file reach the buffers one behind the other. Its commands are among those of
+//! `io_uring/mock_file.c`, so that the tests in `tools/testing/selftests/io_uring/` can send their
+//! groups to either.
 //!
 //! A buffer is in one place at a time: in [`Buffers`], lent, or being copied. Who finds it gone
 //! gets `EBUSY`.
@@ -352,6 +353,9 @@ impl CharDevice for Device {
             .file()
             .with_buffer(pos, |buf, offset| buf.copy_to_iter(offset, iov))?;
 
+        if copied == 0 && !iov.is_empty() {
+            return Err(EFAULT);
+        }
         *kiocb.ki_pos_mut() += copied as i64;
         Ok(copied)
     }
@@ -362,6 +366,9 @@ impl CharDevice for Device {
             .file()
             .with_buffer(pos, |buf, offset| buf.copy_from_iter(offset, iov))?;
 
+        if copied == 0 && !iov.is_empty() {
+            return Err(EFAULT);
+        }
         *kiocb.ki_pos_mut() += copied as i64;
         Ok(copied)
     }

@@ -6,7 +6,7 @@
 //! A command of the server, `UBLK_U_IO_FETCH_IO_CMDS`, tells it many tags at once, and again and
 //! again. Of the commands of a queue only one is telling at a time, in its own task: that for which
 //! the tags are meant, in the order in which they came. It is the oldest one; the others wait until
-//! that has ended, because its buffers ran out for instance.
+//! that has ended, because its buffers ran out for instance, or its process is dying.
 //!
 //! ```text
 //!               attach              kick                  park
@@ -128,8 +128,8 @@ struct State<C> {
     commands: RBTree<FetchId, Entry<C>>,
     /// How many there are: they may be too many to be counted under the lock.
     nr_commands: usize,
-    /// Whether a command is telling, or on its way to its task to do so.
-    telling: bool,
+    /// The command that is telling, or on its way to its task to do so.
+    telling: Option<FetchId>,
     closed: bool,
 }
 
@@ -144,12 +144,50 @@ impl<C> State<C> {
     /// Takes the command that is to tell the server of what is there, if one is needed. Of what is
     /// in a closed queue nobody is told any more.
     fn next_to_tell(&mut self) -> Option<C> {
-        if self.closed || self.telling || self.tags.len == 0 {
+        if self.closed || self.telling.is_some() || self.tags.len == 0 {
             return None;
         }
-        let cmd = self.commands.cursor_front_mut()?.current_mut().1.cmd.take();
-        self.telling = cmd.is_some();
-        cmd
+        let mut oldest = self.commands.cursor_front_mut()?;
+        let (id, entry) = oldest.current_mut();
+        if entry.sender.is_group_dying() {
+            return self.next_of_the_living();
+        }
+        let cmd = entry.cmd.take()?;
+        self.telling = Some(*id);
+        Some(cmd)
+    }
+
+    /// As [`Self::next_to_tell`], if the process of the oldest command is dying: it may never run
+    /// again. Then the youngest one is to tell, unless that is dying as well. Those in between may
+    /// be too many to be looked at under the lock.
+    #[cold]
+    fn next_of_the_living(&mut self) -> Option<C> {
+        let mut chosen = self.commands.cursor_back_mut()?;
+        if chosen.current().1.sender.is_group_dying() {
+            chosen = self.commands.cursor_front_mut()?;
+        }
+        let (id, entry) = chosen.current_mut();
+        let cmd = entry.cmd.take()?;
+        self.telling = Some(*id);
+        Some(cmd)
+    }
+
+    /// What is kept for the command that is telling, or else that would have to.
+    fn teller(&self) -> Option<&Entry<C>> {
+        if let Some(id) = &self.telling {
+            return self.commands.get(id);
+        }
+        let oldest = self.commands.values().next()?;
+        if !oldest.sender.is_group_dying() {
+            return Some(oldest);
+        }
+        let id = *self.commands.cursor_back()?.current().0;
+        let youngest = self.commands.get(&id)?;
+        if youngest.sender.is_group_dying() {
+            Some(oldest)
+        } else {
+            Some(youngest)
+        }
     }
 }
 
@@ -173,7 +211,7 @@ impl<C: Tells> BatchQueue<C> {
             tags: TagRing::new(depth)?,
             commands: RBTree::new(),
             nr_commands: 0,
-            telling: false,
+            telling: None,
             closed: false,
         };
         Arc::pin_init(
@@ -228,7 +266,7 @@ impl<C: Tells> BatchQueue<C> {
         }
         state.tags.push(tag);
         // A second lock for each request would cost it 30 instructions.
-        if state.telling {
+        if state.telling.is_some() {
             return Pushed::Seen;
         }
         match tell {
@@ -272,7 +310,7 @@ impl<C: Tells> BatchQueue<C> {
     pub(crate) fn park(&self, id: FetchId, cmd: C) -> Result<(), C> {
         let next = {
             let mut state = self.state.lock();
-            state.telling = false;
+            state.telling = None;
             if state.closed {
                 let entry = state.remove(&id);
                 drop(state);
@@ -301,7 +339,7 @@ impl<C: Tells> BatchQueue<C> {
         let (entry, next) = {
             let mut state = self.state.lock();
             let entry = state.remove(&id);
-            state.telling = false;
+            state.telling = None;
             if gone && state.commands.is_empty() {
                 state.closed = true;
             }
@@ -355,25 +393,26 @@ impl<C: Tells> BatchQueue<C> {
     /// Takes a tag out of a queue that is closed, if no command will tell it any more.
     pub(crate) fn take_untold(&self) -> Option<u16> {
         let mut state = self.state.lock();
-        if !state.closed || state.telling {
+        if !state.closed || state.telling.is_some() {
             return None;
         }
         state.tags.pop()
     }
 
-    /// Whether the server will be told of what is there: by the oldest command, unless the process
-    /// that sent it is dying. If there is no command yet, or no more, nobody is.
-    pub(crate) fn will_tell(&self) -> bool {
+    /// Who will tell the server of what is there.
+    pub(crate) fn teller(&self) -> Teller {
         let state = self.state.lock();
-        let oldest = state.commands.values().next();
-        !state.closed && oldest.is_some_and(|entry| !entry.sender.is_group_dying())
+        match state.teller() {
+            Some(entry) if !state.closed && entry.sender.is_group_dying() => Teller::Dying,
+            Some(_) if !state.closed => Teller::Living,
+            _ => Teller::Nobody,
+        }
     }
 
     /// The process that is to tell the server of what is there, if there is one.
-    pub(crate) fn teller(&self) -> Option<ARef<Task>> {
+    pub(crate) fn telling_process(&self) -> Option<ARef<Task>> {
         let state = self.state.lock();
-        let oldest = state.commands.values().next()?;
-        Some(oldest.sender.clone())
+        Some(state.teller()?.sender.clone())
     }
 
     /// Opens the queue for the next server. There must be no command, and no request on its way.
@@ -386,8 +425,18 @@ impl<C: Tells> BatchQueue<C> {
     /// How many tags there are, how many commands, and whether one of these is telling.
     pub(crate) fn snapshot(&self) -> (usize, usize, bool) {
         let state = self.state.lock();
-        (state.tags.len, state.nr_commands, state.telling)
+        (state.tags.len, state.nr_commands, state.telling.is_some())
     }
+}
+
+/// Who will tell the server of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Teller {
+    /// There is no command yet, or no more.
+    Nobody,
+    /// A process that may never run again.
+    Dying,
+    Living,
 }
 
 /// When a command is taken out that is to tell the server of a tag, if one is needed.
@@ -429,13 +478,13 @@ impl QueuedTag {
     }
 
     /// As [`BatchQueue::teller`].
-    pub(crate) fn teller(&self) -> Option<ARef<Task>> {
+    pub(crate) fn teller(&self) -> Teller {
         self.queue.teller()
     }
 
-    /// As [`BatchQueue::will_tell`].
-    pub(crate) fn will_be_told(&self) -> bool {
-        self.queue.will_tell()
+    /// As [`BatchQueue::telling_process`].
+    pub(crate) fn telling_process(&self) -> Option<ARef<Task>> {
+        self.queue.telling_process()
     }
 }
 
@@ -572,15 +621,15 @@ mod tests {
     #[test]
     fn who_will_be_told() -> Result {
         let queue = TestQueue::new(4)?;
-        assert!(!queue.will_tell());
+        assert_eq!(queue.teller(), Teller::Nobody);
         let (id, cmd) = attach(&queue)?;
-        assert!(queue.will_tell());
+        assert_eq!(queue.teller(), Teller::Living);
         assert!(push(&queue, 0));
         queue.kick();
-        assert!(queue.will_tell());
+        assert_eq!(queue.teller(), Teller::Living);
         assert!(queue.park(id, cmd).is_ok());
         queue.close();
-        assert!(!queue.will_tell());
+        assert_eq!(queue.teller(), Teller::Nobody);
         Ok(())
     }
 

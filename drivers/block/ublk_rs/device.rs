@@ -109,6 +109,12 @@ impl DeviceState {
     pub(crate) fn disk_ref(&self) -> Option<ARef<DiskRef>> {
         self.phase.disk().map(|disk| disk.disk_ref())
     }
+
+    /// As [`Self::disk_ref`], or one that is just being added, if it can be seen already.
+    pub(crate) fn visible_disk(&self) -> Option<ARef<DiskRef>> {
+        let new = || self.phase.new_disk().filter(|disk| disk.devt() != (0, 0));
+        self.disk_ref().or_else(|| new().cloned())
+    }
 }
 
 /// A device, from `ADD_DEV` until its last user is gone.
@@ -142,9 +148,12 @@ pub(crate) struct Device {
     stops_waiting: Atomic<u32>,
     /// Whether the block layer is looking at all zones. Changed with [`Self::lifecycle`] held.
     revalidating: Atomic<bool>,
-    /// Cleans up after the server.
+    /// Aborts the requests of a server that is gone.
     #[pin]
     release_work: Work<Device, { Device::RELEASE }>,
+    /// Cleans up after it.
+    #[pin]
+    clean_work: Work<Device, { Device::CLEAN }>,
     /// Looks for partitions.
     #[pin]
     scan_work: Work<Device, { Device::SCAN }>,
@@ -158,14 +167,17 @@ pub(crate) struct Device {
 
 impl_has_work! {
     impl HasWork<Device, { Device::RELEASE }> for Device { self.release_work }
+    impl HasWork<Device, { Device::CLEAN }> for Device { self.clean_work }
     impl HasWork<Device, { Device::SCAN }> for Device { self.scan_work }
 }
 
 impl Device {
-    /// Identifies the work item that cleans up after a server: in `stop.rs`.
+    /// Identifies the work item that aborts the requests of a server that is gone: in `stop.rs`.
     pub(crate) const RELEASE: u64 = 1;
+    /// Identifies the work item that cleans up after it: in `stop.rs`.
+    pub(crate) const CLEAN: u64 = 2;
     /// Identifies the work item that looks for partitions: in `start.rs`.
-    pub(crate) const SCAN: u64 = 2;
+    pub(crate) const SCAN: u64 = 3;
 
     /// Creates a device without a server.
     pub(crate) fn new(
@@ -220,6 +232,7 @@ impl Device {
                 disk_exists: Atomic::new(false),
                 stops_waiting: Atomic::new(0),
                 revalidating: Atomic::new(false),
+                clean_work <- new_work!("ublk_rs::Device::clean_work"),
                 release_work <- new_work!("ublk_rs::Device::release_work"),
                 scan_work <- new_work!("ublk_rs::Device::scan_work"),
                 _place: place,

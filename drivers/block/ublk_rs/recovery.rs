@@ -11,7 +11,10 @@ use crate::{
     phase::Event,
     policy::Gate,
     start,
-    uapi::UBLK_F_QUIESCE, //
+    uapi::{
+        UBLK_F_BATCH_IO,
+        UBLK_F_QUIESCE, //
+    }, //
 };
 use kernel::{
     prelude::*,
@@ -101,7 +104,8 @@ fn wait_idle(dev: &Device, timeout_ms: u64) -> Result {
         // The upper half does not count, and what is left may be no time at all.
         ms => ms as u32,
     };
-    if left == 0 {
+    // As in the C driver, batches are not waited for then.
+    if left == 0 && !dev.has(UBLK_F_BATCH_IO) {
         return Err(EBUSY);
     }
     while !dev.queues().all(|queue| queue.can_tell_server()) {

@@ -176,10 +176,11 @@ impl Table {
             }
             end += memory.len();
         }
+        // A buffer has no more than 4 GiB.
+        let offset = u32::try_from(offset).ok()?;
         Some(Found {
             buffer: buffer.clone(),
-            // A buffer has no more than 4 GiB.
-            offset: u32::try_from(offset).ok()?,
+            offset,
         })
     }
 }

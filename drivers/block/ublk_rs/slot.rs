@@ -8,7 +8,8 @@
 //! it back.
 //!
 //! The slot's lock guards that; it is a leaf, nothing is called under it but `queue_cancelable()`
-//! of io_uring, which takes no lock in that context, and what writes the description of a request.
+//! of io_uring, which takes no lock in that context, the look-up of shared memory, and what writes
+//! the description of a request.
 //! A request in any other stage than Active is refused, so a canceled command needs no flags
 //! elsewhere and nobody has to stop the queue.
 

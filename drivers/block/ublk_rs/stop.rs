@@ -95,8 +95,9 @@ fn stop_disk(dev: &Device) -> bool {
 ///
 /// From the check on nobody can open it, but for the administrator.
 pub(crate) fn try_stop(dev: &Device) -> Result {
-    // There can be no other disk while somebody has a reference to this one.
-    let disk = dev.state.lock().disk_ref().ok_or(ENODEV)?;
+    // There can be no other disk while somebody has a reference to this one. One that is just being
+    // added can be seen already, and be open.
+    let disk = dev.state.lock().visible_disk().ok_or(ENODEV)?;
     loop {
         match disk.while_closed(|| dev.state.lock().opening = Opening::Refused) {
             Ok(()) => break,
@@ -129,7 +130,7 @@ pub(crate) fn delete_all(driver: &Driver) {
     driver.numbers().wait_empty();
 }
 
-/// Cleans up after a server that has closed its character device.
+/// Aborts the requests of a server that has closed its character device.
 impl WorkItem<{ Device::RELEASE }> for Device {
     type Pointer = Arc<Device>;
 
@@ -141,7 +142,17 @@ impl WorkItem<{ Device::RELEASE }> for Device {
         for slot in dev.slots() {
             slot.abort();
         }
+        let workers = dev.workers().clone();
+        // It is not queued already: it runs before the device can be opened again.
+        let _ = workers.clean.enqueue::<_, { Device::CLEAN }>(dev);
+    }
+}
 
+/// Cleans up after that.
+impl WorkItem<{ Device::CLEAN }> for Device {
+    type Pointer = Arc<Device>;
+
+    fn run(dev: Arc<Device>) {
         let _lifecycle = dev.lifecycle.lock();
         if dev.recovery().possible && orphan(&dev) {
             return;

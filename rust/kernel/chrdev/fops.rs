@@ -77,6 +77,16 @@ pub trait CharDevice: Sized + 'static {
     }
 }
 
+/// What the VFS is told of a read or write. Not that it was queued: nobody would complete it, or the
+/// VFS stops the machine.
+fn moved(result: Result<usize>) -> isize {
+    match result {
+        Ok(len) => isize::try_from(len).unwrap_or(isize::MAX),
+        Err(e) if e == EIOCBQUEUED => EIO.to_errno() as isize,
+        Err(e) => e.to_errno() as isize,
+    }
+}
+
 /// The file operations of `T`.
 ///
 /// The module that implements `T` owns them, so that it can not be unloaded while a file is open.
@@ -154,10 +164,7 @@ impl<T: CharDevice> VTable<T> {
         // SAFETY: By the safety requirement.
         let iov = unsafe { IovIterDest::from_raw(iter) };
 
-        match T::read_iter(kiocb, iov) {
-            Ok(len) => len as isize,
-            Err(err) => err.to_errno() as isize,
-        }
+        moved(T::read_iter(kiocb, iov))
     }
 
     /// # Safety
@@ -172,10 +179,7 @@ impl<T: CharDevice> VTable<T> {
         // SAFETY: By the safety requirement.
         let iov = unsafe { IovIterSource::from_raw(iter) };
 
-        match T::write_iter(kiocb, iov) {
-            Ok(len) => len as isize,
-            Err(err) => err.to_errno() as isize,
-        }
+        moved(T::write_iter(kiocb, iov))
     }
 
     const VTABLE: bindings::file_operations = bindings::file_operations {
@@ -200,5 +204,19 @@ impl<T: CharDevice> VTable<T> {
 
     pub(super) const fn build() -> &'static bindings::file_operations {
         &Self::VTABLE
+    }
+}
+
+#[cfg(CONFIG_RUST_CHRDEV_KUNIT_TEST)]
+#[macros::kunit_tests(rust_chrdev_fops)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_queued() {
+        assert_eq!(moved(Ok(7)), 7);
+        assert_eq!(moved(Err(ENOSPC)), ENOSPC.to_errno() as isize);
+        assert_eq!(moved(Err(EIOCBQUEUED)), EIO.to_errno() as isize);
+        assert!(moved(Ok(usize::MAX - 528)) > 0);
     }
 }

@@ -254,7 +254,9 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         // it was not started. It is given up with `self`, to `done` if there is one. By the safety
         // requirements of `Lessor`, the table is valid until the lease ends. `end_lease::<L>` takes
         // `private`, once.
-        let ret = unsafe { core_start(self.cmd, &lease, done, self.flags.bits()) };
+        let ret = unsafe {
+            bindings::io_fused_cmd_start(self.cmd.as_ptr(), &lease, done, self.flags.bits())
+        };
         if ret != TAKEN {
             // SAFETY: After an error, the callback is not called, so this is the only taker.
             drop(unsafe { L::from_foreign(private) });
@@ -272,7 +274,7 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     pub fn defer_to_task(self) -> Outcome<'a> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()`, and it was not
         // started. It is given up with `self`.
-        outcome_of(unsafe { core_defer(self.cmd) })
+        outcome_of(unsafe { bindings::io_fused_cmd_defer(self.cmd.as_ptr()) })
     }
 
     /// Starts the secondaries without a buffer, or with those that [`Self::lease_part`] has lent
@@ -284,7 +286,9 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     pub fn start(self) -> Outcome<'a> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
         // it was not started. It is given up with `self`.
-        outcome_of(unsafe { core_start(self.cmd, ptr::null(), None, self.flags.bits()) })
+        outcome_of(unsafe {
+            bindings::io_fused_cmd_start(self.cmd.as_ptr(), ptr::null(), None, self.flags.bits())
+        })
     }
 }
 
@@ -305,64 +309,6 @@ type GroupEndedFn = Option<unsafe extern "C" fn(*mut bindings::io_uring_cmd, c_i
 /// What `io_fused_cmd_start()` returns when the command is not the driver's any more.
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
 const TAKEN: c_int = -(bindings::EIOCBQUEUED as c_int);
-
-// The core is not exported to modules, which instantiate the generic code above. So these stay
-// functions of the kernel image.
-
-/// # Safety
-///
-/// See `io_fused_cmd_start()`.
-#[cfg(CONFIG_IO_URING_FUSED_CMD)]
-#[inline(never)]
-unsafe fn core_start(
-    cmd: NonNull<bindings::io_uring_cmd>,
-    lease: *const bindings::io_fused_lease,
-    done: GroupEndedFn,
-    flags: c_uint,
-) -> c_int {
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_start(cmd.as_ptr(), lease, done, flags) }
-}
-
-/// # Safety
-///
-/// See `io_fused_cmd_defer()`.
-#[cfg(CONFIG_IO_URING_FUSED_CMD)]
-#[inline(never)]
-unsafe fn core_defer(cmd: NonNull<bindings::io_uring_cmd>) -> c_int {
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_defer(cmd.as_ptr()) }
-}
-
-/// # Safety
-///
-/// See `io_fused_cmd_lease_part()`.
-#[cfg(CONFIG_IO_URING_FUSED_CMD)]
-#[inline(never)]
-unsafe fn core_lease_part(
-    cmd: NonNull<bindings::io_uring_cmd>,
-    part: *mut bindings::io_fused_part,
-    lease: &bindings::io_fused_lease,
-    nr: c_uint,
-    done: unsafe extern "C" fn(*mut bindings::io_fused_part, *mut c_void, c_int) -> bool,
-) -> c_int {
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_lease_part(cmd.as_ptr(), part, lease, nr, Some(done)) }
-}
-
-/// # Safety
-///
-/// See `io_fused_cmd_start_parts()`.
-#[cfg(CONFIG_IO_URING_FUSED_CMD)]
-#[inline(never)]
-unsafe fn core_start_parts(
-    cmd: NonNull<bindings::io_uring_cmd>,
-    count: c_uint,
-    flags: c_uint,
-) -> c_int {
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::io_fused_cmd_start_parts(cmd.as_ptr(), count, flags) }
-}
 
 /// Without the fused command in the kernel there is no value of the type to call these with.
 #[cfg(not(CONFIG_IO_URING_FUSED_CMD))]

@@ -18,7 +18,9 @@ use super::{
 use crate::{
     batch_queue::{
         Pushed,
-        Tell, //
+        QueuedTag,
+        Tell,
+        Teller, //
     },
     data_mode::{
         AutoReg,
@@ -49,7 +51,10 @@ use kernel::{
         IssueFlags, //
     },
     prelude::*,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        SpinLockGuard, //
+    },
     task::Task, //
 };
 
@@ -171,15 +176,12 @@ impl Slot {
         let (more, registered_on) = if self.data.describes_only(&rq) {
             (0, None)
         } else {
-            drop(state);
             let registered = match auto_reg {
                 Some(auto_reg) if self.data.handover == Handover::Register => {
+                    drop(state);
                     register(&rq, cmd, auto_reg, flags)
                 }
-                _ => {
-                    let to = (addr, auto_reg);
-                    return self.start_shared_with_data(rq, cmd, flags, descs, shmem, to);
-                }
+                _ => return self.start_shared_with_data(state, rq, cmd, flags, descs, shmem),
             };
             let Some(told) = registered.told() else {
                 return self.not_registered_shared(rq);
@@ -212,14 +214,27 @@ impl Slot {
     #[inline(never)]
     fn start_shared_with_data(
         &self,
+        mut state: SpinLockGuard<'_, SlotState>,
         rq: RequestRef,
         cmd: CmdRef<'_>,
         flags: IssueFlags<'_>,
         descs: &Descs,
         shmem: Option<&Shmem>,
-        (addr, auto_reg): (u64, Option<AutoReg>),
     ) -> bool {
+        let (addr, auto_reg) = (state.addr, state.auto_reg);
+        // As in `start_with_data()`.
         let found = shmem.and_then(|shmem| shmem.find(&rq));
+        let found = match (found, auto_reg) {
+            (Some(found), None) => {
+                state.share_found(rq, found, descs);
+                let former = state.note_server();
+                drop(state);
+                drop(former);
+                return true;
+            }
+            (found, _) => found,
+        };
+        drop(state);
         let place = Place::new(found.as_ref(), addr);
         let bytes = if place.copies(self.data) && rq.op() == Op::Write && rq.has_data() {
             give_data(&rq, addr)
@@ -348,31 +363,41 @@ impl Slot {
         }
     }
 
-    /// The request of a deserted slot. One that the server was not told of is not lost if another
+    /// The request of a deserted slot. One that the server was not told of is not lost if a living
     /// process will be. Else it would wait for a command of a task that may never run again, and
     /// whose ring may be open all the same: in another process, or as it is one of several threads.
     pub(super) fn take_deserted(&self) -> Option<Deserted> {
-        let shared = self.shared.as_ref();
-        let untold_too = shared.is_none_or(|queued| !queued.will_be_told());
+        let teller = self.shared.as_ref().map(QueuedTag::teller);
         let mut state = self.state.lock();
-        match &state.task {
-            Some(task) if self.is_deserted_by(task) => {}
-            _ => return None,
-        }
-        let (rq, requeue) = match state.stage.abort() {
+        let has_no_server = state
+            .task
+            .as_ref()
+            .is_some_and(|task| self.is_deserted_by(task));
+        let owned = if has_no_server {
+            state.stage.abort()
+        } else {
+            None
+        };
+        let will_be_told = match teller {
+            // By the slot's own command, or one that may still come.
+            None | Some(Teller::Nobody) => !has_no_server,
+            Some(Teller::Dying) => false,
+            Some(Teller::Living) => true,
+        };
+        let (rq, requeue) = match owned {
             Some(rq) => (rq, self.recovery.reissues),
+            None if will_be_told => return None,
             // The server has not seen it, so it can be held in any case.
-            None if untold_too => (state.stage.desert()?, self.recovery.holds),
-            None => return None,
+            None => (state.stage.desert()?, self.recovery.holds),
         };
         let hold = self.release(&mut state);
         Some(Deserted { rq, hold, requeue })
     }
 
     /// The process that is to tell the server of the request of this slot, if it was not told yet.
-    pub(crate) fn teller(&self) -> Option<ARef<Task>> {
+    pub(crate) fn telling_process(&self) -> Option<ARef<Task>> {
         let shared = self.shared.as_ref()?;
         let untold = self.state.lock().stage.is_dispatching();
-        untold.then(|| shared.teller())?
+        untold.then(|| shared.telling_process())?
     }
 }

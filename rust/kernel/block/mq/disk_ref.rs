@@ -296,6 +296,12 @@ unsafe impl AlwaysRefCounted for DiskRef {
         if !added {
             this.destroy_queue();
         }
+        // Who lets a queue run again may have scheduled work of it, although there was no request
+        // any more, after the removal of the disk has cancelled that. With the count at 0, nobody
+        // does so again.
+        //
+        // SAFETY: By the type invariants this is a valid blk-mq queue.
+        unsafe { bindings::blk_mq_cancel_work_sync(this.queue()) };
 
         // A call of `queue_rq()` may still be running, though its request has ended and the disk
         // is removed. It uses the queue data, and the request if it returns an error. All such
@@ -403,9 +409,9 @@ impl Quiesced<'_> {
 impl Drop for Quiesced<'_> {
     fn drop(&mut self) {
         let unquiesce = |queue| {
-            // SAFETY: By the type invariants the queue was quiesced, and it is valid. If requests
-            // wait in it, then it is not frozen, and so not removed before they were run. If none
-            // do, then no work item is scheduled.
+            // SAFETY: By the type invariants the queue was quiesced, and it is valid. The work
+            // items that this may schedule are cancelled, at the latest by who drops the last
+            // reference to the disk, which this guard borrows.
             unsafe { bindings::blk_mq_unquiesce_queue(queue) }
         };
 
@@ -437,6 +443,10 @@ mod tests {
                 Relaxed, //
             },
             Arc, //
+        },
+        time::{
+            delay::fsleep,
+            Delta, //
         },
     };
 
@@ -525,6 +535,21 @@ mod tests {
         drop(last);
         assert!(dropped.load(Relaxed));
         drop(finder);
+        Ok(())
+    }
+
+    /// With KASAN: work that was scheduled after the removal does not outlive the queue.
+    #[test]
+    fn late_work_goes_with_the_disk() -> Result {
+        let (disk, _dropped) = disk()?;
+        let disk = disk.add()?;
+        let last = disk.disk_ref();
+
+        drop(disk);
+        // SAFETY: There is a reference to the disk, so its queue is valid.
+        unsafe { bindings::blk_mq_delay_run_hw_queues(last.queue(), 20) };
+        drop(last);
+        fsleep(Delta::from_millis(50));
         Ok(())
     }
 

@@ -19,7 +19,8 @@ use crate::{
         },
         to_result,
         Result, //
-    }, //
+    },
+    types::NotThreadSafe, //
 };
 use core::ffi::c_void;
 
@@ -62,6 +63,10 @@ impl DiskRef {
 
     fn resize(&self, sectors: u64, limits: Option<ZonedLimits>) -> Result {
         let set = |sectors| {
+            // User space is told by walking over the parents of the disk in sysfs. The removal of
+            // the disk takes this lock once the disk is not live any more, of which nobody is told,
+            // and before it loses its parent.
+            let _lock = DeviceLock::new(self);
             // SAFETY: By the type invariants the disk is valid. The result only says whether user
             // space was told.
             unsafe { bindings::set_capacity_and_notify(self.as_raw(), sectors) };
@@ -179,6 +184,35 @@ impl DiskRef {
     }
 }
 
+/// The device of a disk is locked for as long as this exists.
+///
+/// # Invariants
+///
+/// The current task has locked it.
+struct DeviceLock<'a>(&'a DiskRef, NotThreadSafe);
+
+impl<'a> DeviceLock<'a> {
+    fn new(disk: &'a DiskRef) -> Self {
+        // SAFETY: By the type invariants the disk is valid. Its device was initialized with it.
+        unsafe { bindings::device_lock(Self::device(disk)) };
+        // INVARIANT: Just locked.
+        Self(disk, NotThreadSafe)
+    }
+
+    fn device(disk: &DiskRef) -> *mut bindings::device {
+        // SAFETY: By the type invariants the disk is valid. `part0`, which stands for all of it, is
+        // there as long as the disk.
+        unsafe { &raw mut (*(*disk.as_raw()).part0).bd_device }
+    }
+}
+
+impl Drop for DeviceLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants this task has locked it, as it can not be sent to another.
+        unsafe { bindings::device_unlock(Self::device(self.0)) };
+    }
+}
+
 #[cfg(CONFIG_RUST_BLOCK_KUNIT_TEST)]
 #[macros::kunit_tests(rust_kernel_block_mq_disk_size)]
 mod tests {
@@ -196,8 +230,17 @@ mod tests {
         prelude::*,
         sync::{
             aref::ARef,
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
             Arc, //
         },
+        time::{
+            delay::fsleep,
+            Delta, //
+        },
+        workqueue, //
     };
 
     struct Device;
@@ -240,6 +283,29 @@ mod tests {
         assert_eq!(sectors(&removed), 0);
         assert_eq!(removed.set_capacity_and_notify(8), Err(ENODEV));
         assert_eq!(sectors(&removed), 0);
+        Ok(())
+    }
+
+    /// Who is told walks over the parents of the disk, which the removal takes away with this lock.
+    #[test]
+    fn user_space_is_told_with_the_device_locked() -> Result {
+        let disk = disk()?.add()?;
+        let resized = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+
+        disk.set_capacity_and_notify(8)?;
+        let lock = DeviceLock::new(&disk);
+        let (other, done) = (disk.disk_ref(), resized.clone());
+        workqueue::system_long().try_spawn(GFP_KERNEL, move || {
+            let _ = other.set_capacity_and_notify(16);
+            done.store(true, Relaxed);
+        })?;
+        fsleep(Delta::from_millis(50));
+        assert!(!resized.load(Relaxed));
+        drop(lock);
+        while !resized.load(Relaxed) {
+            fsleep(Delta::from_millis(1));
+        }
+        assert_eq!(sectors(&disk), 16);
         Ok(())
     }
 
@@ -349,16 +415,27 @@ mod tests {
     #[test]
     fn a_disk_does_not_grow_too_many_zones() -> Result {
         let disk = zoned::disk(8, 64, 0)?.add()?;
+        // Somebody in user space may look at a new disk, or at one that has changed.
+        let closed = |resize: &dyn Fn() -> Result| loop {
+            match resize() {
+                Err(e) if e == EBUSY => fsleep(Delta::from_millis(1)),
+                other => return other,
+            }
+        };
+        let resize = |sectors| closed(&|| disk.set_capacity_and_notify(sectors));
 
-        assert_eq!(disk.set_capacity_and_notify(1 << 30), Err(EINVAL));
+        assert_eq!(resize(1 << 30), Err(EINVAL));
         assert_eq!(sectors(&disk), 0);
-        assert_eq!(disk.set_capacity_and_notify(128), Ok(()));
+        assert_eq!(resize(128), Ok(()));
         assert_eq!(sectors(&disk), 128);
         let open = ZonedLimits {
             max_open_zones: u32::MAX,
             ..Default::default()
         };
-        assert_eq!(disk.resize_zoned(128, open), Err(EINVAL));
+        assert_eq!(
+            closed(&|| disk.resize_zoned(128, open)),
+            Err(EINVAL)
+        );
         assert_eq!(sectors(&disk), 0);
 
         let removed = disk.disk_ref();

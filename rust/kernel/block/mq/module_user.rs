@@ -7,6 +7,10 @@
 //! the driver, and so does the code that frees it. So the kernel image, which calls that code (see
 //! `free_object()` in `disk_ref.rs`), counts the disks of each module, and a module that goes waits
 //! for its own.
+//!
+//! It also waits for who was preempted in its code. When the last user of a registered buffer is
+//! gone, io_uring calls the driver ([`Operations::lease_ended`](super::Operations::lease_ended)),
+//! which ends the request; from then on nothing keeps the disk, though that call has to return yet.
 
 use crate::{
     bindings,
@@ -68,6 +72,7 @@ mod modules {
         new_mutex,
         prelude::*,
         sync::{
+            rcu::synchronize_rcu_tasks,
             CondVar,
             Mutex,
             SetOnce, //
@@ -91,10 +96,10 @@ mod modules {
     /// `notifier` is registered.
     #[pin_data(PinnedDrop)]
     struct Users {
-        /// Those with users only.
+        /// Of each module that has had one, until it goes.
         #[pin]
         counts: Mutex<KVec<Count>>,
-        /// One is not there any more.
+        /// A module has none any more.
         #[pin]
         gone: CondVar,
         #[pin]
@@ -172,8 +177,26 @@ mod modules {
 
         count.users -= 1;
         if count.users == 0 {
-            counts.retain(|c| c.users != 0);
             users.gone.notify_all();
+        }
+    }
+
+    /// Waits until no disk and no preempted task needs the code of `module`, which is going.
+    fn wait_for(module: *mut bindings::module) {
+        let Some(users) = USERS.as_ref() else {
+            return;
+        };
+        let mut counts = users.counts.lock();
+
+        while counts.iter().any(|c| c.module == module && c.users > 0) {
+            users.gone.wait(&mut counts);
+        }
+        let all = counts.len();
+        counts.retain(|c| c.module != module);
+        let had_users = counts.len() < all;
+        drop(counts);
+        if had_users {
+            synchronize_rcu_tasks();
         }
     }
 
@@ -188,13 +211,7 @@ mod modules {
         module: *mut c_void,
     ) -> c_int {
         if state == bindings::module_state_MODULE_STATE_GOING as c_ulong {
-            if let Some(users) = USERS.as_ref() {
-                let mut counts = users.counts.lock();
-
-                while counts.iter().any(|c| c.module == module.cast()) {
-                    users.gone.wait(&mut counts);
-                }
-            }
+            wait_for(module.cast());
         }
         bindings::NOTIFY_DONE as c_int
     }

@@ -22,11 +22,7 @@ use crate::{
 };
 
 #[cfg(CONFIG_IO_URING_FUSED_CMD)]
-use super::{
-    core_lease_part,
-    core_start_parts,
-    outcome_of, //
-};
+use super::outcome_of;
 
 /// Memory for one lease of a command that has several.
 ///
@@ -113,7 +109,15 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()`. By the safety
         // requirements of `Lessor`, the table is valid until the lease ends. The memory is
         // nobody else's. `end_part::<L>` takes both, once.
-        let ret = unsafe { core_lease_part(self.cmd, part, &lease, nr.into(), end_part::<L>) };
+        let ret = unsafe {
+            bindings::io_fused_cmd_lease_part(
+                self.cmd.as_ptr(),
+                part,
+                &lease,
+                nr.into(),
+                Some(end_part::<L>),
+            )
+        };
         if ret < 0 {
             // SAFETY: After an error, the callback is not called, so this is the only taker.
             let (memory, lessor) =
@@ -134,7 +138,9 @@ impl<'a, H: CommandHandler> FusedCmd<'a, H> {
     pub fn start_parts(self, count: u32) -> Outcome<'a> {
         // SAFETY: By the type invariant this is a primary in `->uring_cmd()` with these flags, and
         // it was not started. It is given up with `self`.
-        outcome_of(unsafe { core_start_parts(self.cmd, count, self.flags.bits()) })
+        outcome_of(unsafe {
+            bindings::io_fused_cmd_start_parts(self.cmd.as_ptr(), count, self.flags.bits())
+        })
     }
 }
 

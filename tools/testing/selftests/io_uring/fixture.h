@@ -143,9 +143,9 @@ FIXTURE_SETUP(fused)
 	ASSERT_EQ(0, ret);
 	if (!(self->ring.p.features & IORING_FEAT_FUSED_CMD))
 		SKIP(return, "no IORING_FEAT_FUSED_CMD");
-	self->dev = open(DEVICE, O_RDWR);
-	if (self->dev < 0 && errno == ENOENT)
-		SKIP(return, "no " DEVICE ", see CONFIG_SAMPLE_RUST_FUSED_CMD");
+	self->dev = open_device();
+	if (self->dev == -ENOENT)
+		SKIP(return, "no %s: see README", device_name());
 	ASSERT_LE(0, self->dev);
 	self->buf = malloc(FILE_LEN);
 	ASSERT_NE(NULL, self->buf);

@@ -5,11 +5,67 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <sys/mount.h>
 #include "kselftest.h"
 #include "fused.h"
+
+const char *device_name(void)
+{
+	const char *name = getenv("FUSED_DEVICE");
+
+	return name ? name : MOCK_DEVICE;
+}
+
+bool is_mock(void)
+{
+	return !strcmp(device_name(), MOCK_DEVICE);
+}
+
+/* A ring has the mock device make files. */
+static int create_file(int device)
+{
+	struct io_uring_mock_create create = {
+		.flags = IORING_MOCK_CREATE_F_FUSED,
+		.file_size = NR_BUFFERS * BUFFER_LEN,
+	};
+	struct io_uring_sqe sqe = {
+		.opcode = IORING_OP_URING_CMD,
+		.fd = device,
+		.cmd_op = IORING_MOCK_MGR_CMD_CREATE,
+		.addr = (uintptr_t)&create,
+		.len = sizeof(create),
+	};
+	struct io_uring_params p = { };
+	struct cqe cqe = { };
+	struct ring ring;
+	int ret;
+
+	ret = ring_init(&ring, 1, &p);
+	if (ret < 0)
+		return ret;
+	ring_push(&ring, &sqe, false);
+	ret = ring_submit(&ring);
+	if (ret >= 0)
+		ret = ring_wait(&ring, &cqe, TIMEOUT_MS) ? cqe.res : -ETIME;
+	ring_exit(&ring);
+	return ret < 0 ? ret : (int)create.out_fd;
+}
+
+int open_device(void)
+{
+	int device = open(device_name(), O_RDWR), fd;
+
+	if (device < 0)
+		return -errno;
+	if (!is_mock())
+		return device;
+	fd = create_file(device);
+	close(device);
+	return fd;
+}
 
 int mode_ring(const struct mode *mode, struct ring *r, unsigned int entries)
 {
@@ -24,7 +80,7 @@ int mode_ring(const struct mode *mode, struct ring *r, unsigned int entries)
 void group_init(struct group *g, struct ring *r, const struct mode *mode, int dev,
 		unsigned int op, unsigned int flags, unsigned int len)
 {
-	struct device_cmd *cmd = group_cmd(g);
+	struct io_uring_mock_fused *cmd = group_cmd(g);
 
 	memset(g, 0, sizeof(*g));
 	g->ring = r;
@@ -33,15 +89,15 @@ void group_init(struct group *g, struct ring *r, const struct mode *mode, int de
 	g->primary->fd = dev;
 	g->primary->cmd_op = op;
 	g->primary->user_data = UD_PRIMARY;
-	if (op == OP_LEND || op == OP_KEEP || op == OP_LEND_MEMORY)
+	if (op == OP_LEND || op == OP_KEEP || op == OP_LEND_MEMORY || op == OP_LEND_PARTS)
 		g->primary->uring_cmd_flags = IORING_FUSED_CMD_BUF;
 	cmd->flags = flags | (mode->blocking ? LEND_BLOCKING : 0);
 	cmd->len = len;
 }
 
-struct device_cmd *group_cmd(struct group *g)
+struct io_uring_mock_fused *group_cmd(struct group *g)
 {
-	return (struct device_cmd *)g->primary->cmd;
+	return (struct io_uring_mock_fused *)g->primary->cmd;
 }
 
 struct io_uring_sqe *group_add(struct group *g, int op, int fd, __u64 addr,
@@ -66,7 +122,7 @@ struct io_uring_sqe *group_add_cmd(struct group *g, int fd, __u32 result)
 
 	sqe->cmd_op = OP_RESULT;
 	sqe->uring_cmd_flags = IORING_URING_CMD_FIXED;
-	((struct device_cmd *)sqe->cmd)->arg = result;
+	((struct io_uring_mock_fused *)sqe->cmd)->arg = result;
 	return sqe;
 }
 

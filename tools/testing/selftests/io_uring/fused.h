@@ -1,37 +1,43 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of IORING_OP_FUSED_CMD share: groups, their expected CQEs,
- * and the device of samples/rust/rust_fused_cmd.rs.
+ * What the tests of IORING_OP_FUSED_CMD share: groups, their expected CQEs, and
+ * the device that lends buffers.
  */
 #ifndef SELFTESTS_IO_URING_FUSED_H
 #define SELFTESTS_IO_URING_FUSED_H
 
 #include <limits.h>
+#include <linux/io_uring/mock_file.h>
 #include "ring.h"
 
-/* samples/rust/rust_fused_cmd.rs */
-#define DEVICE		"/dev/rust_fused_cmd"
-#define OP_LEND		1
-#define OP_START	2
-#define OP_REFUSE	3
-#define OP_RESULT	4
-#define OP_IS_128	5
-#define OP_KEEP		6
-#define OP_RELEASE	7
-#define OP_LEND_MEMORY	8
-#define OP_STRAY	9
-#define LEND_SOURCE	1
-#define LEND_BLOCKING	2
-#define NR_BUFFERS	16
-#define BUFFER_LEN	(64 << 10)
+/* What a file that lends its buffers is told to do */
+#define OP_LEND		IORING_MOCK_CMD_LEND
+#define OP_START	IORING_MOCK_CMD_START
+#define OP_REFUSE	IORING_MOCK_CMD_REFUSE
+#define OP_RESULT	IORING_MOCK_CMD_RESULT
+#define OP_IS_128	IORING_MOCK_CMD_IS_128
+#define OP_KEEP		IORING_MOCK_CMD_KEEP
+#define OP_RELEASE	IORING_MOCK_CMD_RELEASE
+#define OP_LEND_MEMORY	IORING_MOCK_CMD_LEND_MEMORY
+#define OP_STRAY	IORING_MOCK_CMD_STRAY
+#define LEND_SOURCE	IORING_MOCK_FUSED_SOURCE
+#define LEND_BLOCKING	IORING_MOCK_FUSED_BLOCKING
+/* These only the mock file knows. */
+#define OP_LEND_PARTS	IORING_MOCK_CMD_LEND_PARTS
+#define OP_PART_RESULT	IORING_MOCK_CMD_PART_RESULT
+#define LEND_DEFER	IORING_MOCK_FUSED_DEFER
+#define NR_BUFFERS	IORING_MOCK_FUSED_MAX_BUFS
+#define BUFFER_LEN	IORING_MOCK_FUSED_BUF_SIZE
 
-struct device_cmd {
-	__u16 buffer;
-	__u16 flags;
-	__u32 offset;
-	__u32 len;
-	__u32 arg;
-};
+/*
+ * The device that lends buffers: "/dev/io_uring_mock", or what FUSED_DEVICE in
+ * the environment names instead.
+ */
+#define MOCK_DEVICE	"/dev/io_uring_mock"
+const char *device_name(void);
+/* A file of it with NR_BUFFERS buffers, or a negative error: -ENOENT if it is not there */
+int open_device(void);
+bool is_mock(void);
 
 /* user_data of the SQEs of a group, and of the NOP behind it */
 #define UD_PRIMARY	1000
@@ -65,7 +71,7 @@ int mode_ring(const struct mode *mode, struct ring *r, unsigned int entries);
 /* A group whose primary is command @op to @dev, for @len bytes of buffer 0 */
 void group_init(struct group *g, struct ring *r, const struct mode *mode, int dev,
 		unsigned int op, unsigned int flags, unsigned int len);
-struct device_cmd *group_cmd(struct group *g);
+struct io_uring_mock_fused *group_cmd(struct group *g);
 /* One more secondary */
 struct io_uring_sqe *group_add(struct group *g, int op, int fd, __u64 addr,
 			       __u32 len, __u64 off);

@@ -166,7 +166,7 @@ static void sweep(struct __test_metadata *_metadata, struct ring *r, const struc
 			;
 	}
 	TH_LOG("%d failures injected", injected);
-	/* at least the group's state, a lease, and a message */
+	/* at least the group's state, what its opcodes keep, and a message */
 	EXPECT_LE(3, injected);
 	EXPECT_TRUE(done);
 	close(sock[0]);

@@ -67,7 +67,7 @@ static void release(struct fuzz *f)
 	sqe->fd = f->dev;
 	sqe->cmd_op = OP_RELEASE;
 	sqe->user_data = UD_RELEASE;
-	((struct device_cmd *)sqe->cmd)->arg = f->kept->primary.res;
+	((struct io_uring_mock_fused *)sqe->cmd)->arg = f->kept->primary.res;
 	push_sqe(&f->ring, sqe);
 	ring_publish(&f->ring);
 	if (ring_enter(&f->ring, 1) < 0)
@@ -181,7 +181,7 @@ void one_round(struct fuzz *f)
 	if (let_go) {
 		/* a primary in a worker may still take one of these buffers */
 		close(f->dev);
-		f->dev = open(DEVICE, O_RDWR);
+		f->dev = open_device();
 		if (f->dev < 0)
 			wrong(f, "cannot open the device again");
 	}

@@ -156,7 +156,8 @@ TEST_F(fused, close_file)
 	ASSERT_EQ(515, log_until(&log, &self->ring, UD_PRIMARY));
 	close(sock[0]);
 	close(sock[1]);
-	self->dev = open(DEVICE, O_RDWR);
+	self->dev = open_device();
+	ASSERT_LE(0, self->dev);
 }
 
 /* exec() cancels, too: nothing to see but that it ends */

@@ -66,11 +66,11 @@ FIXTURE_VARIANT_ADD(nvme, sqpoll_workers) {
 FIXTURE_SETUP(nvme)
 {
 	ASSERT_EQ(0, mode_ring(&variant->mode, &self->ring, 64));
-	self->dev = open(DEVICE, O_RDWR);
+	self->dev = open_device();
 	self->ng = open(CHAR, O_RDWR);
 	self->disk = open(DISK, O_RDWR | O_DIRECT);
 	if (self->dev < 0 || self->ng < 0 || self->disk < 0)
-		SKIP(return, "no " DEVICE " or no " DISK);
+		SKIP(return, "no %s or no " DISK, device_name());
 	if (read_sysfs("/sys/block/nvme0n1/device/model") != 1)
 		SKIP(return, DISK " is not one of QEMU's, it may be of use");
 	self->limit = read_sysfs("/sys/block/nvme0n1/queue/max_hw_sectors_kb") << 10;
@@ -280,7 +280,7 @@ TEST_F(nvme, wakes)
 TEST(iopoll)
 {
 	struct mode mode = { .ring_flags = IORING_SETUP_IOPOLL };
-	int disk = open(DISK, O_RDWR | O_DIRECT), dev = open(DEVICE, O_RDWR);
+	int disk = open(DISK, O_RDWR | O_DIRECT), dev = open_device();
 	int file = memfd_create("x", 0);
 	unsigned char *buf = aligned_alloc(4096, LEN), *more = aligned_alloc(4096, 4096);
 	off_t size = lseek(disk, 0, SEEK_END);
@@ -297,7 +297,7 @@ TEST(iopoll)
 	struct group g;
 
 	if (disk < 0 || dev < 0)
-		SKIP(return, "no " DISK " or no " DEVICE);
+		SKIP(return, "no " DISK " or no %s", device_name());
 	if (read_sysfs("/sys/block/nvme0n1/device/model") != 1)
 		SKIP(return, DISK " is not one of QEMU's, it may be of use");
 	if (read_sysfs("/sys/block/nvme0n1/queue/io_poll") != 1)
@@ -360,13 +360,13 @@ TEST(iopoll_fails)
 	struct mode mode = { .ring_flags = IORING_SETUP_IOPOLL };
 	unsigned char *buf = aligned_alloc(4096, LEN);
 	const int of_primary[] = { -EIO, 0, 4096 };
-	int dev = open(DEVICE, O_RDWR), disk, form;
+	int dev = open_device(), disk, form;
 	struct log log = { };
 	struct ring ring;
 	struct group g;
 
 	if (dev < 0)
-		SKIP(return, "no " DEVICE);
+		SKIP(return, "no %s", device_name());
 	disk = open_bad_disk(O_RDONLY | O_DIRECT);
 	if (disk == -ENODEV)
 		SKIP(return, "no null_blk");
@@ -413,7 +413,7 @@ TEST(iopoll_fails)
 TEST(iopoll_leader)
 {
 	struct mode mode = { .ring_flags = IORING_SETUP_IOPOLL };
-	int disk = open(DISK, O_RDWR | O_DIRECT), dev = open(DEVICE, O_RDWR);
+	int disk = open(DISK, O_RDWR | O_DIRECT), dev = open_device();
 	unsigned char *buf = aligned_alloc(4096, LEN), *more = aligned_alloc(4096, LEN);
 	off_t size = lseek(disk, 0, SEEK_END);
 	struct log log = { };
@@ -421,7 +421,7 @@ TEST(iopoll_leader)
 	struct group g;
 
 	if (disk < 0 || dev < 0)
-		SKIP(return, "no " DISK " or no " DEVICE);
+		SKIP(return, "no " DISK " or no %s", device_name());
 	if (read_sysfs("/sys/block/nvme0n1/device/model") != 1)
 		SKIP(return, DISK " is not one of QEMU's, it may be of use");
 	if (read_sysfs("/sys/block/nvme0n1/queue/io_poll") != 1)

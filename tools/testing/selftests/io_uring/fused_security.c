@@ -200,16 +200,24 @@ static int mac_override(bool on)
 	return syscall(__NR_capset, &head, data) ? -errno : 0;
 }
 
-/* The device, through a node with that label */
-static int open_node(const char *label, dev_t dev)
+/* A file of the device with that label, on an inode of its own */
+static int open_labelled(const char *label, int dev)
 {
 	char path[64];
+	struct stat st;
+	int fd;
 
-	snprintf(path, sizeof(path), DIR "/%s", label);
-	if (mknod(path, S_IFCHR | 0600, dev) ||
-	    setxattr(path, "security.SMACK64", label, strlen(label), 0))
+	if (is_mock()) {
+		fd = open_device();
+	} else {
+		snprintf(path, sizeof(path), DIR "/%s", label);
+		if (fstat(dev, &st) || mknod(path, S_IFCHR | 0600, st.st_rdev))
+			return -1;
+		fd = open(path, O_RDWR);
+	}
+	if (fd < 0 || fsetxattr(fd, "security.SMACK64", label, strlen(label), 0))
 		return -1;
-	return open(path, O_RDWR);
+	return fd;
 }
 
 /*
@@ -220,18 +228,17 @@ static int open_node(const char *label, dev_t dev)
 static int confine(struct __test_metadata *_metadata, struct ring *r,
 		   const struct mode *mode, int *dev)
 {
-	struct stat st;
-	int secret;
+	int ours, secret;
 
 	if (put_text(LABEL, OURS))
 		SKIP(return -1, "Smack is not active: boot with lsm=smack");
-	ASSERT_EQ(0, fstat(*dev, &st));
 	ASSERT_EQ(0, private_dir(DIR));
-	close(*dev);
-	*dev = open_node(OURS, st.st_rdev);
-	ASSERT_LE(0, *dev);
-	secret = open_node(SECRET, st.st_rdev);
+	ours = open_labelled(OURS, *dev);
+	ASSERT_LE(0, ours);
+	secret = open_labelled(SECRET, *dev);
 	ASSERT_LE(0, secret);
+	close(*dev);
+	*dev = ours;
 
 	ring_exit(r);
 	ASSERT_EQ(0, mac_override(false));

@@ -201,6 +201,33 @@ TEST_F(fused, recv_peer_closes)
 	}
 }
 
+/*
+ * What was peeked at is still there, and would be received again: it does not
+ * stand for the rest
+ */
+TEST_F(fused, recv_peek_waitall)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	int sock[2], i;
+
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		SET_BUFFER(0, 7);
+		fill(self->buf, 1, 0, 4096);
+		ASSERT_EQ(4096, send(sock[1], self->buf, 4096, 0));
+		ASSERT_EQ(0, shutdown(sock[1], SHUT_WR));
+		LEND_DEST(BUFFER_LEN);
+		ADD(IORING_OP_RECV, sock[0], 0, 8192, 0)->msg_flags = MSG_PEEK | MSG_WAITALL;
+		EXPECT_GROUP(4096, 4096);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 1, 0, 4096));
+		EXPECT_TRUE(all_are(self->buf + 4096, 0, 4096));
+		EXPECT_TRUE(is_pattern(self->buf + 8192, 7, 8192, BUFFER_LEN - 8192));
+		ASSERT_EQ(4096, recv_all(sock[0], self->buf, 4096));
+		close2(sock);
+	}
+}
+
 /* MSG_TRUNC counts what was not moved: refused. So a long datagram is cut, and counts as that. */
 TEST_F(fused, recv_trunc)
 {
@@ -277,6 +304,42 @@ TEST_F(fused, send_waitall)
 		free(got);
 		close2(sock);
 	}
+}
+
+/* a full socket: a write is tried again when there is room, from where it was */
+TEST_F(fused, write_full)
+{
+	enum kind kinds[] = { UNIX_STREAM, TCP };
+	unsigned char *got = malloc(1 << 20);
+	int small = 4096, sock[2], i, v;
+
+	ASSERT_NE(NULL, got);
+	for (i = 0; i < 2; i++) for (v = 0; v < 2; v++) {
+		struct iovec piece = { (void *)0, 512 };
+		struct { int fd; unsigned char *buf; int len, got; } d;
+		int filled = 0, ret;
+		pthread_t thread;
+
+		ASSERT_EQ(0, sockets(kinds[i], sock));
+		setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+		while ((ret = send(sock[0], got, 1024, MSG_DONTWAIT)) > 0)
+			filled += ret;
+		ASSERT_GE((1 << 20) - 512, filled);
+		SET_BUFFER(0, 6);
+		LEND_SRC(BUFFER_LEN);
+		if (v)
+			ADD(IORING_OP_WRITEV, sock[0], (uintptr_t)&piece, 1, -1);
+		else
+			ADD(IORING_OP_WRITE, sock[0], 0, 512, -1);
+		d = (typeof(d)){ .fd = sock[1], .buf = got, .len = filled + 512 };
+		ASSERT_EQ(0, pthread_create(&thread, NULL, drain_slowly, &d));
+		EXPECT_GROUP(512, 512);
+		pthread_join(thread, NULL);
+		EXPECT_EQ(filled + 512, d.got);
+		EXPECT_TRUE(is_pattern(got + filled, 6, 0, 512));
+		close2(sock);
+	}
+	free(got);
 }
 
 /* without it, a send may be short; and a peer that is gone is an error */

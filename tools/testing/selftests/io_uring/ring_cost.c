@@ -6,7 +6,7 @@
  *   ring_cost [batch]
  *
  * Commands are measured where their device is there: /dev/ublk-control, QEMU's
- * NVMe disk, the lender of buffers of samples/rust/rust_fused_cmd.rs.
+ * NVMe disk, the lender of buffers: see open_device().
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -172,7 +172,7 @@ static void commands(char *buf)
 static void lender(struct ring *r, int file, int dev, char *buf)
 {
 	struct load l = { .ring = r, .nr_sqes = 2, .nr_cqes = 1, .clock = CLOCK_MONOTONIC };
-	struct device_cmd *cmd = (void *)l.sqe[0].cmd;
+	struct io_uring_mock_fused *cmd = (void *)l.sqe[0].cmd;
 
 	l.sqe[0].opcode = IORING_OP_FUSED_CMD;
 	l.sqe[0].fd = dev;
@@ -200,7 +200,7 @@ static void lender(struct ring *r, int file, int dev, char *buf)
 
 int main(int argc, char **argv)
 {
-	int dev = open(DEVICE, O_RDWR), file;
+	int dev = open_device(), file;
 	char *buf = aligned_alloc(4096, 4096);
 	struct iovec vec = { buf, 4096 };
 	struct ring *r = new_ring(0);

@@ -6,7 +6,9 @@
  */
 #include <pthread.h>
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include "life.h"
 #include "parity_bsrv.h"
 #include "kselftest_harness.h"
@@ -286,6 +288,118 @@ TEST_F_TIMEOUT(killed, by_timer, 120)
 	status = delete_dev(said.id);
 	EXPECT_EQ(0, status);
 	self->id = -1;
+}
+
+/*
+ * Of a server of batches, only the process that is to tell it of requests dies, and
+ * it takes long: somebody traces it.
+ */
+FIXTURE(dying_teller) {
+	struct srv s;
+	struct bring b;
+	pid_t pid;
+};
+
+FIXTURE_VARIANT(dying_teller) {
+	/* the device is stopped, else the request has waited for long */
+	bool stop;
+	/* another process can tell */
+	bool other;
+};
+
+FIXTURE_VARIANT_ADD(dying_teller, stop) {
+	.stop = true,
+};
+
+FIXTURE_VARIANT_ADD(dying_teller, timer) {
+};
+
+FIXTURE_VARIANT_ADD(dying_teller, other_lives) {
+	.other = true,
+};
+
+/* Fetches, and stops in the middle of its exit, before its commands are canceled */
+static pid_t fetch_and_die(struct srv *s)
+{
+	int fetched[2], may_die[2], status;
+	pid_t pid;
+
+	if (pipe(fetched) || pipe(may_die))
+		give_up("pipe", -errno);
+	pid = fork();
+	if (pid < 0)
+		give_up("fork", -errno);
+	if (!pid) {
+		struct bring b;
+
+		bring_init(&b, s, true);
+		bring_provide(&b, 0, 1, NULL);
+		bring_fetch(&b, 0);
+		tell(fetched[1]);
+		hear(may_die[0]);
+		_exit(0);
+	}
+	hear(fetched[0]);
+	if (ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_TRACEEXIT))
+		give_up("PTRACE_SEIZE", -errno);
+	tell(may_die[1]);
+	if (waitpid(pid, &status, 0) != pid ||
+	    status >> 8 != (SIGTRAP | PTRACE_EVENT_EXIT << 8))
+		give_up("its exit", status);
+	close(fetched[0]);
+	close(fetched[1]);
+	close(may_die[0]);
+	close(may_die[1]);
+	return pid;
+}
+
+FIXTURE_SETUP(dying_teller)
+{
+	self->s.id = -1;
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	srv_open(&self->s, UBLK_F_BATCH_IO, NULL);
+	bring_init(&self->b, &self->s, false);
+	ASSERT_EQ(0, batch_prep(&self->b, 0, 0, DEPTH));
+	srv_start(&self->s);
+	self->pid = fetch_and_die(&self->s);
+}
+
+FIXTURE_TEARDOWN(dying_teller)
+{
+	if (self->s.id < 0)
+		return;
+	EXPECT_EQ(0, ptrace(PTRACE_CONT, self->pid, NULL, 0));
+	EXPECT_EQ(0, exit_status(self->pid));
+	srv_close(&self->s);
+	EXPECT_EQ(0, delete_dev(self->s.id));
+}
+
+TEST_F_TIMEOUT(dying_teller, takes_long, 120)
+{
+	struct srv *s = &self->s;
+	struct blk_io io;
+	__u64 fetch;
+	int tag;
+
+	if (variant->other) {
+		bring_provide(&self->b, 0, 1, NULL);
+		fetch = bring_fetch(&self->b, 0);
+	} else if (!variant->stop) {
+		set_timeout(s->id);
+	}
+	block_start(&io, s->id, B_READ, 8, 4096);
+	if (variant->other) {
+		ASSERT_EQ(2, batch_request(&self->b, fetch, INT_MAX, &tag));
+		EXPECT_EQ(16, batch_commit(&self->b, 0, tag, 4096));
+		EXPECT_EQ(1, block_wait(&io, INT_MAX));
+		return;
+	}
+	if (variant->stop) {
+		wait_busy(s->id, 1);
+		EXPECT_EQ(0, ctrl_simple(s->id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
+	}
+	EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
 }
 
 /*
