@@ -1,15 +1,28 @@
 # dev/guest/fublk-qcow2.sh, to be sourced by fublk.sh: the target qcow2, against qemu-img.
 # shellcheck shell=bash disable=SC2034,SC2154
 
-# An image on what it builds upon: the first MiBs are $work/data, zeroes are behind.
+# An image on what it builds upon: the first MiBs are $work/data, zeroes are behind; and a
+# compressed one, of $work/soft.
 qcow2_image() {
 	rm -f "$store/base" "$store/middle" "$store/q"
+	[ -e "$work/soft" ] || od -An -v -tx1 "$work/data" | head -c "${data}M" >"$work/soft"
 	head -c 3M "$work/data" >"$store/base"
 	{ qemu-img create -q -f qcow2 -F raw -b base -o "$1" "$store/middle" 48M &&
 		tail -c 1M "$work/data" >"$store/tail" &&
-		qemu-img convert -q -c -f raw -O qcow2 -o "$1" "$work/data" "$store/compressed" &&
+		qemu-img convert -q -c -f raw -O qcow2 -o "$1" "$work/soft" "$store/compressed" &&
 		qemu-io -f qcow2 -c "write -q -s $store/tail 3M 1M" "$store/middle" &&
-		qemu-img create -q -f qcow2 -F qcow2 -b middle -o "$1" "$store/q" 48M; } >>"$log" 2>&1 || bad "qemu-img fails"
+		qemu-img create -q -f qcow2 -F qcow2 -b middle -o "$1" "$store/q" 48M; } >>"$log" 2>&1 || bad "qemu-img fails" || return
+	[ "$(qemu-img check --output=json "$store/compressed" | jq '."compressed-clusters"')" -ge 2 ] ||
+		bad "nothing is compressed"
+}
+
+# The device has what was compressed.
+soft_data() {
+	local bs
+	for bs in 16k 512k; do
+		dd if="$dev" bs=$bs count="${data}M" iflag=direct,count_bytes status=none 2>>"$log" |
+			cmp -s - "$work/soft" || bad "compressed: the data differ, read by $bs" || return
+	done
 }
 
 # image_is_good STATUS: to qemu-img, and it has what the device had. Status 3: some room is lost.
@@ -36,14 +49,49 @@ qcow2() {
 		bad "what it builds upon was written" || return
 	# Compressed clusters, read and replaced.
 	mv "$store/compressed" "$store/q"
-	add --mode "$1" --on-death reissue qcow2 "$store/q" || return
-	same_data compressed || return
+	add --mode "$1" "${@:3}" --on-death reissue qcow2 "$store/q" || return
+	soft_data || return
 	io --rw=randwrite --bs=4k --offset=1M --size=1M --io_size=256k || return
 	blockdev --flushbufs "$dev"
 	dd if="$dev" of="$store/whole" bs=1M iflag=direct status=none || bad "cannot read" || return
 	del || return
 	image_is_good 0 || return
 	rm -f "$store/q" "$store/whole" "$store/middle" "$store/base"
+}
+
+# Memory that files without a disk have, in KiB.
+shmem() { awk '/^Shmem:/ { print $2 }' /proc/meminfo; }
+
+# qcow2_hidden MODE ADD_OPTIONS...: what no file has as it is to be read, by several at a time
+# and again and again: the memory for it is given back
+qcow2_hidden() {
+	local before i jobs=()
+	qcow2_image cluster_size=64k || return
+	add --mode "$1" "${@:2}" qcow2 "$store/compressed" || return
+	soft_data || return
+	before=$(shmem)
+	for i in 1 2 3 4; do
+		soft_data &
+		jobs+=($!)
+	done
+	for i in "${jobs[@]}"; do
+		wait "$i" || bad "several read: the data differ" || return
+	done
+	i=$(($(shmem) - before))
+	[ $i -lt 4096 ] || bad "$i KiB of memory are not given back" || return
+	del || return
+	# The last sector of a base.
+	head -c 1000100 "$work/data" >"$store/base"
+	qemu-img create -q -f qcow2 -F raw -b base "$store/short" 2M || bad "qemu-img fails" || return
+	add --mode "$1" "${@:2}" qcow2 "$store/short" || return
+	for i in 512 4k 1M 512 4k 1M; do
+		dd if="$dev" bs=$i iflag=direct status=none | cmp -s -n 1000100 - "$work/data" ||
+			bad "the data differ, read by $i" || return
+	done
+	dd if="$dev" bs=1M iflag=direct status=none | cmp -s -i 1000100:0 -n 1000100 - /dev/zero ||
+		bad "there is something behind a base" || return
+	del || return
+	rm -f "$store"/{q,compressed,short,middle,base}
 }
 
 # qcow2_killed MODE ON_DEATH: no write that was answered is lost

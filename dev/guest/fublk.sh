@@ -628,6 +628,7 @@ for mode in "${modes[@]}"; do
 		run recover "$mode" "$death" --batch on
 		run qcow2 "$mode" cluster_size=4k
 		run qcow2_killed "$mode" "$death"
+		run qcow2_hidden "$mode" --queues 2
 	fi
 	if [ "$all" = all ] || [ "$mode" = "${modes[0]}" ]; then
 		run recover "$mode" "$death"
@@ -656,6 +657,7 @@ if [ "$all" = all ]; then
 	in_turn qcow2 cluster_size=2M
 	run xfs "$mode" --direct
 	run qcow2 "$mode" cluster_size=64k --batch on
+	run qcow2_hidden "$mode" --batch on
 	run stripe "$mode" 64K 2
 else
 	run batches "$mode"

@@ -51,7 +51,7 @@ enum Found {
 /// The layer that has it, and its entry there, if it is an image; `None`: it is zero.
 type Source = Option<(usize, Entry)>;
 
-/// What a request for data gets. The slot has to be given back when it has.
+/// What a request for data gets. The slot is to be kept until it has.
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) pieces: Vec<Piece>,
@@ -221,18 +221,10 @@ impl Chain {
 
     /// Where the data of a request are.
     pub(super) fn plan(&mut self, offset: u64, len: u32) -> Result<Plan, Errno> {
-        let mut plan = Plan::default();
-        let result = self.plan_into(&mut plan, offset, len);
-        if let (Err(_), Some(slot)) = (&result, plan.slot.take()) {
-            self.bounce.put(slot);
-        }
-        result.map(|()| plan)
-    }
-
-    fn plan_into(&mut self, plan: &mut Plan, offset: u64, len: u32) -> Result<(), Errno> {
         if len > bounce::MOST {
             return Err(Errno::EINVAL);
         }
+        let mut plan = Plan::default();
         let mut done = 0;
         let mut hidden = (0, Vec::new());
         while done < len {
@@ -254,7 +246,7 @@ impl Chain {
                     // Each page is filled once: the second time it could have been swapped out.
                     let (start, data) = &mut hidden;
                     if data.is_empty() || done - *start - small(data.len() as u64) >= MOST_PAGE {
-                        self.bounce.fill(slot, *start, data)?;
+                        slot.fill(*start, data)?;
                         data.clear();
                         *start = done;
                     }
@@ -266,13 +258,16 @@ impl Chain {
             }
             done += n;
         }
-        let slot = plan.slot.as_ref();
-        slot.map_or(Ok(()), |slot| self.bounce.fill(slot, hidden.0, &hidden.1))
+        if let Some(slot) = &plan.slot {
+            slot.fill(hidden.0, &hidden.1)?;
+        }
+        Ok(plan)
     }
 
-    /// The data of a slot are not needed any more.
-    pub(super) fn put(&mut self, slot: Slot) {
-        self.bounce.put(slot);
+    /// See [`Bounce::used()`].
+    #[cfg(test)]
+    pub(super) fn bounced(&self) -> (u64, usize, u64) {
+        self.bounce.used()
     }
 
     /// A cluster for cluster `n` of the disk that has the data of the disk, as `n` has it not

@@ -91,7 +91,7 @@ impl Qcow2 {
             };
         };
         let answer = read.wait_for_files(one_by_one(pieces)).await;
-        self.chain().put(slot);
+        drop(slot);
         answer
     }
 

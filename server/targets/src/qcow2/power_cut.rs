@@ -67,9 +67,6 @@ fn log_data(sim: &Sim<Qcow2>, log: &Log, offset: u64, data: &[u8], fua: bool) {
             log.push(if fua { Op::Through(piece.offset, part) } else { Op::Write(piece.offset, part) });
         }
     }
-    if let Some(slot) = plan.slot {
-        sim.target().chain().put(slot);
-    }
 }
 
 /// Do random things with an image, and log them.

@@ -434,6 +434,49 @@ fn one_group_without_a_copy() {
 }
 
 #[test]
+fn what_is_hidden_takes_memory_for_a_moment() {
+    let scratch = Scratch::in_memory("qcow2-slots");
+    let model: Vec<u8> = (0..4u32 << 16).map(|i| (i / 97) as u8).collect();
+    let (raw, path) = (scratch.file("raw", &model), scratch.path("image"));
+    qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", text(&raw), text(&path)]);
+    let sim = open(&path);
+    let used = |sim: &Sim<Qcow2>| sim.target().chain().bounced();
+    for _ in 0..100 {
+        assert!(sim.read(0, 65536).unwrap() == model[..65536]);
+    }
+    assert_eq!(used(&sim), (1, 1, 0), "slots, free ones, and blocks of memory");
+    // Nobody else gets it as long as it is read.
+    let plan = |offset| sim.target().chain().plan(offset, 65536).unwrap();
+    let (first, second) = (plan(0), plan(65536));
+    assert!(matches!(used(&sim), (2, 0, 256..)), "{:?}", used(&sim));
+    assert_ne!(first.pieces[0].offset, second.pieces[0].offset);
+    drop((first, second));
+    assert_eq!(used(&sim), (2, 2, 0));
+    drop(sim);
+    // An error after some of it was there.
+    let mut bytes = fs::read(&path).unwrap();
+    let entry::Entry::Compressed(second) = open(&path).target().chain().top().entry(1).unwrap() else {
+        panic!("it is not compressed")
+    };
+    bytes[second.offset as usize..][..16].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let sim = open(&path);
+    assert_eq!(sim.read(0, 2 << 16), Err(Errno::EIO));
+    assert_eq!(used(&sim), (1, 1, 0));
+    drop(sim);
+    // The last sector of a base.
+    scratch.file("base", &model[..65536 + 100]);
+    let top = scratch.path("top");
+    create(&top, "cluster_size=64k,backing_file=base,backing_fmt=raw", 1 << 20);
+    let sim = open(&top);
+    for _ in 0..2 {
+        let read = sim.read(65536 - 512, 2048).unwrap();
+        assert!(read[..612] == model[65536 - 512..65536 + 100] && read[612..] == [0; 1436]);
+    }
+    assert_eq!(used(&sim), (1, 1, 0));
+}
+
+#[test]
 fn what_is_not_served() {
     let scratch = Scratch::in_memory("qcow2-refused");
     let path = scratch.path("image");
