@@ -116,6 +116,38 @@ qcow2_killed() {
 	image_is_good 3
 }
 
+# another_base: what an image builds upon is another file, or it builds upon another one
+another_base() {
+	local how
+	for how in replaced rebased; do
+		qcow2_image cluster_size=64k || return
+		cp "$store/middle" "$store/other"
+		add --mode "$mode" --on-death reissue qcow2 "$store/q" || return
+		write_data || return
+		kill -9 "$pid"
+		until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+		if [ $how = replaced ]; then
+			mv "$store/other" "$store/middle"
+			refused 1 "middle is not the file that device $id was made of, but another one" recover "$id" || return
+		else
+			qemu-img rebase -u -f qcow2 -F qcow2 -b other "$store/q" || bad "qemu-img fails" || return
+			refused 1 "q builds upon other files" recover "$id" || return
+		fi
+		refused 1 "recover --force $id" add --take-over --id "$id" qcow2 "$store/q" || return
+		state_is quiesced || bad "refused, but the device is $(field state)" || return
+		fublk recover --force "$id" >/dev/null || bad "recover --force fails" || return
+		pid=$(field pid)
+		same_data forced || return
+		# From now on it is this one.
+		kill -9 "$pid"
+		until_true 20 state_is quiesced || bad "the server is dead, the device $(field state)" || return
+		fublk recover "$id" >/dev/null || bad "recover fails" || return
+		pid=$(field pid)
+		del || return
+	done
+	rm -f "$store"/{q,compressed,middle,base,other}
+}
+
 # What is not served, and that a server which only reads leaves an image alone.
 qcow2_refused() {
 	rm -f "$store/q"

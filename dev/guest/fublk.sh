@@ -607,6 +607,7 @@ if [ "$all" = all ]; then
 	run mirror_zeroes
 	run block_watched
 	run another_file
+	run another_base
 	run run_keeps
 	run stacked term
 	run stacked ctrl_c

@@ -184,12 +184,21 @@ impl Spec {
         }
     }
 
-    /// The paths of what it is made of.
+    /// The paths of what it is made of, as they were given.
     pub(crate) fn files(&self) -> &[PathBuf] {
         match self {
             Spec::Null { .. } | Spec::Nbd { .. } => &[],
             Spec::File { path, .. } | Spec::Qcow2 { path, .. } => std::slice::from_ref(path),
             Spec::Stripe { paths, .. } | Spec::Mirror { paths, .. } => paths,
+        }
+    }
+
+    /// Of an image: it, and all that it builds upon, in order. That these can not be looked at is told
+    /// when they are opened.
+    pub(crate) fn layers(&self) -> Vec<PathBuf> {
+        match self {
+            Spec::Qcow2 { path, .. } => Qcow2::paths(path).unwrap_or_default(),
+            _ => Vec::new(),
         }
     }
 

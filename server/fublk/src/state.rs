@@ -53,6 +53,9 @@ struct Kept {
     /// Older versions did not keep it.
     #[serde(default)]
     files: Vec<KeptFile>,
+    /// What an image builds upon, and it. Older versions did not keep that either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<PathBuf>,
 }
 
 /// Which file it was that had a path.
@@ -83,15 +86,22 @@ impl Kept {
         });
         other.map(|file| file.path.as_path())
     }
+
+    /// An image that builds upon other files now, if these are the layers that there are.
+    fn other_layers(&self, now: &[PathBuf]) -> Option<&Path> {
+        let known = !self.layers.is_empty() && !now.is_empty();
+        self.layers.first().filter(|_| known && self.layers != now).map(PathBuf::as_path)
+    }
 }
 
 /// Keep what a device is, of files that are open.
 pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
-    let files = spec
-        .files()
-        .iter()
-        .filter_map(|path| Some(KeptFile { path: path.clone(), identity: Identity::of(path).ok()? }));
-    Kept { instance: instance(id)?, args: spec.args(), files: files.collect() }.write(id)
+    let layers = spec.layers();
+    let files = spec.files().iter().chain(layers.iter().skip(1));
+    let files =
+        files.filter_map(|path| Some(KeptFile { path: path.clone(), identity: Identity::of(path).ok()? }));
+    let files = files.collect();
+    Kept { instance: instance(id)?, args: spec.args(), files, layers }.write(id)
 }
 
 /// What was kept; `None` if that is not one of our devices.
@@ -101,14 +111,15 @@ pub(crate) fn get(id: u32) -> Result<Option<Spec>, Failure> {
 
 /// Is it still made of the same files? Others would have other data.
 pub(crate) fn same_files(id: u32) -> Result<(), Failure> {
-    match get_all(id)?.as_ref().and_then(Kept::other_file) {
-        None => Ok(()),
-        Some(path) => Err(Failure::new(format!(
-            "{} is not the file that device {id} was made of, but another one: to serve it nevertheless, \
-             `fublk recover --force {id}`",
-            path.display()
-        ))),
-    }
+    let Some(kept) = get_all(id)? else { return Ok(()) };
+    let why = if let Some(path) = kept.other_file() {
+        format!("{} is not the file that device {id} was made of, but another one", path.display())
+    } else if let Some(path) = kept.other_layers(&Spec::from_args(&kept.args)?.layers()) {
+        format!("{} builds upon other files than when device {id} was made", path.display())
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(format!("{why}: to serve it nevertheless, `fublk recover --force {id}`")))
 }
 
 fn get_all(id: u32) -> Result<Option<Kept>, Failure> {
@@ -164,7 +175,7 @@ mod tests {
         fs::write(&path, "x").unwrap();
         fs::write(&other, "x").unwrap();
         let files = vec![KeptFile { path: path.clone(), identity: Identity::of(&path).unwrap() }];
-        let kept = Kept { instance: 7, args: vec!["file".into()], files };
+        let kept = Kept { instance: 7, args: vec!["file".into()], files, layers: Vec::new() };
         assert_eq!(kept.other_file(), None);
         fs::rename(&other, &path).unwrap();
         assert_eq!(kept.other_file(), Some(path.as_path()));
@@ -176,7 +187,22 @@ mod tests {
         let again = serde_json::to_value(Kept::read(text).unwrap()).unwrap();
         assert_eq!(again, serde_json::from_str::<serde_json::Value>(text).unwrap());
         let old = Kept::read(r#"{"instance": 7, "target": ["null"]}"#).unwrap();
-        assert_eq!((old.instance, old.files.len()), (7, 0));
+        assert_eq!((old.instance, old.files.len(), old.layers.len()), (7, 0, 0));
         assert!(Kept::read(r#"{"target": ["null"]}"#).is_none());
+    }
+
+    #[test]
+    fn another_base_is_noticed() {
+        let all = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let text = r#"{"instance": 7, "layers": ["/top", "/base"], "target": []}"#;
+        let kept = Kept::read(text).unwrap();
+        assert_eq!(kept.other_layers(&all(&["/top", "/base"])), None);
+        for other in [&["/top", "/other"][..], &["/top"], &["/top", "/base", "/more"]] {
+            assert_eq!(kept.other_layers(&all(other)), Some(Path::new("/top")), "{other:?}");
+        }
+        // They can not be looked at.
+        assert_eq!(kept.other_layers(&[]), None);
+        let old = Kept::read(r#"{"instance": 7, "target": []}"#).unwrap();
+        assert_eq!(old.other_layers(&all(&["/top", "/base"])), None);
     }
 }

@@ -94,6 +94,29 @@ fn read_header(path: &Path, disk: &Disk) -> io::Result<Header> {
     Header::parse(&bytes).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
+/// The paths of an image and of all that it builds upon.
+pub(super) fn paths(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let look = Access { look: true, ..Access::default() };
+    let mut paths = Vec::new();
+    let mut next = Some((path.to_owned(), Format::Qcow2));
+    while let Some((path, format)) = next.take() {
+        if paths.len() == MOST_LAYERS {
+            return Err(too_many(&path));
+        }
+        if format == Format::Qcow2 {
+            let (file, size) = open_any_size(&path, look)?;
+            let backing = read_header(&path, &Disk::new(file, size)?)?.backing;
+            next = backing.map(|backing| (resolve(&path, &backing), backing.format));
+        }
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+fn too_many(path: &Path) -> io::Error {
+    about(path, format_args!("more than {MOST_LAYERS} files build upon each other"))
+}
+
 impl Chain {
     /// Open an image and all that it builds upon. The other files are only read.
     pub(super) fn open(path: &Path, access: Access, files: &mut Files) -> io::Result<Chain> {
@@ -105,10 +128,7 @@ impl Chain {
         while let Some((path, format)) = next.take() {
             let first = chain.layers.is_empty();
             if chain.layers.len() == MOST_LAYERS {
-                return Err(about(
-                    &path,
-                    format_args!("more than {MOST_LAYERS} files build upon each other"),
-                ));
+                return Err(too_many(&path));
             }
             let access = Access { read_only: access.read_only || !first, ..access };
             // Before it is opened: that it is in use, by us, would explain little.

@@ -27,7 +27,7 @@ use crate::open::{Access, Backing, can_zero, zero};
 use chain::{Chain, Plan};
 use std::{
     fmt, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 use ublk_server::{
@@ -72,6 +72,11 @@ impl Qcow2 {
         };
         let file = top.id;
         Ok(Qcow2 { files, file, chain: Mutex::new(chain), geometry })
+    }
+
+    /// The paths of an image, and of the files that it builds upon, in order.
+    pub fn paths(path: &Path) -> io::Result<Vec<PathBuf>> {
+        chain::paths(path)
     }
 
     fn chain(&self) -> MutexGuard<'_, Chain> {

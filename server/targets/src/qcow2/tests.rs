@@ -215,6 +215,29 @@ fn a_raw_base_that_ends_in_a_sector() {
 }
 
 #[test]
+fn what_it_builds_upon_is_known() {
+    let scratch = Scratch::in_memory("qcow2-paths");
+    let [raw, middle, top] = ["raw", "middle", "top"].map(|name| scratch.path(name));
+    scratch.file("raw", &[1; 700]);
+    create(&middle, "backing_file=raw,backing_fmt=raw", 1 << 20);
+    create(&top, "backing_file=middle,backing_fmt=qcow2", 1 << 20);
+    // Whoever has it.
+    let sim = open(&top);
+    assert_eq!(Qcow2::paths(&top).unwrap(), [top.clone(), middle.clone(), raw.clone()]);
+    assert_eq!(Qcow2::paths(&middle).unwrap(), [middle.clone(), raw.clone()]);
+    assert!(Qcow2::paths(&raw).unwrap_err().to_string().contains("no qcow2"));
+    drop(sim);
+    // The last one has no header to look at.
+    fs::remove_file(&raw).unwrap();
+    assert_eq!(Qcow2::paths(&top).unwrap().len(), 3);
+    fs::remove_file(&middle).unwrap();
+    assert!(Qcow2::paths(&top).is_err());
+    create(&middle, "", 1 << 20);
+    qemu_img(&["rebase", "-u", "-F", "qcow2", "-b", "top", "-f", "qcow2", text(&middle)]);
+    assert!(Qcow2::paths(&top).unwrap_err().to_string().contains("more than 32"));
+}
+
+#[test]
 fn snapshots_stay() {
     let scratch = Scratch::in_memory("qcow2-snapshot");
     for options in ["cluster_size=512", "cluster_size=64k", "cluster_size=64k,compat=0.10"] {
