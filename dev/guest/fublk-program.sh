@@ -113,10 +113,17 @@ ordinary_by_rules() {
 		fi
 		as $u del "$id" 2>"$work/err" || bad "del: $(cat "$work/err")" || return
 		until_true 10 dead "$pid" && until_true 10 gone "$dev" || bad "$dev or its server is still there" || return
-		[ -z "$(ls -A "$work/user-$u/fublk")" ] || bad "left: $(ls -A "$work/user-$u/fublk")" || return
+		[ "$(ls -A "$work/user-$u/fublk")" = lock ] || bad "left: $(ls -A "$work/user-$u/fublk")" || return
 		sync "$file"
 		[ "${how%% *}" = null ] || cmp -s -n ${data}M "$file" "$work/data" || bad "the file has other data" || return
 	done
+	# What a user is just making, or has left, is not for root to take over.
+	dev=$(as $u add file "$file" 2>"$work/err") || bad "add: $(cat "$work/err")" || return
+	id=${dev#/dev/ublkb} pid=$(field pid)
+	kill -9 "$pid"
+	until_true 20 state_is dead || bad "the server is dead, the device $(field state)" || return
+	refused 5 "is that of an ordinary user" add --take-over --id "$id" null || return
+	as $u del "$id" || bad "del fails" || return
 	rm "$file"
 }
 
@@ -331,6 +338,36 @@ take_over() {
 	kill -9 "$pid"
 	until_true 20 gone "$dev" || bad "the server is dead, $dev is there" || return
 	add --take-over --id 6 file "$store/over" || return
+	del
+}
+
+other_node() { [ "$(stat -c %i "/dev/ublkc$id" 2>/dev/null)" != "$1" ]; }
+# A device that is just being made looks dead, but who wants to make one with its number does
+# not delete it.
+made_twice() {
+	local first second was rc1=0 rc2=0 deleted=no fifo=/run/fublk/fifo
+	id=6 dev=/dev/ublkb6
+	truncate -s 16M "$store/over"
+	# Nobody reads: it waits there, between the two commands that make a device.
+	mkfifo "/run/fublk/$id.new" || bad "no fifo" || return
+	fublk add --mode "$mode" --take-over --id $id file "$store/over" >"$work/out1" 2>&1 &
+	first=$!
+	until_true 60 eval 'state_is dead 2>/dev/null' || bad "no device: $(cat "$work/out1")" || return
+	was=$(stat -c %i "/dev/ublkc$id")
+	fublk add --take-over --id $id null >"$work/out2" 2>&1 &
+	second=$!
+	! until_true 10 other_node "$was" || deleted=yes
+	# What it writes gets to where it belongs.
+	mv "/run/fublk/$id.new" $fifo && timeout 20 cat $fifo >"/run/fublk/$id.new"
+	rm $fifo
+	wait $first || rc1=$?
+	wait $second || rc2=$?
+	[ $deleted = no ] || bad "it was deleted by the other one" || return
+	[ $rc1 -eq 0 ] || bad "it fails: $(cat "$work/out1")" || return
+	[ $rc2 -eq 5 ] && grep -q 'device 6 has a server' "$work/out2" || bad "the other one: $rc2, $(cat "$work/out2")" || return
+	pid=$(field pid)
+	state_is live && [ "$(field 'target[0]')" = file ] || bad "list: $(fublk list)" || return
+	write_data && same_data "made twice" || return
 	del
 }
 

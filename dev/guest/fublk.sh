@@ -560,7 +560,7 @@ show_device() { { fublk list "$id"; tail -n 5 "/run/fublk/$id.log"; } 2>&1; }
 
 nothing_left() {
 	local left
-	left=$(compgen -G '/dev/ublk[bc]*'; find /run/fublk /var/lib/fublk -type f; pgrep -ax fublk)
+	left=$(compgen -G '/dev/ublk[bc]*'; find /run/fublk /var/lib/fublk -type f ! -name lock; pgrep -ax fublk)
 	[ -z "$left" ] || bad "left: $left"
 }
 
@@ -595,6 +595,7 @@ also take_over
 run locked
 if [ "$all" = all ]; then
 	run recover_twice
+	run made_twice
 	run stop_mounted reissue
 	run early_signal
 	run stop_mounted fail

@@ -7,6 +7,7 @@
 mod again;
 mod asked;
 mod before;
+mod claim;
 mod config;
 mod dropped;
 mod failure;

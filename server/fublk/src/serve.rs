@@ -5,6 +5,7 @@
 use crate::{
     Failure,
     asked::Asked,
+    claim::{Claim, PATIENCE},
     list::print,
     manage,
     notify::tell_systemd,
@@ -21,17 +22,17 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use ublk_server::{Device, Errno, Level, Options, Target, control, log, log_at, log_in_background};
+use ublk_server::{Device, Errno, Geometry, Level, Options, Target, control, log, log_at, log_in_background};
 use ublk_sys::{Signals, is_root, lock_memory, new_session, on_io_path, terminate, uapi::DevInfo};
 
 /// Tells a server that somebody waits for its first line, and then goes away.
 const BACKGROUND: &str = "FUBLK_BACKGROUND";
 
+/// The driver has no larger numbers.
+const MOST_DEVICES: u32 = 1 << 20;
+
 /// How large its log becomes.
 const LOG_SIZE: u64 = 1 << 20;
-
-/// How long the last server of a device may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Does somebody wait for this server's first line?
 pub(crate) fn is_in_background() -> bool {
@@ -106,28 +107,42 @@ fn prepare() -> Result<Asked, Failure> {
 /// Serve a new device until it ends.
 pub(crate) fn add(options: &Options, take_over: bool, degraded: bool, mut spec: Spec) -> Result<(), Failure> {
     spec.make_absolute()?;
-    if let Some(id) = options.id.filter(|_| take_over)
-        && let Some(result) = go_on(id, &spec)
+    let served = |id| if take_over { has_server(id) } else { is_there(id) };
+    // From the first look on: what another process is just making must not seem to be dead.
+    let claim = options.id.map(|id| Claim::get(id, || served(id))).transpose()?;
+    if let Some((id, claim)) = options.id.zip(claim.as_ref()).filter(|_| take_over)
+        && let Some(result) = go_on(id, &spec, claim)
     {
         return result;
     }
     let asked = prepare()?;
     let number = Number::default();
-    spec.open(&number, degraded, Adding { options, spec: &spec, asked, number: number.clone() })?
+    spec.open(&number, degraded, Adding { options, spec: &spec, asked, number: number.clone(), claim })?
+}
+
+fn has_server(id: u32) -> Failure {
+    Failure::in_use(format!("device {id} has a server"))
+}
+
+fn is_there(id: u32) -> Failure {
+    Failure::in_use(format!("there is a device {id} already: fublk del {id}, or --take-over"))
 }
 
 /// A device may be there already, of a server that died. `None`: it is not.
-fn go_on(id: u32, spec: &Spec) -> Option<Result<(), Failure>> {
+fn go_on(id: u32, spec: &Spec, claim: &Claim) -> Option<Result<(), Failure>> {
     let info = control::info(id).ok()?;
     if manage::lives(info.ublksrv_pid) && info.is_live() {
-        return Some(Err(Failure::in_use(format!("device {id} has a server"))));
+        return Some(Err(has_server(id)));
     }
     if info.is_live() || info.is_without_server() {
         return Some(match state::get(id) {
-            Ok(Some(kept)) if kept.is_part_of(spec) => recover(id, false),
+            Ok(Some(kept)) if kept.is_part_of(spec) => recover_claimed(id, false, claim),
             Ok(_) => Err(Failure::in_use(format!("device {id} is there already, and another one"))),
             Err(failure) => Err(failure),
         });
+    }
+    if is_root() && control::is_unprivileged(id) {
+        return Some(Err(Failure::in_use(format!("device {id} is that of an ordinary user"))));
     }
     // Nothing but the number is left.
     manage::delete(vec![id]).err().map(Err)
@@ -138,14 +153,24 @@ struct Adding<'a> {
     spec: &'a Spec,
     asked: Asked,
     number: Number,
+    /// Of a device whose number was asked for.
+    claim: Option<Claim>,
 }
 
 impl Use for Adding<'_> {
     type Output = Result<(), Failure>;
 
-    fn target<T: Target>(self, target: T) -> Result<(), Failure> {
+    fn target<T: Target>(mut self, target: T) -> Result<(), Failure> {
+        let mut claim = self.claim.take();
         let device = self.asked.device(|| {
-            let device = Device::add(self.options, &target.geometry()).map_err(|e| self.refused(&e))?;
+            let device = match &claim {
+                Some(_) => Device::add(self.options, &target.geometry()),
+                None => first_free(self.options, &target.geometry()).map(|(device, its)| {
+                    claim = Some(its);
+                    device
+                }),
+            };
+            let device = device.map_err(|e| self.refused(&e))?;
             Ok::<_, Failure>((device.id(), device))
         })?;
         // It is new.
@@ -158,12 +183,25 @@ impl Use for Adding<'_> {
     }
 }
 
+/// A device with the first number that nobody has. The driver would give it one that somebody else
+/// may already have claimed, who would take it for dead.
+fn first_free(options: &Options, geometry: &Geometry) -> io::Result<(Device, Claim)> {
+    for id in 0..MOST_DEVICES {
+        // Most of those that are there are seen so.
+        let claim = if state::instance(id).is_ok() { None } else { Claim::attempt(id)? };
+        let Some(claim) = claim else { continue };
+        match Device::add(&Options { id: Some(id), ..*options }, geometry) {
+            Err(e) if e.raw_os_error() == Some(Errno::EEXIST.get()) => {}
+            device => return Ok((device?, claim)),
+        }
+    }
+    Err(io::Error::other("there is no number left"))
+}
+
 impl Adding<'_> {
     fn refused(&self, error: &io::Error) -> Failure {
         match (self.options.id, error.raw_os_error().map(|_| Errno::from(error))) {
-            (Some(id), Some(Errno::EEXIST)) => {
-                Failure::in_use(format!("there is a device {id} already: fublk del {id}, or --take-over"))
-            }
+            (Some(id), Some(Errno::EEXIST)) => is_there(id),
             (_, Some(Errno::EPERM | Errno::EACCES)) => {
                 Failure::denied("the driver does not let you make a device: be root")
             }
@@ -174,11 +212,15 @@ impl Adding<'_> {
 
 /// Serve a device whose server is gone until it ends. By `force`, also if its files are others.
 pub(crate) fn recover(id: u32, force: bool) -> Result<(), Failure> {
+    control::info(id).map_err(|e| Failure::of_device(id, &e))?;
+    recover_claimed(id, force, &Claim::get(id, || has_server(id))?)
+}
+
+fn recover_claimed(id: u32, force: bool, _: &Claim) -> Result<(), Failure> {
     let no_device = |e| Failure::of_device(id, &e);
     let info = control::info(id).map_err(no_device)?;
-    let served = || Failure::in_use(format!("device {id} has a server"));
     if info.is_live() && manage::lives(info.ublksrv_pid) {
-        return Err(served());
+        return Err(has_server(id));
     }
     let spec = state::get(id)?;
     let spec = spec.ok_or_else(|| Failure::new(format!("device {id} was not made by fublk")))?;
@@ -189,7 +231,7 @@ pub(crate) fn recover(id: u32, force: bool) -> Result<(), Failure> {
     let what = format!("waiting for the last server of device {id} to be gone");
     let device =
         slow(&what, || Device::recover(id, info.ublksrv_pid, PATIENCE)).map_err(|e| match e.kind() {
-            io::ErrorKind::ResourceBusy => served(),
+            io::ErrorKind::ResourceBusy => has_server(id),
             io::ErrorKind::InvalidInput => {
                 Failure::new(format!("device {id} can not be recovered: its server had to live"))
             }

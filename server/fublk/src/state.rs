@@ -6,8 +6,10 @@
 use crate::{Failure, identity::Identity, spec::Spec};
 use serde::{Deserialize, Serialize};
 use std::{
-    env, fs, io,
-    os::unix::fs::MetadataExt,
+    env,
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -35,6 +37,14 @@ pub(crate) fn new_log() -> io::Result<PathBuf> {
     let directory = directory()?;
     fs::create_dir_all(&directory)?;
     Ok(directory.join(format!("new-{}.log", std::process::id())))
+}
+
+/// Whose bytes say which devices have a process. Who can open it can lock them.
+pub(crate) fn lock_file() -> io::Result<File> {
+    let directory = directory()?;
+    fs::create_dir_all(&directory)?;
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join("lock"))
 }
 
 /// Tells devices apart that have the same number one after the other.

@@ -14,7 +14,7 @@ pub use call::{
     disk_number, io_uring_features, is_root, lock_memory, logical_block, memory_file, new_session,
     on_io_path, open_flags, pin_thread, terminate, try_again,
 };
-pub use lock::{byte_is_locked, lock_byte};
+pub use lock::{byte_is_locked, lock_byte, lock_byte_alone};
 pub use memory::{Buffer, Descriptors, Shared};
 pub use socket::{abort, connect_unix, drop_unsent, notice_silence};
 

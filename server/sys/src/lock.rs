@@ -18,7 +18,17 @@ fn byte(kind: libc::c_int, at: i64) -> libc::flock {
 /// Lock a byte of a file that is open for reading (`F_OFD_SETLK`), as others may as well. The
 /// lock stays until the last descriptor of this open file is closed.
 pub fn lock_byte(file: &File, at: u32) -> io::Result<()> {
-    let lock = byte(libc::F_RDLCK, at.into());
+    set(file, libc::F_RDLCK, at)
+}
+
+/// Lock a byte of a file that is open for writing, as nobody else may as long as the lock stays. The
+/// error is `WouldBlock` if somebody else has locked it.
+pub fn lock_byte_alone(file: &File, at: u32) -> io::Result<()> {
+    set(file, libc::F_WRLCK, at)
+}
+
+fn set(file: &File, kind: libc::c_int, at: u32) -> io::Result<()> {
+    let lock = byte(kind, at.into());
     // SAFETY: the kernel reads the structure.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -48,5 +58,19 @@ mod tests {
         assert!(byte_is_locked(&file, 7).unwrap());
         drop(other);
         assert!(!byte_is_locked(&file, 7).unwrap());
+    }
+
+    #[test]
+    fn alone() {
+        let file = crate::memory_file(0).unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let (one, other) = (open(), open());
+        lock_byte_alone(&one, 7).unwrap();
+        assert_eq!(lock_byte_alone(&other, 7).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(lock_byte(&other, 7).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        lock_byte_alone(&other, u32::MAX).unwrap();
+        drop(one);
+        lock_byte_alone(&other, 7).unwrap();
     }
 }
