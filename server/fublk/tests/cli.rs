@@ -97,5 +97,9 @@ fn manual_and_units_say_what_there_is() {
     let loads = service.lines().find(|line| line.starts_with("ExecStartPre=-")).unwrap();
     let names = ["ublk_rs", "ublk_drv"].map(|name| loads.find(&format!("modprobe -q {name}")));
     assert!(names[0].is_some() && names[0] < names[1], "{loads}");
+    // It comes after a network, if there is to be one, and nobody waits for one without need.
+    let has = |line| service.lines().any(|known| known == line);
+    assert!(has("After=local-fs.target") && has("After=network.target network-online.target"));
+    assert!(!service.lines().any(|line| line.starts_with("Wants=") && line.contains("network")));
     fs::remove_dir_all(dir).unwrap();
 }
