@@ -148,6 +148,31 @@ another_base() {
 	rm -f "$store"/{q,compressed,middle,base,other}
 }
 
+# qcow2_again MODE: when a device is gone, its image is free, although its server has something to
+# put in order
+qcow2_again() {
+	local i tracer=''
+	qcow2_image cluster_size=64k || return
+	for i in 1 2 3; do
+		add --mode "$1" qcow2 "$store/q" || bad "again, $i: $why" || return
+		write_data || return
+		if [ $i = 1 ] && command -v strace >/dev/null; then
+			# That takes a while.
+			strace -qq -f -p "$pid" -e trace=fdatasync -e inject=fdatasync:delay_enter=1500000 -o /dev/null 2>>"$log" &
+			tracer=$!
+			until_true 20 grep -qE "TracerPid:[[:space:]]*[1-9]" "/proc/$pid/status" || bad "no strace" || return
+		fi
+		udevadm settle --timeout=30
+		fublk del "$id" 2>>"$log" || bad "del fails" || return
+		dead "$pid" || bad "$i: the device is gone, its server is not" || return
+	done
+	add --mode "$1" qcow2 "$store/q" || return
+	same_data again || return
+	del || return
+	[ -z "$tracer" ] || wait "$tracer" || bad "strace fails" || return
+	rm -f "$store"/{q,compressed,middle,base}
+}
+
 # What is not served, and that a server which only reads leaves an image alone.
 qcow2_refused() {
 	rm -f "$store/q"

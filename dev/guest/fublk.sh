@@ -609,6 +609,7 @@ if [ "$all" = all ]; then
 	run block_watched
 	run another_file
 	run another_base
+	run qcow2_again "$mode"
 	run run_keeps
 	run stacked term
 	run stacked ctrl_c

@@ -4,6 +4,7 @@
 
 use crate::{
     Failure, Size,
+    list::ids,
     slow::slow,
     spec::{Spec, Use},
     state,
@@ -12,8 +13,11 @@ use std::{
     io, thread,
     time::{Duration, Instant},
 };
-use ublk_server::{Errno, Target, control};
-use ublk_sys::uapi::DevInfo;
+use ublk_server::{Errno, Target, control, log};
+use ublk_sys::{Process, uapi::DevInfo};
+
+/// How long a server may take to end when its device is gone.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Is this process there? A zombie is not.
 pub(crate) fn lives(pid: i32) -> bool {
@@ -57,7 +61,7 @@ pub(crate) fn stop(id: u32, force: bool) -> Result<(), Failure> {
         Err(_) => stopped.map_err(failed)?,
     }
     // Its server deletes it then.
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + PATIENCE;
     slow(&format!("waiting for the server of device {id} to end"), || {
         while seen.is_there() {
             if !lives(seen.pid) || Instant::now() > end {
@@ -69,15 +73,43 @@ pub(crate) fn stop(id: u32, force: bool) -> Result<(), Failure> {
     })
 }
 
+/// The server of a device, if that is one that fublk keeps, and if it ends with that device: one of
+/// another program may have others.
+fn server(id: u32) -> Option<Process> {
+    let pid_of = |id| control::info(id).ok().filter(DevInfo::is_live).map(|info| info.ublksrv_pid);
+    let pid = pid_of(id)?;
+    state::instance(id).ok().filter(|now| state::kept_instance(id) == Some(*now))?;
+    let serves = |other: u32| other != id && pid_of(other) == Some(pid);
+    if ids().ok()?.into_iter().any(serves) {
+        return None;
+    }
+    let process = Process::of(pid).ok()?;
+    // Before that, another one may have got its number.
+    (pid_of(id) == Some(pid)).then_some(process)
+}
+
+/// A device is gone, but its server has the files until it ends.
+fn wait_for(id: u32, server: &Process) {
+    let what = format!("waiting for the server of device {id} to end");
+    match slow(&what, || server.wait(PATIENCE)) {
+        Ok(true) => {}
+        Ok(false) => log(format_args!("fublk: warning: the server of device {id} does not end")),
+        Err(e) => log(format_args!("fublk: warning: {what}: {e}")),
+    }
+}
+
 /// End devices. The first failure is told when all were tried.
 pub(crate) fn delete(ids: Vec<u32>) -> Result<(), Failure> {
     let mut result = Ok(());
     for id in ids {
-        let kept = state::kept_instance(id);
+        let (kept, server) = (state::kept_instance(id), server(id));
         // What is dirty is written back meanwhile, and a mirror may still drop files.
         let deleted = slow(&format!("waiting until device {id} is gone"), || control::delete(id));
         if deleted.as_ref().map_or_else(|e| Errno::from(e) == Errno::ENODEV, |()| true) {
             state::forget(id, kept);
+            if let Some(server) = &server {
+                wait_for(id, server);
+            }
         }
         result = result.and(deleted.map_err(|e| Failure::of_device(id, &e)));
     }

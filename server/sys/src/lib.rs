@@ -6,6 +6,7 @@
 mod call;
 mod lock;
 mod memory;
+mod process;
 mod socket;
 pub mod uapi;
 
@@ -16,6 +17,7 @@ pub use call::{
 };
 pub use lock::{byte_is_locked, lock_byte, lock_byte_alone};
 pub use memory::{Buffer, Descriptors, Shared};
+pub use process::Process;
 pub use socket::{abort, connect_unix, drop_unsent, notice_silence};
 
 use std::{fmt, io};
