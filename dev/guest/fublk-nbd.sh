@@ -169,6 +169,25 @@ nbd_blocks() {
 	nbd_stop
 }
 
+# nbd_resize MODE: a server that takes no more clients can not be asked how large its export is
+nbd_resize() {
+	nbd_image
+	nbd_start qemu -e 2 || return
+	add --mode "$1" --queues 2 nbd "$uri" || return
+	refused 1 "resize needs one more connection to the server" resize "$id" || return
+	refused 1 "resize needs one more connection to the server" resize "$id" 48M || return
+	fublk resize --force "$id" 40M 2>>"$log" && [ "$(blockdev --getsize64 "$dev")" = $((40 << 20)) ] ||
+		bad "can not shrink" || return
+	write_data || return
+	same_data "smaller" || return
+	del || return
+	add --mode "$1" nbd "$uri" || return
+	refused 1 "enlarge them first" resize "$id" 64M || return
+	refused 1 "enlarge them first" resize --force "$id" 64M || return
+	del || return
+	nbd_stop
+}
+
 nbd_read_only() {
 	nbd_image
 	cp "$work/data" "$image"
@@ -260,5 +279,6 @@ nbd_cases() {
 	run nbd_gone "$first"
 	run nbd_silence "$first"
 	run nbd_blocks "$first"
+	run nbd_resize "$first"
 	run nbd_read_only "$first"
 }

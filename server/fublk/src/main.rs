@@ -145,7 +145,7 @@ enum Verb {
         id: u32,
         /// The size; without, all that its files have. Units are K, M, G and T
         size: Option<Size>,
-        /// Even if it becomes smaller
+        /// Even if it becomes smaller, or if nobody can see how large its files are
         #[arg(long)]
         force: bool,
     },

@@ -10,7 +10,7 @@ use crate::{
     state,
 };
 use std::{
-    io, thread,
+    thread,
     time::{Duration, Instant},
 };
 use ublk_server::{Errno, Target, control, log};
@@ -126,13 +126,20 @@ impl Use for SizeOf {
 }
 
 /// How large can this be?
-fn most(spec: &Spec) -> io::Result<u64> {
-    spec.look(SizeOf)
+fn most(spec: &Spec) -> Result<u64, Failure> {
+    spec.look(SizeOf).map_err(|e| match spec {
+        // The device has as many as it has queues, and there may be no more.
+        Spec::Nbd { .. } => {
+            let why = "to see how large the export is, resize needs one more connection to the server";
+            Failure::new(format!("{why} (with a size, --force does not look): {e}"))
+        }
+        _ => e.into(),
+    })
 }
 
 /// A device has a new size.
 ///
-/// What becomes smaller loses what is behind: only by `force`.
+/// What becomes smaller loses what is behind: only by `force`. So does what nobody can look at.
 pub(crate) fn resize(id: u32, size: Option<Size>, force: bool) -> Result<(), Failure> {
     let failed = |e| Failure::of_device(id, &e);
     let params = control::params(id).map_err(failed)?;
@@ -141,13 +148,13 @@ pub(crate) fn resize(id: u32, size: Option<Size>, force: bool) -> Result<(), Fai
     let spec = spec.ok_or_else(|| Failure::new(format!("device {id} was not made by fublk")))?;
     let size = match (size, spec.has_files()) {
         (Some(size), false) => size.0,
-        (Some(size), true) => {
-            let most = most(&spec)?;
-            if size.0 > most {
+        (Some(size), true) => match most(&spec) {
+            Ok(most) if size.0 > most => {
                 return Err(Failure::new(format!("its files have {most} bytes only: enlarge them first")));
             }
-            size.0
-        }
+            Err(failure) if !force => return Err(failure),
+            _ => size.0,
+        },
         (None, true) => most(&spec)?,
         (None, false) => return Err(Failure::new("it has no files that could tell: give a size")),
     };
