@@ -165,6 +165,13 @@ devices_of_a_file() {
 	[ $? -eq 5 ] && grep -q "device 3 has a server" "$work/err" || bad "another one: $(cat "$work/err")" || return
 	[ "$(field pid)" = "$pid" ] && state_is live || bad "it has another server" || return
 	udevadm settle --timeout=30
+	! grep -q 'is there, mode' /run/fublk/[34].log || bad "a server tells too much" || return
+	fublk del 4 && del || bad "del fails" || return
+	fublk -v run "$work/two.toml" >/dev/null 2>&1 || bad "run -v fails" || return
+	id=3 pid=$(field pid)
+	until_true 20 grep -q 'ublkb3 is there, mode' /run/fublk/3.log && until_true 20 grep -q 'ublkb4 is there, mode' /run/fublk/4.log ||
+		bad "-v is not for the servers: $(cat /run/fublk/[34].log)" || return
+	udevadm settle --timeout=30
 	fublk del 4 && del || bad "del fails" || return
 	python3 - "$fublk" "$work/two.toml" <<'PYTHON' >"$work/err" 2>&1 || bad "$(tail -n 1 "$work/err")"
 import json, os, signal, socket, subprocess, sys, time

@@ -65,11 +65,14 @@ struct Cli {
     verb: Verb,
 }
 
+/// What is told by who has neither -v nor -q.
+const LEVEL_VARIABLE: &str = "FUBLK_LOG";
+
 impl Cli {
     /// What is told, and by our servers.
     fn level(&self, variable: Option<&str>) -> Result<Level, Failure> {
         let level = variable.filter(|name| !name.is_empty()).map_or(Ok(Level::Warning), str::parse);
-        let level = level.map_err(|why| Failure::new(format!("FUBLK_LOG: {why}")))?;
+        let level = level.map_err(|why| Failure::new(format!("{LEVEL_VARIABLE}: {why}")))?;
         Ok(level.shifted(i32::from(self.verbose) - i32::from(self.quiet)))
     }
 }
@@ -277,7 +280,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = cli.level(std::env::var("FUBLK_LOG").ok().as_deref());
+    let level = cli.level(std::env::var(LEVEL_VARIABLE).ok().as_deref());
     let result = level.and_then(|level| {
         set_log_level(level);
         run(cli)

@@ -4,7 +4,7 @@
 //! that none ends with another.
 
 use crate::{
-    Failure,
+    Failure, LEVEL_VARIABLE,
     again::Again,
     before::{Before, waits},
     config::{self, Entry},
@@ -26,7 +26,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use ublk_server::{Level, log, log_at};
+use ublk_server::{Level, log, log_at, log_level};
 use ublk_sys::{Signals, lock_memory, on_io_path, terminate};
 
 /// A server of ours does this.
@@ -34,6 +34,8 @@ fn server(entry: &Entry, more: &[&str]) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     // It is us whom systemd waits for.
     command.arg("add").args(more).args(&entry.args).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    // -v and -q are about them, too.
+    command.env(LEVEL_VARIABLE, log_level().to_string());
     Ok(command)
 }
 
@@ -451,6 +453,17 @@ mod tests {
         assert_eq!(running(&all), [true, false, false]);
         all.end_next();
         assert_eq!(running(&all), [false; 3]);
+    }
+
+    #[test]
+    fn servers_tell_as_much_as_we_do() {
+        let served = served(3, Before::Nothing);
+        for level in [Level::Debug, Level::Error, Level::Warning] {
+            ublk_server::set_log_level(level);
+            let command = server(&served.entry, &[]).unwrap();
+            let told = command.get_envs().find(|(name, _)| *name == "FUBLK_LOG").unwrap().1.unwrap();
+            assert_eq!(told.to_str().unwrap().parse(), Ok(level));
+        }
     }
 
     #[test]

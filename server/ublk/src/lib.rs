@@ -99,7 +99,9 @@ mod target;
 
 pub use device::{Device, Options, Recovery, control};
 pub use io::{Allocate, Attach, Io, Mode};
-pub use logging::{Level, RareLog, flush_log, is_logged, log, log_at, log_in_background, set_log_level};
+pub use logging::{
+    Level, RareLog, flush_log, is_logged, log, log_at, log_in_background, log_level, set_log_level,
+};
 pub use request::{Answer, Flush, Piece, Range, Read, Request, Write};
 pub use socket::Socket;
 pub use syncs::is_loss;

@@ -56,6 +56,13 @@ impl Level {
     }
 }
 
+impl Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Level::ALL.into_iter().find(|(level, _)| level == self);
+        f.write_str(name.map_or("", |(_, name)| name))
+    }
+}
+
 impl FromStr for Level {
     type Err = String;
     fn from_str(name: &str) -> Result<Level, String> {
@@ -80,6 +87,11 @@ pub fn set_log_level(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal();
     JOURNAL.store(journal, Ordering::Relaxed);
+}
+
+/// What was set.
+pub fn log_level() -> Level {
+    Level::Error.shifted(LEVEL.load(Ordering::Relaxed).into())
 }
 
 /// Are lines of this level written?
