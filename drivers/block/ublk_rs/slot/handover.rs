@@ -57,7 +57,8 @@ use kernel::{
 
 impl SlotState {
     /// The server gets a request whose data was found in shared memory. It does not sleep.
-    #[inline]
+    // By itself the compiler does not, as there are two callers.
+    #[inline(always)]
     pub(super) fn share_found(&mut self, rq: RequestRef, found: Found, descs: &Descs) {
         let bytes = rq.bytes();
         descs.describe(&rq, found.addr(), bytes, UBLK_IO_F_SHMEM_ZC);
@@ -143,7 +144,7 @@ impl Slot {
         shmem: Option<&Shmem>,
     ) {
         let (addr, auto_reg) = (state.addr, state.auto_reg);
-        // This takes no lock. To lock the slot once for a request whose data is there spares it 40
+        // This takes no lock. To lock the slot once for a request whose data is there spares it 20
         // instructions.
         let found = shmem.and_then(|shmem| shmem.find(&rq));
         let found = match (found, auto_reg) {
