@@ -170,7 +170,7 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 		op = OP_REFUSE;
 		res = -ENODEV;
 	} else if (one_in(f, 25)) {
-		op = OP_RELEASE + 1 + rnd(f, 1000);
+		op = 100 + rnd(f, 1000);
 		res = -ENOTTY;
 	} else if (!f->kept && one_in(f, 3)) {
 		op = OP_KEEP;
@@ -212,7 +212,8 @@ void make_group(struct fuzz *f, struct fuzz_group *fg, int index)
 	} else if (!fg->plain && one_in(f, 15)) {
 		switch (rnd(f, 4)) {
 		case 0:
-			group_cmd(&fg->g)->flags |= 1U << (2 + rnd(f, 14));
+			/* one that no device knows */
+			group_cmd(&fg->g)->flags |= 1U << (8 + rnd(f, 8));
 			break;
 		case 1:
 			fg->g.primary->uring_cmd_flags ^= IORING_FUSED_CMD_BUF;
