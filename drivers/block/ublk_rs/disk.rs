@@ -238,7 +238,10 @@ impl Operations for Disk {
         }
         if data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
             // One that is to tell may not be the one that has prepared the slot.
-            for process in [slot.server(), slot.telling_process()].into_iter().flatten() {
+            for process in [slot.server(), slot.telling_process()]
+                .into_iter()
+                .flatten()
+            {
                 // If that fails, it is gone.
                 let _ = process.kill_group();
             }

@@ -432,10 +432,7 @@ mod tests {
             max_open_zones: u32::MAX,
             ..Default::default()
         };
-        assert_eq!(
-            closed(&|| disk.resize_zoned(128, open)),
-            Err(EINVAL)
-        );
+        assert_eq!(closed(&|| disk.resize_zoned(128, open)), Err(EINVAL));
         assert_eq!(sectors(&disk), 0);
 
         let removed = disk.disk_ref();
