@@ -77,8 +77,8 @@ pub trait CharDevice: Sized + 'static {
     }
 }
 
-/// What the VFS is told of a read or write. Not that it was queued: nobody would complete it, or the
-/// VFS stops the machine.
+/// What the VFS is told of a read or write. Not that it was queued: nobody would complete it, or
+/// the VFS stops the machine.
 fn moved(result: Result<usize>) -> isize {
     match result {
         Ok(len) => isize::try_from(len).unwrap_or(isize::MAX),

@@ -311,23 +311,24 @@ TEST_F(fused, write_full)
 {
 	enum kind kinds[] = { UNIX_STREAM, TCP };
 	unsigned char *got = malloc(1 << 20);
-	int small = 4096, sock[2], i, v;
+	int small = 4096, sock[2], i;
 
 	ASSERT_NE(NULL, got);
-	for (i = 0; i < 2; i++) for (v = 0; v < 2; v++) {
+	for (i = 0; i < 4; i++) {
+		bool vectored = i % 2;
 		struct iovec piece = { (void *)0, 512 };
 		struct { int fd; unsigned char *buf; int len, got; } d;
 		int filled = 0, ret;
 		pthread_t thread;
 
-		ASSERT_EQ(0, sockets(kinds[i], sock));
+		ASSERT_EQ(0, sockets(kinds[i / 2], sock));
 		setsockopt(sock[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 		while ((ret = send(sock[0], got, 1024, MSG_DONTWAIT)) > 0)
 			filled += ret;
 		ASSERT_GE((1 << 20) - 512, filled);
 		SET_BUFFER(0, 6);
 		LEND_SRC(BUFFER_LEN);
-		if (v)
+		if (vectored)
 			ADD(IORING_OP_WRITEV, sock[0], (uintptr_t)&piece, 1, -1);
 		else
 			ADD(IORING_OP_WRITE, sock[0], 0, 512, -1);
