@@ -149,45 +149,37 @@ impl<C> State<C> {
         }
         let mut oldest = self.commands.cursor_front_mut()?;
         let (id, entry) = oldest.current_mut();
-        if entry.sender.is_group_dying() {
-            return self.next_of_the_living();
+        // As a rule it is this one, which needs not be looked up.
+        if !entry.sender.is_group_dying() {
+            let cmd = entry.cmd.take()?;
+            self.telling = Some(*id);
+            return Some(cmd);
         }
-        let cmd = entry.cmd.take()?;
-        self.telling = Some(*id);
+        let id = self.chosen()?;
+        let cmd = self.commands.get_mut(&id)?.cmd.take()?;
+        self.telling = Some(id);
         Some(cmd)
     }
 
-    /// As [`Self::next_to_tell`], if the process of the oldest command is dying: it may never run
-    /// again. Then the youngest one is to tell, unless that is dying as well. Those in between may
-    /// be too many to be looked at under the lock.
-    #[cold]
-    fn next_of_the_living(&mut self) -> Option<C> {
-        let mut chosen = self.commands.cursor_back_mut()?;
-        if chosen.current().1.sender.is_group_dying() {
-            chosen = self.commands.cursor_front_mut()?;
-        }
-        let (id, entry) = chosen.current_mut();
-        let cmd = entry.cmd.take()?;
-        self.telling = Some(*id);
-        Some(cmd)
+    /// The command that is to tell the server: the oldest one. If its process is dying, it may
+    /// never run again; then it is the youngest one, unless that is dying as well. Those in between
+    /// may be too many to be looked at under the lock.
+    fn chosen(&self) -> Option<FetchId> {
+        let oldest = self.commands.cursor_front()?;
+        let youngest = self.commands.cursor_back()?;
+        let is_dying = |entry: &Entry<C>| entry.sender.is_group_dying();
+        let chosen = if is_dying(oldest.current().1) && !is_dying(youngest.current().1) {
+            youngest
+        } else {
+            oldest
+        };
+        Some(*chosen.current().0)
     }
 
     /// What is kept for the command that is telling, or else that would have to.
     fn teller(&self) -> Option<&Entry<C>> {
-        if let Some(id) = &self.telling {
-            return self.commands.get(id);
-        }
-        let oldest = self.commands.values().next()?;
-        if !oldest.sender.is_group_dying() {
-            return Some(oldest);
-        }
-        let id = *self.commands.cursor_back()?.current().0;
-        let youngest = self.commands.get(&id)?;
-        if youngest.sender.is_group_dying() {
-            Some(oldest)
-        } else {
-            Some(youngest)
-        }
+        let id = self.telling.or_else(|| self.chosen())?;
+        self.commands.get(&id)
     }
 }
 

@@ -144,7 +144,7 @@ impl Slot {
         shmem: Option<&Shmem>,
     ) {
         let (addr, auto_reg) = (state.addr, state.auto_reg);
-        // This takes no lock. To lock the slot once for a request whose data is there spares it 20
+        // This takes no lock. To lock the slot once for a request whose data is there spares it 10
         // instructions.
         let found = shmem.and_then(|shmem| shmem.find(&rq));
         let found = match (found, auto_reg) {
