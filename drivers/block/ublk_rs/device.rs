@@ -410,6 +410,21 @@ impl Device {
         self.close_batches();
     }
 
+    /// Gives up all slots whose server is dying, as it may wait for its own disk before it closes
+    /// its files: their requests end, and further ones are turned away. Else each of those would
+    /// wait for the block layer's timer, one after the other if a file system is unmounted.
+    ///
+    /// Takes no other lock than the slots', so that it can be called by that timer.
+    pub(crate) fn give_up_deserted(&self) {
+        for slot in self.slots() {
+            slot.refuse_if_deserted();
+        }
+        // Who sees his request fail finds no slot that takes the next one.
+        for slot in self.slots() {
+            slot.abort_if_deserted();
+        }
+    }
+
     /// With `UBLK_F_BATCH_IO`, ends all fetch commands but those that are just telling the server
     /// something, which end then. No other one is taken, and what the server was not told goes back
     /// to the block layer. As [`Self::cancel_commands`] otherwise.

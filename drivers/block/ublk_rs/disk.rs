@@ -228,13 +228,19 @@ impl Operations for Disk {
     }
 
     /// A trusted server may take its time, another one is killed. The requests of one that is dying
-    /// are aborted, if that takes so long.
+    /// are aborted, if that takes so long, and it gets no further ones.
     fn timeout(data: &DiskData, hw_queue: u32, tag: u32) -> Timeout {
         let Some(slot) = data.slot(hw_queue, tag) else {
             return Timeout::Again;
         };
-        if slot.abort_if_deserted() {
-            return Timeout::Done;
+        if slot.is_deserted() {
+            data.dev.give_up_deserted();
+            // Else it is just being started, or will be told by another process.
+            return if slot.is_abandoned() {
+                Timeout::Done
+            } else {
+                Timeout::Again
+            };
         }
         if data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
             // One that is to tell may not be the one that has prepared the slot.

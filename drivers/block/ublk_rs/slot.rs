@@ -23,6 +23,7 @@ use crate::{
         BatchQueue,
         QueuedTag,
         Tell,
+        Teller,
         Tells, //
     },
     data_mode::{
@@ -383,18 +384,30 @@ impl Slot {
 
     /// As [`Self::abort`], but only if the task that fetched the slot is dying, or the process that
     /// did so for all of its tasks, so that nobody will ever commit. Also a request of which nobody
-    /// will tell the server; that is held for the next one, if there may be one. Returns whether
-    /// there was such a request.
+    /// will tell the server; that is held for the next one, if there may be one.
     ///
     /// A dying task may wait for just this request before it closes its files, for instance if it
     /// is the last one that uses a mount of the disk.
-    pub(crate) fn abort_if_deserted(&self) -> bool {
-        let Some(deserted) = self.take_deserted() else {
-            return false;
-        };
-        drop(deserted.hold);
-        self.requeue_or_fail(deserted.rq, deserted.requeue);
-        true
+    pub(crate) fn abort_if_deserted(&self) {
+        if let Some(deserted) = self.take_deserted() {
+            drop(deserted.hold);
+            self.requeue_or_fail(deserted.rq, deserted.requeue);
+        }
+    }
+
+    /// Whether there may be something to be done by [`Self::abort_if_deserted`].
+    pub(crate) fn is_deserted(&self) -> bool {
+        matches!(self.teller(), Some(Teller::Dying)) || self.has_no_server(&self.state.lock())
+    }
+
+    /// Accepts no further request, if it would be one for [`Self::abort_if_deserted`]. The command
+    /// is left where it is: it ends with its ring, or by [`Self::cancel`].
+    pub(crate) fn refuse_if_deserted(&self) {
+        let teller = self.teller();
+        let mut state = self.state.lock();
+        if self.has_no_server(&state) && !matches!(teller, Some(Teller::Living)) {
+            state.stage.refuse();
+        }
     }
 
     /// Takes out what keeps the shared memory of a request that leaves the slot, to be dropped when
@@ -444,7 +457,7 @@ impl Slot {
     /// Whether the server has neither a request nor a command here.
     pub(crate) fn is_abandoned(&self) -> bool {
         let state = self.state.lock();
-        state.stage.is_idle() || state.stage.is_canceled()
+        state.stage.is_idle() || state.stage.is_given_up()
     }
 
     /// Makes the slot ready for the next server. The last one must have closed its file and its

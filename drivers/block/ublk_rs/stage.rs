@@ -16,8 +16,9 @@
 //!                    +--------------------------------------------- commit -----+
 //! ```
 //!
-//! If the task of the command is gone, `desert` takes a request that is Dispatching out of its
-//! slot, which is Canceled then.
+//! If the task of the command is dying, `desert` takes a request that is Dispatching out of its
+//! slot, which is Canceled then. And a slot that is Active gets Refusing: its command waits for
+//! nothing but to be canceled.
 //!
 //! The server of a device with `UBLK_F_NEED_GET_DATA` is asked for a buffer before it gets a write;
 //! its answer is `UBLK_IO_NEED_GET_DATA`.
@@ -57,6 +58,8 @@ pub(crate) enum Stage<C, R> {
     Asked(R),
     /// The server works on the request.
     Owned(R),
+    /// The command is still there, but its task is dying: it gets no request.
+    Refusing(C),
     /// The command was canceled; the server can not use this slot any more.
     Canceled,
 }
@@ -234,15 +237,24 @@ impl<C, R> Stage<C, R> {
         }
     }
 
-    /// Active to Canceled; returns the command.
+    /// Active or Refusing to Canceled; returns the command.
     pub(crate) fn cancel(&mut self) -> Option<C> {
         match mem::replace(self, Self::Canceled) {
-            Self::Active(cmd) => Some(cmd),
+            Self::Active(cmd) | Self::Refusing(cmd) => Some(cmd),
             other => {
                 *self = other;
                 None
             }
         }
+    }
+
+    /// Active to Refusing, Prepared to Canceled: nobody will serve a request any more.
+    pub(crate) fn refuse(&mut self) {
+        *self = match mem::replace(self, Self::Canceled) {
+            Self::Active(cmd) => Self::Refusing(cmd),
+            Self::Prepared => Self::Canceled,
+            other => other,
+        };
     }
 
     /// Owned or Asked to Canceled: the server is gone; returns the request.
@@ -286,7 +298,7 @@ impl<C, R> Stage<C, R> {
     }
 
     /// How many stages there are.
-    pub(crate) const COUNT: usize = 8;
+    pub(crate) const COUNT: usize = 9;
 
     /// The stage, and the request that it owns.
     pub(crate) fn describe(&self) -> (&'static str, Option<&R>) {
@@ -298,6 +310,7 @@ impl<C, R> Stage<C, R> {
             Self::Starting => ("Starting", None),
             Self::Asked(rq) => ("Asked", Some(rq)),
             Self::Owned(rq) => ("Owned", Some(rq)),
+            Self::Refusing(_) => ("Refusing", None),
             Self::Canceled => ("Canceled", None),
         }
     }
@@ -316,6 +329,7 @@ impl<C, R> Stage<C, R> {
             | Self::Dispatching(_)
             | Self::Starting
             | Self::Asked(_)
+            | Self::Refusing(_)
             | Self::Canceled => None,
         }
     }
@@ -332,8 +346,9 @@ impl<C, R> Stage<C, R> {
         matches!(self, Self::Active(_))
     }
 
-    pub(crate) fn is_canceled(&self) -> bool {
-        matches!(self, Self::Canceled)
+    /// Whether no request is accepted any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self, Self::Refusing(_) | Self::Canceled)
     }
 }
 
@@ -445,9 +460,9 @@ mod tests {
     fn take_out_takes_what_is_meant() {
         for mut stage in [Test::Dispatching(1), Test::Asked(1), Test::Owned(1)] {
             assert_eq!(stage.take_out(|rq| *rq != 1), None);
-            assert!(!stage.is_canceled());
+            assert!(!stage.is_given_up());
             assert_eq!(stage.take_out(|rq| *rq == 1), Some(1));
-            assert!(stage.is_canceled());
+            assert!(stage.is_given_up());
         }
         let mut stage = Test::Active("cmd");
         assert_eq!(stage.take_out(|_| true), None);
@@ -460,10 +475,27 @@ mod tests {
         assert_eq!(stage.desert(), Some(1));
         assert_eq!(stage.start(), None);
         assert_eq!(stage.withdraw(), None);
-        assert!(stage.is_canceled());
+        assert!(stage.is_given_up());
         for mut stage in [Test::Prepared, Test::Owned(1), Test::Active("cmd")] {
             assert_eq!(stage.desert(), None);
-            assert!(!stage.is_canceled());
+            assert!(!stage.is_given_up());
+        }
+    }
+
+    #[test]
+    fn refusing_keeps_command() {
+        let mut stage = Test::Active("cmd");
+        stage.refuse();
+        assert!(stage.is_given_up() && !stage.is_idle() && !stage.is_active());
+        assert_eq!(stage.dispatch(1), Dispatched::Refused(1));
+        stage.refuse();
+        assert_eq!(stage.cancel(), Some("cmd"));
+        let mut stage = Test::Prepared;
+        stage.refuse();
+        assert_eq!(stage.dispatch(1), Dispatched::Refused(1));
+        for mut stage in [Test::Idle, Test::Dispatching(1), Test::Owned(1)] {
+            stage.refuse();
+            assert!(!stage.is_given_up());
         }
     }
 }

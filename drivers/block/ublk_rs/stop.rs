@@ -77,9 +77,7 @@ fn stop_disk(dev: &Device) -> bool {
             dev.set_gate(Gate::Draining);
         }
         // A dying server may wait for what waits for us.
-        for slot in dev.slots() {
-            slot.abort_if_deserted();
-        }
+        dev.give_up_deserted();
         drop(disk);
         // There was a disk, so this does not fail.
         let _ = dev.state.lock().phase.change(Event::Deleted);

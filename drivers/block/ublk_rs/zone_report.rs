@@ -130,9 +130,7 @@ fn look_after(dev: &Device) -> Result {
         dev.slots().for_each(Slot::abort_report);
         return Err(ENODEV);
     }
-    for slot in dev.slots() {
-        slot.abort_if_deserted();
-    }
+    dev.give_up_deserted();
     match dev.state.lock().phase.server() {
         Some(server) if !server.leader.is_group_dying() => Ok(()),
         _ => Err(EIO),

@@ -263,7 +263,7 @@ impl Slot {
             Some(rq) if state.generation == generation => self
                 .broke_off(&state, result, rq.bytes())
                 .then_some(ECANCELED.to_errno()),
-            _ if state.stage.is_canceled() => Some(UBLK_IO_RES_ABORT),
+            _ if state.stage.is_given_up() => Some(UBLK_IO_RES_ABORT),
             _ => Some(EINVAL.to_errno()),
         };
         if let Some(res) = refusal {

@@ -363,16 +363,26 @@ impl Slot {
         }
     }
 
+    /// Whether the server that the slot has will never commit.
+    pub(super) fn has_no_server(&self, state: &SlotState) -> bool {
+        state
+            .task
+            .as_ref()
+            .is_some_and(|task| self.is_deserted_by(task))
+    }
+
+    /// Who will tell the server of a request, if that is not done by the slot's own command.
+    pub(super) fn teller(&self) -> Option<Teller> {
+        self.shared.as_ref().map(QueuedTag::teller)
+    }
+
     /// The request of a deserted slot. One that the server was not told of is not lost if a living
     /// process will be. Else it would wait for a command of a task that may never run again, and
     /// whose ring may be open all the same: in another process, or as it is one of several threads.
     pub(super) fn take_deserted(&self) -> Option<Deserted> {
-        let teller = self.shared.as_ref().map(QueuedTag::teller);
+        let teller = self.teller();
         let mut state = self.state.lock();
-        let has_no_server = state
-            .task
-            .as_ref()
-            .is_some_and(|task| self.is_deserted_by(task));
+        let has_no_server = self.has_no_server(&state);
         let owned = if has_no_server {
             state.stage.abort()
         } else {

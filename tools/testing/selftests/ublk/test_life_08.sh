@@ -4,18 +4,21 @@
 # The server is the last task of a mount name space in which its own disk is
 # mounted, as in a container, and is killed: the end of the name space unmounts
 # the disk, which needs the server, while that is on its way out. However that
-# ends, it ends, and the device can be deleted.
+# ends, it ends, and the device can be deleted. If requests wait for the next
+# server, it ends when the device is deleted.
 
 . "$(cd "$(dirname "$0")" && pwd)"/test_common.sh
 
 ERR_CODE=0
 
-# how long something may take that must end, in tenths of a second
+# How long something may take that must end, in tenths of a second: once it waits for
+# the block layer's timer, 30 s, and no longer.
 PATIENCE=600
 
+# All threads of a process have ended.
 _gone()
 {
-	! [ -e /proc/"$1" ] || grep -q '^State:[[:space:]]*[ZX]' /proc/"$1"/status
+	! grep -q '^State:[[:space:]]*[^ZX]' /proc/"$1"/task/*/status 2> /dev/null
 }
 
 _wait_gone()
@@ -45,9 +48,12 @@ _start_in_namespace()
 	' bash "$@"
 }
 
-# Usage: _kill_last [option of kublk]
+# Usage: _kill_last HOLDS [option of kublk]
+# HOLDS: yes or no, whether requests wait for the next server
 _kill_last()
 {
+	local holds=$1
+	shift
 	local dev_id pid deleter syncer
 
 	truncate -s 0 "${UBLK_BACKFILES[0]}"
@@ -56,6 +62,7 @@ _kill_last()
 	if ! _start_in_namespace "$@" "${UBLK_BACKFILES[0]}"; then
 		echo "options: ${*:-none}: no mounted disk"
 		ERR_CODE=255
+		return
 	fi
 	dev_id=$(sed -n 's/^dev id \([0-9]*\):.*/\1/p' "$UBLK_TMP")
 	pid=$(_get_ublk_daemon_pid "$dev_id")
@@ -63,8 +70,9 @@ _kill_last()
 	sync &
 	syncer=$!
 	kill -9 "$pid"
-	if ! _wait_gone "$pid" "options: ${*:-none}: the server"; then
-		echo "the device is $(_get_ublk_dev_state "$dev_id")"
+	if [ "$holds" = no ]; then
+		_wait_gone "$pid" "options: ${*:-none}: the server" ||
+			echo "the device is $(_get_ublk_dev_state "$dev_id")"
 	fi
 	${UBLK_PROG} del -n "$dev_id" &
 	deleter=$!
@@ -84,10 +92,11 @@ _create_backfile 0 64M
 MNT=$(_create_tmp_dir)
 modes=("" -u)
 _have_feature "FUSED_CMD" && modes+=(--fused)
-for recovery in "" "-r 1" "-r 1 -i 1" "-r 1 -e 1"; do
-	for mode in "${modes[@]}"; do
-		# shellcheck disable=SC2086
-		_kill_last $mode $recovery
+_have_feature "BATCH_IO" && modes+=(-b)
+for mode in "${modes[@]}"; do
+	# shellcheck disable=SC2086
+	for recovery in "no" "yes -r 1" "yes -r 1 -i 1" "no -r 1 -e 1"; do
+		_kill_last $recovery $mode
 	done
 done
 _remove_tmp_dir "$MNT"
