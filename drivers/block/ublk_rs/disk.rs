@@ -235,12 +235,10 @@ impl Operations for Disk {
         };
         if slot.is_deserted() {
             data.dev.give_up_deserted();
-            // Else it is just being started, or will be told by another process.
-            return if slot.is_abandoned() {
-                Timeout::Done
-            } else {
-                Timeout::Again
-            };
+            // Else it is just being started, or another process is to tell the server of it.
+            if slot.is_abandoned() {
+                return Timeout::Done;
+            }
         }
         if data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
             // One that is to tell may not be the one that has prepared the slot.
