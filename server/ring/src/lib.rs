@@ -14,7 +14,7 @@ mod ring;
 mod sqe;
 
 pub use control::{Control, ControlCmd};
-pub use ring::{Done, Op, Ring, Task, has_fused_commands};
+pub use ring::{Done, Memory, Op, Ring, Task, has_fused_commands};
 pub use sqe::{Direction, FileIndex, IoCmd, Kind, Secondary};
 
 /// How many secondaries a fused command has at most.

@@ -13,6 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     future::Future,
     io,
+    ops::{Deref, DerefMut},
     os::fd::{AsRawFd, BorrowedFd},
     pin::Pin,
     rc::Rc,
@@ -274,36 +275,37 @@ impl Ring {
         self.one(Sqe::fixed(direction, buffer, piece))
     }
 
-    /// Fill or drain memory, all pieces side by side. The memory comes back when all
-    /// have completed, with a result for each. `EFAULT` is the result of a piece that
-    /// is not inside the memory.
-    pub async fn transfer(
+    fn transfer_part(&self, direction: Direction, memory: &Memory, piece: &Secondary) -> Op<'_> {
+        self.start(Some(memory.0.clone()), |key, push| {
+            let (at, len) = (piece.at as usize, piece.len as usize);
+            let Some(part) = at.checked_add(len).and_then(|end| memory.0.get(at..end)) else {
+                return Err(io::Error::from_raw_os_error(libc::EFAULT));
+            };
+            let addr = part.as_ptr().expose_provenance() as u64;
+            let sqe = Sqe::transfer(direction, piece, addr);
+            push(&[sqe.entry(key)])
+        })
+    }
+
+    /// Fill or drain a part of memory, which comes back when that has completed, with the
+    /// result. It is `EFAULT` if the part is not inside the memory.
+    pub async fn transfer(&self, direction: Direction, memory: Memory, piece: Secondary) -> (i32, Memory) {
+        let done = self.transfer_part(direction, &memory, &piece).await;
+        (done.result, memory)
+    }
+
+    /// As [`transfer()`](Self::transfer), for several parts side by side.
+    pub async fn transfer_all(
         &self,
         direction: Direction,
-        memory: Buffer,
+        memory: Memory,
         pieces: &[Secondary],
-    ) -> (Vec<i32>, Buffer) {
-        let memory = Rc::new(memory);
-        let ops: Vec<_> = pieces
-            .iter()
-            .map(|piece| {
-                self.start(Some(memory.clone()), |key, push| {
-                    let (at, len) = (piece.at as usize, piece.len as usize);
-                    let Some(part) = at.checked_add(len).and_then(|end| memory.get(at..end)) else {
-                        return Err(io::Error::from_raw_os_error(libc::EFAULT));
-                    };
-                    let addr = part.as_ptr().expose_provenance() as u64;
-                    let sqe = Sqe::transfer(direction, piece, addr);
-                    push(&[sqe.entry(key)])
-                })
-            })
-            .collect();
+    ) -> (Vec<i32>, Memory) {
+        let ops: Vec<_> = pieces.iter().map(|piece| self.transfer_part(direction, &memory, piece)).collect();
         let mut results = Vec::with_capacity(ops.len());
         for op in ops {
             results.push(op.await.result);
         }
-        // A completed request has given its reference up.
-        let memory = Rc::into_inner(memory).expect("all have completed");
         (results, memory)
     }
 
@@ -315,6 +317,37 @@ impl Ring {
     /// `fallocate()`.
     pub fn fallocate(&self, file: FileIndex, mode: u32, offset: u64, len: u64) -> Op<'_> {
         self.one(Sqe::fallocate(file, mode, offset, len))
+    }
+}
+
+/// Memory that requests of a ring fill and drain: it is theirs until they have completed, even if
+/// nobody waits for them any more.
+///
+/// # Invariants
+///
+/// There is another reference to the buffer only while this value is in a future of
+/// [`Ring::transfer()`] or [`Ring::transfer_all()`].
+pub struct Memory(Rc<Buffer>);
+
+impl Memory {
+    /// So many bytes, above 0; zeroes.
+    pub fn new(len: usize) -> io::Result<Memory> {
+        // INVARIANT: there is no other reference.
+        Ok(Memory(Rc::new(Buffer::new(len)?)))
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // By the invariant: a request that has completed has given its reference up.
+        Rc::get_mut(&mut self.0).expect("all have completed")
     }
 }
 
@@ -448,16 +481,16 @@ pub(crate) mod tests {
     fn memory_goes_and_comes_back() {
         let Some((_file, ring)) = ring(b"0123456789") else { return };
         let check = async {
-            let memory = Buffer::new(4096).unwrap();
+            let memory = Memory::new(4096).unwrap();
             let pieces = [piece(5, 0, 5), piece(0, 5, 5), piece(8, 10, 5), piece(0, 4092, 5)];
-            let (results, mut memory) = ring.transfer(Direction::Fill, memory, &pieces).await;
+            let (results, mut memory) = ring.transfer_all(Direction::Fill, memory, &pieces).await;
             // The third comes short, the fourth is not inside the memory.
             assert_eq!(results, [5, 5, 2, -libc::EFAULT]);
             assert_eq!(&memory[..12], b"567890123489");
             memory[..3].copy_from_slice(b"abc");
-            let (results, memory) = ring.transfer(Direction::Drain, memory, &[piece(0, 0, 3)]).await;
-            assert_eq!(results, [3]);
-            let (_, memory) = ring.transfer(Direction::Fill, memory, &[piece(0, 0, 10)]).await;
+            let (result, memory) = ring.transfer(Direction::Drain, memory, piece(0, 0, 3)).await;
+            assert_eq!(result, 3);
+            let (_, memory) = ring.transfer(Direction::Fill, memory, piece(0, 0, 10)).await;
             assert_eq!(&memory[..10], b"abc3456789");
             assert_eq!(ring.fsync(FileIndex(0)).await.result, 0);
             assert_eq!(ring.fsync(FileIndex(1)).await.ok(), Err(Errno::of(-libc::EBADF).unwrap()));
@@ -473,8 +506,8 @@ pub(crate) mod tests {
         let task = || async move {
             for _ in 0..10 {
                 let pieces: Vec<_> = (0..64).map(|i| piece(0, i * 64, 64)).collect();
-                let memory = Buffer::new(4096).unwrap();
-                let (results, memory) = ring.transfer(Direction::Fill, memory, &pieces).await;
+                let memory = Memory::new(4096).unwrap();
+                let (results, memory) = ring.transfer_all(Direction::Fill, memory, &pieces).await;
                 assert_eq!(results, [64; 64]);
                 assert_eq!(*memory, [7; 4096]);
             }
@@ -489,9 +522,8 @@ pub(crate) mod tests {
         let Some((_file, ring)) = ring(&[7; 4096]) else { return };
         let check = async {
             drop(ring.fsync(FileIndex(0)));
-            let pieces = [piece(0, 0, 64)];
-            let memory = Buffer::new(64).unwrap();
-            let mut lost = Box::pin(ring.transfer(Direction::Fill, memory, &pieces));
+            let memory = Memory::new(64).unwrap();
+            let mut lost = Box::pin(ring.transfer(Direction::Fill, memory, piece(0, 0, 64)));
             let mut context = Context::from_waker(Waker::noop());
             assert!(lost.as_mut().poll(&mut context).is_pending());
             drop(lost);
@@ -525,13 +557,13 @@ pub(crate) mod tests {
                 kind: Kind::Socket { more: false },
                 ..piece(0, at, len)
             };
-            let memory = Buffer::new(4096).unwrap();
-            let (results, mut memory) = ring.transfer(Direction::Fill, memory, &[piece(0, 1)]).await;
+            let memory = Memory::new(4096).unwrap();
+            let (results, mut memory) = ring.transfer_all(Direction::Fill, memory, &[piece(0, 1)]).await;
             assert_eq!(results, [-libc::EBADF]);
             let (ours, mut other) = UnixStream::pair().unwrap();
             ring.put(FileIndex(1), Some(ours.as_fd())).unwrap();
             memory[..5].copy_from_slice(b"hello");
-            let (results, memory) = ring.transfer(Direction::Drain, memory, &[piece(0, 5)]).await;
+            let (results, memory) = ring.transfer_all(Direction::Drain, memory, &[piece(0, 5)]).await;
             let mut got = [0; 5];
             other.read_exact(&mut got).unwrap();
             assert_eq!((results.as_slice(), &got), ([5].as_slice(), b"hello"));
@@ -540,11 +572,11 @@ pub(crate) mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 other.write_all(b"def").unwrap();
             });
-            let (results, memory) = ring.transfer(Direction::Fill, memory, &[piece(8, 6)]).await;
+            let (results, memory) = ring.transfer_all(Direction::Fill, memory, &[piece(8, 6)]).await;
             assert_eq!((results.as_slice(), &memory[8..14]), ([6].as_slice(), b"abcdef".as_slice()));
             slow.join().unwrap();
             // The other end is gone.
-            let (results, _) = ring.transfer(Direction::Fill, memory, &[piece(0, 6)]).await;
+            let (results, _) = ring.transfer_all(Direction::Fill, memory, &[piece(0, 6)]).await;
             assert_eq!(results, [0]);
             // One that is not put any more is closed.
             let (ours, mut other) = UnixStream::pair().unwrap();
@@ -574,7 +606,7 @@ pub(crate) mod tests {
                     std::thread::sleep(std::time::Duration::from_millis(300));
                     ublk_sys::abort(&theirs).unwrap();
                 });
-                let mut memory = Buffer::new(1 << 20).unwrap();
+                let mut memory = Memory::new(1 << 20).unwrap();
                 let whole = Secondary {
                     file: FileIndex(1),
                     kind: Kind::Socket { more: false },
@@ -582,9 +614,9 @@ pub(crate) mod tests {
                 };
                 // Until it waits.
                 loop {
-                    let results;
-                    (results, memory) = ring.transfer(direction, memory, &[whole]).await;
-                    if results[0] <= 0 {
+                    let result;
+                    (result, memory) = ring.transfer(direction, memory, whole).await;
+                    if result <= 0 {
                         break;
                     }
                 }

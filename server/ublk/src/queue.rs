@@ -21,9 +21,9 @@ use std::{
     },
     sync::Arc,
 };
-use ublk_ring::{Direction, Done, FileIndex, IoCmd, Kind, Ring, Secondary, Task};
+use ublk_ring::{Direction, Done, FileIndex, IoCmd, Kind, Memory, Ring, Secondary, Task};
 use ublk_sys::{
-    Buffer, Descriptors, open_flags,
+    Descriptors, open_flags,
     uapi::{self, IoDesc, IoOp},
 };
 
@@ -51,7 +51,7 @@ pub(crate) struct Queue {
     ends: bool,
     /// Of each tag, when data have to be copied: memory is not asked for when it is
     /// short.
-    buffers: RefCell<Vec<Option<Buffer>>>,
+    buffers: RefCell<Vec<Option<Memory>>>,
     sync_errors: SyncErrors,
     pub(crate) sockets: Sockets,
 }
@@ -86,7 +86,7 @@ impl Queue {
         let descriptors = Descriptors::map(&plan.device, plan.q_id, plan.depth)?;
         let copied = if plan.mode == Mode::Copy { plan.depth } else { 0 };
         let buffers: io::Result<_> =
-            (0..copied).map(|_| Buffer::new(plan.max_io as usize).map(Some)).collect();
+            (0..copied).map(|_| Memory::new(plan.max_io as usize).map(Some)).collect();
         let buffers = RefCell::new(buffers?);
         let ends = target.files().fds().all(has_end);
         Ok(Queue {
@@ -161,26 +161,12 @@ impl Queue {
         direction: Direction,
         pieces: &[Placed],
     ) -> Vec<Result<(), Errno>> {
-        let mut all: Vec<_> = pieces.iter().map(|placed| secondary(placed, fua)).collect();
-        let mut results = self.lend_once(tag, direction, &all).await;
-        // A busy CPU or a signal may end a piece early: go on where it was. Copies of
-        // several pieces are not taken apart.
-        while self.plan.mode != Mode::Copy || all.len() == 1 {
-            let short = results.iter().zip(&all).position(|(got, piece)| rest(*got, piece.len).is_some());
-            let Some(i) = short else { break };
-            let got = results[i].cast_unsigned();
-            let piece = &mut all[i];
-            piece.offset += u64::from(got);
-            piece.at += got;
-            piece.len -= got;
-            results[i] = self.lend_once(tag, direction, &all[i..=i]).await[0];
+        if let [one] = pieces {
+            return vec![self.lend_whole(tag, direction, secondary(one, fua)).await];
         }
-        results.into_iter().zip(&all).map(|(result, piece)| whole(result, piece.len)).collect()
-    }
-
-    pub(crate) async fn lend_once(&self, tag: u16, direction: Direction, all: &[Secondary]) -> Vec<i32> {
-        match self.plan.mode {
-            Mode::Fused => self.lend_fused(tag, direction, all).await,
+        let all: Vec<_> = pieces.iter().map(|placed| secondary(placed, fua)).collect();
+        let first = match self.plan.mode {
+            Mode::Fused => self.lend_fused(tag, direction, &all).await,
             Mode::Auto => {
                 let ops: Vec<_> = all.iter().map(|piece| self.ring.fixed(direction, tag, piece)).collect();
                 let mut results = Vec::with_capacity(ops.len());
@@ -189,7 +175,41 @@ impl Queue {
                 }
                 results
             }
-            Mode::Copy => self.lend_copy(tag, direction, all).await,
+            Mode::Copy => self.copy_all(tag, direction, &all).await,
+        };
+        let mut results = Vec::with_capacity(all.len());
+        for (result, piece) in first.into_iter().zip(&all) {
+            // Copies of several pieces are not taken apart.
+            let short = rest(result, piece).filter(|_| self.plan.mode != Mode::Copy);
+            results.push(match short {
+                Some(rest) => self.lend_whole(tag, direction, rest).await,
+                None => whole(result, piece.len),
+            });
+        }
+        results
+    }
+
+    /// Move a piece. A busy CPU or a signal may end it early: go on where it was.
+    async fn lend_whole(&self, tag: u16, direction: Direction, mut piece: Secondary) -> Result<(), Errno> {
+        loop {
+            let result = self.lend_one(tag, direction, piece).await;
+            match rest(result, &piece) {
+                Some(rest) => piece = rest,
+                None => return whole(result, piece.len),
+            }
+        }
+    }
+
+    /// Move a piece, or the beginning of it.
+    pub(crate) async fn lend_one(&self, tag: u16, direction: Direction, piece: Secondary) -> i32 {
+        match self.plan.mode {
+            Mode::Fused => {
+                let cmd = self.command(IoOp::FusedSubmit, tag, 0);
+                let done = self.ring.fused(DEVICE, &cmd, direction, &[piece]).await;
+                of_group(&done, &[piece])[0]
+            }
+            Mode::Auto => self.ring.fixed(direction, tag, &piece).await.result,
+            Mode::Copy => self.copy_one(tag, direction, piece).await,
         }
     }
 
@@ -206,35 +226,69 @@ impl Queue {
         results
     }
 
-    async fn lend_copy(&self, tag: u16, direction: Direction, pieces: &[Secondary]) -> Vec<i32> {
-        let end = pieces.iter().map(|piece| piece.at + piece.len).max().unwrap_or(0) as usize;
-        let position = uapi::data_offset(self.plan.q_id, tag);
+    async fn copy_one(&self, tag: u16, direction: Direction, piece: Secondary) -> i32 {
+        let end = piece.at + piece.len;
+        let memory = match self.begin_copy(tag, direction, end) {
+            Ok(memory) => memory,
+            Err(errno) => return -errno.get(),
+        };
+        let (result, memory) = self.ring.transfer(direction, memory, piece).await;
+        let is_whole = result.cast_unsigned() == piece.len;
+        self.end_copy(tag, direction, memory, end, is_whole).map_or_else(|errno| -errno.get(), |()| result)
+    }
+
+    async fn copy_all(&self, tag: u16, direction: Direction, pieces: &[Secondary]) -> Vec<i32> {
+        let end = pieces.iter().map(|piece| piece.at + piece.len).max().unwrap_or(0);
         let all = |errno: Errno| vec![-errno.get(); pieces.len()];
-        if end > self.plan.max_io as usize {
-            return all(Errno::EINVAL);
+        let memory = match self.begin_copy(tag, direction, end) {
+            Ok(memory) => memory,
+            Err(errno) => return all(errno),
+        };
+        let (results, memory) = self.ring.transfer_all(direction, memory, pieces).await;
+        let is_whole = results.iter().zip(pieces).all(|(result, piece)| result.cast_unsigned() == piece.len);
+        self.end_copy(tag, direction, memory, end, is_whole).map_or_else(all, |()| results)
+    }
+
+    /// The memory of a tag, with the data of its request up to `end` if those are to be drained. They
+    /// are copied at once, which is not worth a request of the ring.
+    fn begin_copy(&self, tag: u16, direction: Direction, end: u32) -> Result<Memory, Errno> {
+        if end > self.plan.max_io {
+            return Err(Errno::EINVAL);
         }
         // Only what goes away in the middle does not bring it back.
-        let buffer = self.buffers.borrow_mut()[usize::from(tag)].take();
-        let mut buffer = match buffer.map_or_else(|| Buffer::new(self.plan.max_io as usize), Ok) {
-            Ok(buffer) => buffer,
-            Err(e) => return all(e.into()),
-        };
-        // It is copied at once, which is not worth a request of the ring.
-        if direction == Direction::Drain
-            && let Err(e) = self.plan.device.read_exact_at(&mut buffer[..end], position)
-        {
-            self.buffers.borrow_mut()[usize::from(tag)] = Some(buffer);
-            return all(e.into());
+        let memory = self.buffers.borrow_mut()[usize::from(tag)].take();
+        let mut memory = memory.map_or_else(|| Memory::new(self.plan.max_io as usize), Ok)?;
+        let mut copied = Ok(());
+        if direction == Direction::Drain {
+            let position = uapi::data_offset(self.plan.q_id, tag);
+            copied = self.plan.device.read_exact_at(&mut memory[..end as usize], position);
         }
-        let (mut results, buffer) = self.ring.transfer(direction, buffer, pieces).await;
-        if direction == Direction::Fill
-            && results.iter().zip(pieces).all(|(result, piece)| result.cast_unsigned() == piece.len)
-            && let Err(e) = self.plan.device.write_all_at(&buffer[..end], position)
-        {
-            results = all(e.into());
+        match copied {
+            Ok(()) => Ok(memory),
+            Err(e) => {
+                self.buffers.borrow_mut()[usize::from(tag)] = Some(memory);
+                Err(e.into())
+            }
         }
-        self.buffers.borrow_mut()[usize::from(tag)] = Some(buffer);
-        results
+    }
+
+    /// Give the memory of a tag back; before, if it is the whole of what was to be filled up to
+    /// `end`, to the request.
+    fn end_copy(
+        &self,
+        tag: u16,
+        direction: Direction,
+        memory: Memory,
+        end: u32,
+        is_whole: bool,
+    ) -> Result<(), Errno> {
+        let mut copied = Ok(());
+        if direction == Direction::Fill && is_whole {
+            let position = uapi::data_offset(self.plan.q_id, tag);
+            copied = self.plan.device.write_all_at(&memory[..end as usize], position);
+        }
+        self.buffers.borrow_mut()[usize::from(tag)] = Some(memory);
+        Ok(copied?)
     }
 
     /// Answer a request. Returns what its command says when there is the next one.
@@ -277,9 +331,11 @@ impl Queue {
                 }
             }
         }
-        let results = self.lend(tag, fua, direction, placed).await;
-        let total = placed.iter().map(|placed| placed.piece.len).sum();
-        let result = results.into_iter().collect::<Result<Vec<()>, _>>().map(|_| total);
+        let result = match placed {
+            [one] => self.lend_whole(tag, direction, secondary(one, fua)).await,
+            many => self.lend(tag, fua, direction, many).await.into_iter().collect(),
+        };
+        let result = result.map(|()| placed.iter().map(|placed| placed.piece.len).sum());
         if let Err(errno) = result {
             self.failed(tag, errno);
         }
@@ -361,9 +417,10 @@ fn of_group(done: &Done, group: &[Secondary]) -> Vec<i32> {
 }
 
 /// What is left of a piece of which a part was done.
-fn rest(result: i32, len: u32) -> Option<u32> {
+fn rest(result: i32, piece: &Secondary) -> Option<Secondary> {
     let done = u32::try_from(result).ok().filter(|done| *done > 0)?;
-    len.checked_sub(done).filter(|rest| *rest > 0)
+    let len = piece.len.checked_sub(done).filter(|rest| *rest > 0)?;
+    Some(Secondary { offset: piece.offset + u64::from(done), at: piece.at + done, len, ..*piece })
 }
 
 /// Less than all of it is an error: files are as large as devices say.
@@ -440,8 +497,11 @@ mod tests {
 
     #[test]
     fn a_short_piece_has_a_rest() {
-        let rests = [4096, 0, -5, 8192].map(|result| rest(result, 8192));
-        assert_eq!(rests, [Some(4096), None, None, None]);
+        let piece =
+            Secondary { file: FileIndex(1), offset: 512, at: 0, len: 8192, sync: false, kind: Kind::File };
+        let rests = [4096, 0, -5, 8192].map(|result| rest(result, &piece));
+        let left = Secondary { offset: 4608, at: 4096, len: 4096, ..piece };
+        assert_eq!(rests, [Some(left), None, None, None]);
         let short: Vec<_> = [4096, 0, -5, 8192].map(|result| whole(result, 8192)).into();
         assert_eq!(short, [Err(Errno::EIO), Err(Errno::EIO), Err(Errno::EIO), Ok(())]);
     }

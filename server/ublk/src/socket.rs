@@ -8,8 +8,7 @@ use std::{
     io,
     os::fd::BorrowedFd,
 };
-use ublk_ring::{Direction, FileIndex, Kind, Secondary};
-use ublk_sys::Buffer;
+use ublk_ring::{Direction, FileIndex, Kind, Memory, Secondary};
 
 /// A socket that was attached. It is good until another one takes its place: from then
 /// on, what is done with it is `ECONNRESET`. So nothing of one conversation gets into the
@@ -96,7 +95,7 @@ pub(crate) struct Sockets {
     first: u32,
     usage: Vec<Usage>,
     /// Memory for what is no data of a request.
-    spare: RefCell<Vec<Buffer>>,
+    spare: RefCell<Vec<Memory>>,
 }
 
 impl Sockets {
@@ -105,7 +104,7 @@ impl Sockets {
     pub(crate) fn new(files: usize, sockets: u32) -> io::Result<Sockets> {
         let first = u32::try_from(files).expect("so many files can not be open");
         let usage = (0..sockets).map(|_| Usage::default()).collect();
-        let spare: io::Result<_> = (0..2 * sockets).map(|_| Buffer::new(Io::MOST_SENT)).collect();
+        let spare: io::Result<_> = (0..2 * sockets).map(|_| Memory::new(Io::MOST_SENT)).collect();
         Ok(Sockets { first, usage, spare: RefCell::new(spare?) })
     }
 
@@ -155,7 +154,7 @@ impl Queue {
         let mut at = 0;
         while at < len {
             let piece = self.piece(socket.id, at, len - at, false);
-            at += some(user.wait(self.lend_once(tag, direction, &[piece])).await[0], len - at)?;
+            at += some(user.wait(self.lend_one(tag, direction, piece)).await, len - at)?;
         }
         Ok(())
     }
@@ -176,22 +175,22 @@ impl Queue {
         result
     }
 
-    fn memory(&self, len: usize) -> Result<Buffer, Errno> {
+    fn memory(&self, len: usize) -> Result<Memory, Errno> {
         if len > Io::MOST_SENT {
             return Err(Errno::EINVAL);
         }
         let spare = self.sockets.spare.borrow_mut().pop();
-        Ok(spare.map_or_else(|| Buffer::new(Io::MOST_SENT), Ok)?)
+        Ok(spare.map_or_else(|| Memory::new(Io::MOST_SENT), Ok)?)
     }
 
     async fn all(
         &self,
         direction: Direction,
-        mut memory: Buffer,
+        mut memory: Memory,
         socket: Socket,
         len: usize,
         more: bool,
-    ) -> (Result<(), Errno>, Buffer) {
+    ) -> (Result<(), Errno>, Memory) {
         let len = u32::try_from(len).expect("at most MOST_SENT");
         let user = match self.sockets.usage(socket.id).begin(socket) {
             Ok(user) => user,
@@ -200,9 +199,9 @@ impl Queue {
         let mut at = 0;
         while at < len {
             let piece = self.piece(socket.id, at, len - at, more);
-            let results;
-            (results, memory) = user.wait(self.ring().transfer(direction, memory, &[piece])).await;
-            match some(results[0], len - at) {
+            let result;
+            (result, memory) = user.wait(self.ring().transfer(direction, memory, piece)).await;
+            match some(result, len - at) {
                 Ok(moved) => at += moved,
                 Err(errno) => return (Err(errno), memory),
             }
