@@ -31,6 +31,8 @@ mirror() {
 	pid=$(field pid)
 	same_data recovered || return
 	verify --rw=randread --bs=4k --offset=24M --size=1M || return
+	# Nor would this one, if it were said to have all data now.
+	refused 5 "stop it before" readmit "$leg" || return
 	del || return
 	cmp -s -n "${data}M" "$store/good" "$work/data" || bad "the good leg has other data" || return
 	! cmp -s "$store/good" "$store/bad" || bad "the bad leg has seen all writes" || return

@@ -3,7 +3,7 @@
 //! Files that a mirror has dropped, and that have missed writes since. That is remembered longer
 //! than there is the device, and the machine runs: until somebody says that all data were copied.
 
-use crate::{Failure, identity::Identity, spec::Number, state};
+use crate::{Failure, identity::Identity, list, spec::Number, state};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -122,6 +122,11 @@ impl Dropped {
 /// Somebody says that this file has all data of its mirror.
 pub(crate) fn readmit(path: &Path) -> Result<(), Failure> {
     let path = std::path::absolute(path)?;
+    // It would go on missing what is written, and nobody remember that.
+    if let Some(id) = state::device_of(&path, list::ids()?) {
+        let path = path.display();
+        return Err(Failure::in_use(format!("device {id} still does without {path}: stop it before")));
+    }
     if Dropped::kept().remove(&path)? {
         return Ok(());
     }

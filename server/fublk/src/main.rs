@@ -112,7 +112,7 @@ enum Verb {
     /// Let mirrors use a file that one has dropped
     ///
     /// Such a file lacks what was written since, and may be read first: copy all data of another file of the mirror
-    /// to it before, while nobody writes.
+    /// to it before, with the device stopped.
     Readmit {
         /// Its path
         path: PathBuf,

@@ -179,7 +179,7 @@ impl Use for Adding<'_> {
             let _ = device.delete();
             return Err(e.into());
         }
-        serve(&device, target, true)
+        serve(&device, target, true, &self.asked)
     }
 }
 
@@ -275,8 +275,7 @@ impl Use for &mut Option<Recovering<'_>> {
         } else {
             state::same_files(device.id())?;
         }
-        asked.device(|| Ok::<_, Failure>((device.id(), ())))?;
-        serve(&device, target, false)
+        serve(&device, target, false, &asked)
     }
 }
 
@@ -296,11 +295,14 @@ fn when_ours<R>(id: u32, work: impl Fn() -> io::Result<R>) -> io::Result<R> {
     }
 }
 
-fn serve<T: Target>(device: &Device, target: T, is_new: bool) -> Result<(), Failure> {
+fn serve<T: Target>(device: &Device, target: T, is_new: bool, asked: &Asked) -> Result<(), Failure> {
     let id = device.id();
     let instance = state::instance(id)?;
     env::set_current_dir("/")?;
     let result = device.serve(Arc::new(target), |device| {
+        if let Err(e) = asked.has_disk(device.id()) {
+            log(format_args!("fublk: device {id} is not stopped, as was asked for: {e}"));
+        }
         // Whoever waits may be gone already: nobody knows of a new device then, as after Ctrl-C. One
         // that was there before goes on.
         if let Err(e) = writeln!(io::stdout(), "/dev/ublkb{}", device.id())

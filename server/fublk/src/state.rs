@@ -66,6 +66,9 @@ struct Kept {
     /// What an image builds upon, and it. Older versions did not keep that either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     layers: Vec<PathBuf>,
+    /// Files that a mirror does without since it is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dropped: Vec<PathBuf>,
 }
 
 /// Which file it was that had a path.
@@ -86,6 +89,16 @@ impl Kept {
 
     fn read(text: &str) -> Option<Kept> {
         serde_json::from_str(text).ok()
+    }
+
+    /// Is the file a part of it, or was it?
+    fn has(&self, path: &Path) -> bool {
+        let same = |known: &Path| {
+            let same_file = |now: Identity| Identity::of(known).is_ok_and(|known| known.is_same(&now));
+            known == path || Identity::of(path).is_ok_and(same_file)
+        };
+        let files = Spec::from_args(&self.args).map_or_else(|_| Vec::new(), |spec| spec.files().to_vec());
+        files.iter().chain(&self.dropped).any(|known| same(known))
     }
 
     /// A file that is another one now.
@@ -111,7 +124,13 @@ pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
     let files =
         files.filter_map(|path| Some(KeptFile { path: path.clone(), identity: Identity::of(path).ok()? }));
     let files = files.collect();
-    Kept { instance: instance(id)?, args: spec.args(), files, layers }.write(id)
+    let dropped = get_all(id).ok().flatten().map_or_else(Vec::new, |kept| kept.dropped);
+    Kept { instance: instance(id)?, args: spec.args(), files, layers, dropped }.write(id)
+}
+
+/// Which of these devices the file is a part of, or was when it was made.
+pub(crate) fn device_of(path: &Path, ids: Vec<u32>) -> Option<u32> {
+    ids.into_iter().find(|id| get_all(*id).is_ok_and(|kept| kept.is_some_and(|kept| kept.has(path))))
 }
 
 /// What was kept; `None` if that is not one of our devices.
@@ -154,6 +173,7 @@ pub(crate) fn without(id: u32, file: &Path) -> io::Result<()> {
     spec.drop_file(file);
     kept.args = spec.args();
     kept.files.retain(|kept| kept.path != file);
+    kept.dropped.push(file.to_owned());
     kept.write(id)
 }
 
@@ -185,7 +205,8 @@ mod tests {
         fs::write(&path, "x").unwrap();
         fs::write(&other, "x").unwrap();
         let files = vec![KeptFile { path: path.clone(), identity: Identity::of(&path).unwrap() }];
-        let kept = Kept { instance: 7, args: vec!["file".into()], files, layers: Vec::new() };
+        let kept =
+            Kept { instance: 7, args: vec!["file".into()], files, layers: Vec::new(), dropped: Vec::new() };
         assert_eq!(kept.other_file(), None);
         fs::rename(&other, &path).unwrap();
         assert_eq!(kept.other_file(), Some(path.as_path()));

@@ -21,8 +21,13 @@ struct Slot {
     state: State,
     /// The memory that the kernel reads or writes, until it has completed.
     memory: Option<Rc<Buffer>>,
-    /// Of a fused command: which secondaries did not do all of it, and their results.
-    failed: Vec<(usize, i32)>,
+}
+
+/// A secondary of a fused command that did not do all of it, and its result.
+struct Failed {
+    key: u32,
+    secondary: usize,
+    result: i32,
 }
 
 /// The requests that were submitted. A key is a small number, and the user data of
@@ -31,11 +36,13 @@ struct Slot {
 pub(crate) struct Ops {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Of commands that nobody has asked about yet: few, and mostly none.
+    failed: Vec<Failed>,
 }
 
 impl Ops {
     pub(crate) fn begin(&mut self, memory: Option<Rc<Buffer>>) -> u32 {
-        let slot = Slot { state: State::Waiting(None), memory, failed: Vec::new() };
+        let slot = Slot { state: State::Waiting(None), memory };
         if let Some(key) = self.free.pop() {
             self.slots[key as usize] = slot;
             return key;
@@ -44,10 +51,17 @@ impl Ops {
         u32::try_from(self.slots.len() - 1).expect("fewer requests than memory")
     }
 
-    fn free(&mut self, key: u32) -> Slot {
+    /// Of one that is over. Returns what its secondaries failed with.
+    fn free(&mut self, key: u32) -> Vec<(usize, i32)> {
         self.free.push(key);
-        let free = Slot { state: State::Free, memory: None, failed: Vec::new() };
-        std::mem::replace(&mut self.slots[key as usize], free)
+        self.slots[key as usize].state = State::Free;
+        if self.failed.is_empty() { Vec::new() } else { self.take_failed(key) }
+    }
+
+    #[cold]
+    fn take_failed(&mut self, key: u32) -> Vec<(usize, i32)> {
+        let of_key = self.failed.extract_if(.., |failed| failed.key == key);
+        of_key.map(|failed| (failed.secondary, failed.result)).collect()
     }
 
     /// A CQE has come. Returns the task that waits for this, if it is over.
@@ -56,7 +70,7 @@ impl Ops {
         let secondary = usize::try_from(user_data >> 32).unwrap_or(usize::MAX);
         let slot = &mut self.slots[key as usize];
         if secondary > 0 {
-            slot.failed.push((secondary - 1, result));
+            self.failed.push(Failed { key, secondary: secondary - 1, result });
             return None;
         }
         // The kernel has no more use for it.
@@ -77,7 +91,7 @@ impl Ops {
     /// Its result, and which secondaries failed, if it is over; else `task` waits.
     pub(crate) fn take(&mut self, key: u32, task: TaskId) -> Option<(i32, Vec<(usize, i32)>)> {
         match self.slots[key as usize].state {
-            State::Done(result) => Some((result, self.free(key).failed)),
+            State::Done(result) => Some((result, self.free(key))),
             _ => {
                 self.slots[key as usize].state = State::Waiting(Some(task));
                 None

@@ -278,10 +278,9 @@ impl Ring {
     fn transfer_part(&self, direction: Direction, memory: &Memory, piece: &Secondary) -> Op<'_> {
         self.start(Some(memory.0.clone()), |key, push| {
             let (at, len) = (piece.at as usize, piece.len as usize);
-            let Some(part) = at.checked_add(len).and_then(|end| memory.0.get(at..end)) else {
+            let Some(addr) = memory.0.addr_of(at, len) else {
                 return Err(io::Error::from_raw_os_error(libc::EFAULT));
             };
-            let addr = part.as_ptr().expose_provenance() as u64;
             let sqe = Sqe::transfer(direction, piece, addr);
             push(&[sqe.entry(key)])
         })

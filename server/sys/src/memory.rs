@@ -51,6 +51,13 @@ impl Buffer {
         // INVARIANT: just mapped.
         Ok(Buffer { at, len })
     }
+
+    /// The address of a part of it, for the kernel; `None` if it is not inside. There is no
+    /// reference to the memory, which the kernel may be writing.
+    pub fn addr_of(&self, at: usize, len: usize) -> Option<u64> {
+        at.checked_add(len).filter(|end| *end <= self.len)?;
+        Some(self.at.as_ptr().expose_provenance() as u64 + at as u64)
+    }
 }
 
 impl Drop for Buffer {

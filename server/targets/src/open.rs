@@ -70,12 +70,16 @@ fn in_use(path: &Path, why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is in use: {why}", path.display()))
 }
 
+/// What is read and written of it at once, in bytes: of a file, anything is.
+pub(crate) fn block_of(file: &File) -> io::Result<u32> {
+    if file.metadata()?.file_type().is_block_device() { logical_block(file) } else { Ok(512) }
+}
+
 /// Open a file to serve it. An error says which file it is about.
 pub(crate) fn open(path: &Path, access: Access) -> io::Result<Backing> {
     let say = |e| of_file(path, e);
     let (file, size) = open_any_size(path, access)?;
-    let is_device = file.metadata().map_err(say)?.file_type().is_block_device();
-    let mut block = if is_device { logical_block(&file).map_err(say)? } else { 512 };
+    let mut block = block_of(&file).map_err(say)?;
     let mut align = 512;
     if access.direct {
         let direct = direct_block(&file).map_err(say)?;

@@ -23,7 +23,7 @@ mod syncs;
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests;
 
-use crate::open::{Access, Backing, can_zero, zero};
+use crate::open::{Access, Backing, block_of, can_zero, zero};
 use chain::{Chain, Plan};
 use std::{
     fmt, io,
@@ -60,7 +60,8 @@ impl Qcow2 {
         let top = chain.top();
         let zeroes = !access.read_only && !access.look && {
             let (file, size) = (top.disk.file().try_clone()?, top.disk.end());
-            can_zero(&Backing { file, size, block: 512, align: 512 })
+            // Ranges of 512 bytes are no whole blocks of each disk.
+            block_of(&file)? <= 512 && can_zero(&Backing { file, size, block: 512, align: 512 })
         };
         let geometry = Geometry {
             size: top.header.size,
