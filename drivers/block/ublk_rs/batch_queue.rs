@@ -27,6 +27,7 @@ use crate::types::{
     FetchCommand,
     FetchId, //
 };
+use core::iter;
 use kernel::{
     prelude::*,
     rbtree::{
@@ -46,6 +47,9 @@ use kernel::{
     },
     task::Task, //
 };
+
+/// How many commands are looked at for one whose process is not dying.
+const SEEN: usize = 64;
 
 /// Tags in the order in which they came. Each is there once at most.
 struct TagRing {
@@ -162,18 +166,15 @@ impl<C> State<C> {
     }
 
     /// The command that is to tell the server: the oldest one. If its process is dying, it may
-    /// never run again; then it is the youngest one, unless that is dying as well. Those in between
-    /// may be too many to be looked at under the lock.
+    /// never run again; then it is another one whose process is not, if there is one among the
+    /// first [`SEEN`] and the youngest. There may be too many to look at all under the lock.
     fn chosen(&self) -> Option<FetchId> {
         let oldest = self.commands.cursor_front()?;
         let youngest = self.commands.cursor_back()?;
-        let is_dying = |entry: &Entry<C>| entry.sender.is_group_dying();
-        let chosen = if is_dying(oldest.current().1) && !is_dying(youngest.current().1) {
-            youngest
-        } else {
-            oldest
-        };
-        Some(*chosen.current().0)
+        let first = self.commands.iter().take(SEEN);
+        let living = Iterator::chain(first, iter::once(youngest.current()))
+            .find(|(_, entry)| !entry.sender.is_group_dying());
+        Some(*living.unwrap_or_else(|| oldest.current()).0)
     }
 
     /// What is kept for the command that is telling, or else that would have to.

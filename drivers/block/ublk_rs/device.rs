@@ -17,7 +17,10 @@ use crate::{
     },
     queue::Queue,
     shmem::Shmem,
-    slot::Slot,
+    slot::{
+        Slot,
+        When, //
+    },
     types::Disk,
     uapi::*,
     workers::Workers, //
@@ -415,13 +418,13 @@ impl Device {
     /// wait for the block layer's timer, one after the other if a file system is unmounted.
     ///
     /// Takes no other lock than the slots', so that it can be called by that timer.
-    pub(crate) fn give_up_deserted(&self) {
+    pub(crate) fn give_up_deserted(&self, when: When) {
         for slot in self.slots() {
             slot.refuse_if_deserted();
         }
         // Who sees his request fail finds no slot that takes the next one.
         for slot in self.slots() {
-            slot.abort_if_deserted();
+            slot.abort_if_deserted(when);
         }
     }
 

@@ -21,8 +21,10 @@ use crate::{
     policy::Gate,
     slot::{
         self,
+        Overdue,
         Slot,
-        ToSend, //
+        ToSend,
+        When, //
     },
     types::{
         Disk,
@@ -233,12 +235,14 @@ impl Operations for Disk {
         let Some(slot) = data.slot(hw_queue, tag) else {
             return Timeout::Again;
         };
-        if slot.is_deserted() {
-            data.dev.give_up_deserted();
-            // Else it is just being started, or another process is to tell the server of it.
-            if slot.is_abandoned() {
+        match slot.overdue() {
+            Overdue::Served => {}
+            Overdue::Deserted => {
+                data.dev.give_up_deserted(When::Overdue);
                 return Timeout::Done;
             }
+            // There may be many of them, so this must not look at other slots.
+            Overdue::GivenUp => return Timeout::Done,
         }
         if data.dev.has(UBLK_F_UNPRIVILEGED_DEV) {
             // One that is to tell may not be the one that has prepared the slot.

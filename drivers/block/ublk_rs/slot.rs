@@ -147,6 +147,26 @@ pub(crate) fn may_wait(rq: &Request<Disk>) -> bool {
     rq.driver_data().is_none_or(|report| report.may_wait)
 }
 
+/// When it is looked who is still served.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum When {
+    /// A request has waited for as long as the block layer thinks that one may.
+    Overdue,
+    /// Somebody waits for requests, however young they are.
+    AtOnce,
+}
+
+/// A request that is [`When::Overdue`].
+#[derive(PartialEq)]
+pub(crate) enum Overdue {
+    /// Its server may still answer it.
+    Served,
+    /// Nobody will: see [`Slot::abort_if_deserted`].
+    Deserted,
+    /// The slot of a server that is dying has given it up already, it ends with its last reference.
+    GivenUp,
+}
+
 /// A request that its server will never commit, taken out of its slot.
 struct Deserted {
     rq: RequestRef,
@@ -388,24 +408,22 @@ impl Slot {
     ///
     /// A dying task may wait for just this request before it closes its files, for instance if it
     /// is the last one that uses a mount of the disk.
-    pub(crate) fn abort_if_deserted(&self) {
-        if let Some(deserted) = self.take_deserted() {
+    pub(crate) fn abort_if_deserted(&self, when: When) {
+        if let Some(deserted) = self.take_deserted(when) {
             drop(deserted.hold);
             self.requeue_or_fail(deserted.rq, deserted.requeue);
         }
     }
 
-    /// Whether there may be something to be done by [`Self::abort_if_deserted`].
-    pub(crate) fn is_deserted(&self) -> bool {
-        matches!(self.teller(), Some(Teller::Dying)) || self.has_no_server(&self.state.lock())
-    }
-
     /// Accepts no further request, if it would be one for [`Self::abort_if_deserted`]. The command
     /// is left where it is: it ends with its ring, or by [`Self::cancel`].
+    ///
+    /// One that the server would be told of by another slot's command is left alone if such a
+    /// command may still come: any process may send it.
     pub(crate) fn refuse_if_deserted(&self) {
         let teller = self.teller();
         let mut state = self.state.lock();
-        if self.has_no_server(&state) && !matches!(teller, Some(Teller::Living)) {
+        if self.has_no_server(&state) && matches!(teller, None | Some(Teller::Dying)) {
             state.stage.refuse();
         }
     }

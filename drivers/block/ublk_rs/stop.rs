@@ -13,7 +13,8 @@ use crate::{
     },
     driver::Driver,
     phase::Event,
-    policy::Gate, //
+    policy::Gate,
+    slot::When, //
 };
 use kernel::{
     prelude::*,
@@ -77,7 +78,7 @@ fn stop_disk(dev: &Device) -> bool {
             dev.set_gate(Gate::Draining);
         }
         // A dying server may wait for what waits for us.
-        dev.give_up_deserted();
+        dev.give_up_deserted(When::AtOnce);
         drop(disk);
         // There was a disk, so this does not fail.
         let _ = dev.state.lock().phase.change(Event::Deleted);

@@ -15,7 +15,10 @@
 
 use crate::{
     device::Device,
-    slot::Slot,
+    slot::{
+        Slot,
+        When, //
+    },
     types::{
         Disk,
         ReportRequest, //
@@ -130,9 +133,13 @@ fn look_after(dev: &Device) -> Result {
         dev.slots().for_each(Slot::abort_report);
         return Err(ENODEV);
     }
-    dev.give_up_deserted();
-    match dev.state.lock().phase.server() {
-        Some(server) if !server.leader.is_group_dying() => Ok(()),
-        _ => Err(EIO),
+    dev.give_up_deserted(When::AtOnce);
+    let has_server = dev.state.lock().phase.server().is_some();
+    // Who has opened the device may be another process than who serves it.
+    let lives = |slot: &Slot| slot.server().is_some_and(|task| !task.is_group_dying());
+    if has_server && dev.slots().any(lives) {
+        Ok(())
+    } else {
+        Err(EIO)
     }
 }

@@ -11,9 +11,11 @@ use super::{
         Registered, //
     },
     Deserted,
+    Overdue,
     Slot,
     SlotState,
-    ToSend, //
+    ToSend,
+    When, //
 };
 use crate::{
     batch_queue::{
@@ -36,6 +38,7 @@ use crate::{
         Found,
         Shmem, //
     },
+    stage::Holds,
     types::{
         Disk,
         RequestRef, //
@@ -379,7 +382,7 @@ impl Slot {
     /// The request of a deserted slot. One that the server was not told of is not lost if a living
     /// process will be. Else it would wait for a command of a task that may never run again, and
     /// whose ring may be open all the same: in another process, or as it is one of several threads.
-    pub(super) fn take_deserted(&self) -> Option<Deserted> {
+    pub(super) fn take_deserted(&self, when: When) -> Option<Deserted> {
         let teller = self.teller();
         let mut state = self.state.lock();
         let has_no_server = self.has_no_server(&state);
@@ -388,15 +391,9 @@ impl Slot {
         } else {
             None
         };
-        let will_be_told = match teller {
-            // By the slot's own command, or one that may still come.
-            None | Some(Teller::Nobody) => !has_no_server,
-            Some(Teller::Dying) => false,
-            Some(Teller::Living) => true,
-        };
         let (rq, requeue) = match owned {
             Some(rq) => (rq, self.recovery.reissues),
-            None if will_be_told => return None,
+            None if will_be_told(teller, has_no_server, when) => return None,
             // The server has not seen it, so it can be held in any case.
             None => (state.stage.desert()?, self.recovery.holds),
         };
@@ -404,10 +401,42 @@ impl Slot {
         Some(Deserted { rq, hold, requeue })
     }
 
+    /// What is to be done about a request that has been here for long.
+    pub(crate) fn overdue(&self) -> Overdue {
+        let teller = self.teller();
+        let state = self.state.lock();
+        let has_no_server = self.has_no_server(&state);
+        let deserted = match state.stage.holds() {
+            Holds::Untold => !will_be_told(teller, has_no_server, When::Overdue),
+            Holds::Told => has_no_server,
+            Holds::Nothing if has_no_server && state.stage.is_given_up() => {
+                return Overdue::GivenUp
+            }
+            Holds::Nothing => false,
+        };
+        if deserted {
+            Overdue::Deserted
+        } else {
+            Overdue::Served
+        }
+    }
+
     /// The process that is to tell the server of the request of this slot, if it was not told yet.
     pub(crate) fn telling_process(&self) -> Option<ARef<Task>> {
         let shared = self.shared.as_ref()?;
         let untold = self.state.lock().stage.is_dispatching();
         untold.then(|| shared.telling_process())?
+    }
+}
+
+/// Whether the server will be told of a request that it has not been told of yet.
+fn will_be_told(teller: Option<Teller>, has_no_server: bool, when: When) -> bool {
+    match teller {
+        // By the slot's own command.
+        None => !has_no_server,
+        // By a command that may still come, of any process.
+        Some(Teller::Nobody) => !has_no_server || when == When::AtOnce,
+        Some(Teller::Dying) => false,
+        Some(Teller::Living) => true,
     }
 }

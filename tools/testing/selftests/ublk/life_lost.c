@@ -297,14 +297,17 @@ TEST_F_TIMEOUT(killed, by_timer, 120)
 FIXTURE(dying_teller) {
 	struct srv s;
 	struct bring b;
+	__u64 fetch;
 	pid_t pid;
 };
 
 FIXTURE_VARIANT(dying_teller) {
 	/* the device is stopped, else the request has waited for long */
 	bool stop;
-	/* another process can tell */
+	/* another process can tell: its command is the youngest one */
 	bool other;
+	/* or one of the other's is younger */
+	bool between;
 };
 
 FIXTURE_VARIANT_ADD(dying_teller, stop) {
@@ -318,8 +321,22 @@ FIXTURE_VARIANT_ADD(dying_teller, other_lives) {
 	.other = true,
 };
 
-/* Fetches, and stops in the middle of its exit, before its commands are canceled */
-static pid_t fetch_and_die(struct srv *s)
+FIXTURE_VARIANT_ADD(dying_teller, other_between) {
+	.other = true,
+	.between = true,
+};
+
+static __u64 fetch_too(struct bring *b)
+{
+	bring_provide(b, 0, 1, NULL);
+	return bring_fetch(b, 0);
+}
+
+/*
+ * Fetches, and stops in the middle of its exit, before its commands are canceled. With
+ * @between, fetches once more after that has done so.
+ */
+static pid_t fetch_and_die(struct srv *s, struct bring *between, __u64 *fetch)
 {
 	int fetched[2], may_die[2], status;
 	pid_t pid;
@@ -337,9 +354,19 @@ static pid_t fetch_and_die(struct srv *s)
 		bring_fetch(&b, 0);
 		tell(fetched[1]);
 		hear(may_die[0]);
+		if (between) {
+			bring_fetch(&b, 0);
+			tell(fetched[1]);
+			hear(may_die[0]);
+		}
 		_exit(0);
 	}
 	hear(fetched[0]);
+	if (between) {
+		*fetch = fetch_too(between);
+		tell(may_die[1]);
+		hear(fetched[0]);
+	}
 	if (ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_TRACEEXIT))
 		give_up("PTRACE_SEIZE", -errno);
 	tell(may_die[1]);
@@ -362,7 +389,9 @@ FIXTURE_SETUP(dying_teller)
 	bring_init(&self->b, &self->s, false);
 	ASSERT_EQ(0, batch_prep(&self->b, 0, 0, DEPTH));
 	srv_start(&self->s);
-	self->pid = fetch_and_die(&self->s);
+	self->pid = fetch_and_die(&self->s, variant->between ? &self->b : NULL, &self->fetch);
+	if (variant->other && !variant->between)
+		self->fetch = fetch_too(&self->b);
 }
 
 FIXTURE_TEARDOWN(dying_teller)
@@ -379,18 +408,13 @@ TEST_F_TIMEOUT(dying_teller, takes_long, 120)
 {
 	struct srv *s = &self->s;
 	struct blk_io io;
-	__u64 fetch;
 	int tag;
 
-	if (variant->other) {
-		bring_provide(&self->b, 0, 1, NULL);
-		fetch = bring_fetch(&self->b, 0);
-	} else if (!variant->stop) {
+	if (!variant->other && !variant->stop)
 		set_timeout(s->id);
-	}
 	block_start(&io, s->id, B_READ, 8, 4096);
 	if (variant->other) {
-		ASSERT_EQ(2, batch_request(&self->b, fetch, INT_MAX, &tag));
+		ASSERT_EQ(2, batch_request(&self->b, self->fetch, INT_MAX, &tag));
 		EXPECT_EQ(16, batch_commit(&self->b, 0, tag, 4096));
 		EXPECT_EQ(1, block_wait(&io, INT_MAX));
 		return;
