@@ -239,7 +239,12 @@ impl Operations for Disk {
             Overdue::Served => {}
             Overdue::Deserted => {
                 data.dev.give_up_deserted(When::Overdue);
-                return Timeout::Done;
+                // Else it was told or committed just now.
+                return if slot.is_abandoned() {
+                    Timeout::Done
+                } else {
+                    Timeout::Again
+                };
             }
             // There may be many of them, so this must not look at other slots.
             Overdue::GivenUp => return Timeout::Done,
