@@ -417,7 +417,8 @@ impl Device {
     /// its files: their requests end, and further ones are turned away. Else each of those would
     /// wait for the block layer's timer, one after the other if a file system is unmounted.
     ///
-    /// Takes no other lock than the slots', so that it can be called by that timer.
+    /// Takes no other locks than those of slots and of queues of batches, so that it can be called
+    /// by that timer.
     pub(crate) fn give_up_deserted(&self, when: When) {
         for slot in self.slots() {
             slot.refuse_if_deserted();

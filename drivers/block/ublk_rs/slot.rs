@@ -156,8 +156,7 @@ pub(crate) enum When {
     AtOnce,
 }
 
-/// A request that is [`When::Overdue`].
-#[derive(PartialEq)]
+/// What becomes of a request that has waited for so long.
 pub(crate) enum Overdue {
     /// Its server may still answer it.
     Served,
@@ -334,11 +333,7 @@ impl Slot {
         if result >= bytes as i32 {
             return false;
         }
-        let is_deserted = |task: &ARef<Task>| self.is_deserted_by(task);
-
-        result == ECANCELED.to_errno()
-            || result == EINTR.to_errno()
-            || state.task.as_ref().is_some_and(is_deserted)
+        result == ECANCELED.to_errno() || result == EINTR.to_errno() || self.has_no_server(state)
     }
 
     /// How the server of this slot moves data.

@@ -75,16 +75,6 @@ pub(crate) enum Dispatched<C, R> {
     Refused(R),
 }
 
-/// Which request a slot has.
-pub(crate) enum Holds {
-    /// One that the server knows.
-    Told,
-    /// One that the server is to be told of.
-    Untold,
-    /// None, or one that is just being started.
-    Nothing,
-}
-
 impl<C, R> Stage<C, R> {
     /// Idle to Active. Only for a slot that [`Self::is_idle`].
     pub(crate) fn fetch(&mut self, cmd: C) {
@@ -346,14 +336,6 @@ impl<C, R> Stage<C, R> {
 
     pub(crate) fn is_asked(&self) -> bool {
         matches!(self, Self::Asked(_))
-    }
-
-    pub(crate) fn holds(&self) -> Holds {
-        match self {
-            Self::Dispatching(_) => Holds::Untold,
-            Self::Asked(_) | Self::Owned(_) => Holds::Told,
-            _ => Holds::Nothing,
-        }
     }
 
     pub(crate) fn is_dispatching(&self) -> bool {

@@ -34,7 +34,7 @@ impl Asked {
         state.device
     }
 
-    /// From now on, a signal ends the device, or the process as long as there is none.
+    /// From now on, a signal ends the device, or the process as long as it has none.
     pub(crate) fn listen(signals: Signals) -> io::Result<Asked> {
         let asked = Asked::default();
         let device = asked.clone();
@@ -43,7 +43,7 @@ impl Asked {
                 tell_systemd("STOPPING=1");
                 // A device that is just being made is there then.
                 let Some(id) = device.ask() else {
-                    end("fublk: ended by a signal, before there was a device")
+                    end("fublk: ended by a signal, before it served a device")
                 };
                 stop(id);
             };

@@ -122,15 +122,17 @@ impl Dropped {
 /// Somebody says that this file has all data of its mirror.
 pub(crate) fn readmit(path: &Path) -> Result<(), Failure> {
     let path = std::path::absolute(path)?;
+    let kept = Dropped::kept();
+    if kept.find(&Leg::of(&path))?.is_empty() {
+        return Err(Failure::new(format!("{}: no mirror has dropped it", path.display())));
+    }
     // It would go on missing what is written, and nobody remember that.
-    if let Some(id) = state::device_of(&path, list::ids()?) {
+    if let Some(id) = state::mirror_of(&path, list::ids()?) {
         let path = path.display();
         return Err(Failure::in_use(format!("device {id} still does without {path}: stop it before")));
     }
-    if Dropped::kept().remove(&path)? {
-        return Ok(());
-    }
-    Err(Failure::new(format!("{}: no mirror has dropped it", path.display())))
+    kept.remove(&path)?;
+    Ok(())
 }
 
 /// What the mirror of a device remembers.

@@ -91,14 +91,18 @@ impl Kept {
         serde_json::from_str(text).ok()
     }
 
-    /// Is the file a part of it, or was it?
-    fn has(&self, path: &Path) -> bool {
-        let same = |known: &Path| {
-            let same_file = |now: Identity| Identity::of(known).is_ok_and(|known| known.is_same(&now));
-            known == path || Identity::of(path).is_ok_and(same_file)
+    /// Is it a mirror that the file is a part of, or was?
+    fn mirrors(&self, path: &Path) -> bool {
+        let now = Identity::of(path).ok();
+        let same = |known: &PathBuf| {
+            let same_file = |now| Identity::of(known).is_ok_and(|known| known.is_same(now));
+            known == path || now.as_ref().is_some_and(same_file)
         };
-        let files = Spec::from_args(&self.args).map_or_else(|_| Vec::new(), |spec| spec.files().to_vec());
-        files.iter().chain(&self.dropped).any(|known| same(known))
+        let legs = match Spec::from_args(&self.args) {
+            Ok(Spec::Mirror { paths, .. }) => paths,
+            _ => Vec::new(),
+        };
+        legs.iter().chain(&self.dropped).any(same)
     }
 
     /// A file that is another one now.
@@ -128,9 +132,9 @@ pub(crate) fn keep(id: u32, spec: &Spec) -> io::Result<()> {
     Kept { instance: instance(id)?, args: spec.args(), files, layers, dropped }.write(id)
 }
 
-/// Which of these devices the file is a part of, or was when it was made.
-pub(crate) fn device_of(path: &Path, ids: Vec<u32>) -> Option<u32> {
-    ids.into_iter().find(|id| get_all(*id).is_ok_and(|kept| kept.is_some_and(|kept| kept.has(path))))
+/// Which of these devices is a mirror that the file is a part of, or was when it was made.
+pub(crate) fn mirror_of(path: &Path, ids: Vec<u32>) -> Option<u32> {
+    ids.into_iter().find(|id| get_all(*id).is_ok_and(|kept| kept.is_some_and(|kept| kept.mirrors(path))))
 }
 
 /// What was kept; `None` if that is not one of our devices.
@@ -220,6 +224,25 @@ mod tests {
         let old = Kept::read(r#"{"instance": 7, "target": ["null"]}"#).unwrap();
         assert_eq!((old.instance, old.files.len(), old.layers.len()), (7, 0, 0));
         assert!(Kept::read(r#"{"target": ["null"]}"#).is_none());
+    }
+
+    #[test]
+    fn a_mirror_knows_what_it_was_made_of() {
+        let dir = env::temp_dir().join(format!("fublk-mirrors-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (path, link) = (dir.join("a"), dir.join("link"));
+        fs::write(&path, "x").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let kept = |target: serde_json::Value, dropped: &[&Path]| {
+            let text = serde_json::json!({"instance": 7, "target": target, "dropped": dropped});
+            Kept::read(&text.to_string()).unwrap()
+        };
+        let gone = Path::new("/gone");
+        let mirror = kept(serde_json::json!(["mirror", "/b", path]), &[gone]);
+        assert!(mirror.mirrors(&link) && mirror.mirrors(gone) && !mirror.mirrors(Path::new("/c")));
+        assert!(kept(serde_json::json!(["mirror", "/b"]), &[&link]).mirrors(&path));
+        assert!(!kept(serde_json::json!(["file", path]), &[]).mirrors(&path));
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

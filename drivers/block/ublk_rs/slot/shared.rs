@@ -38,7 +38,6 @@ use crate::{
         Found,
         Shmem, //
     },
-    stage::Holds,
     types::{
         Disk,
         RequestRef, //
@@ -356,22 +355,17 @@ impl Slot {
         Ok(())
     }
 
-    /// Whether the server will never commit: its process is dying, or, if the slot belongs to one
-    /// task, that is.
-    pub(super) fn is_deserted_by(&self, task: &Task) -> bool {
-        if self.shared.is_some() {
-            task.is_group_dying()
-        } else {
-            task.is_dying()
-        }
-    }
-
-    /// Whether the server that the slot has will never commit.
+    /// Whether the server that the slot has will never commit: its process is dying, or, if the
+    /// slot belongs to one task, that is.
     pub(super) fn has_no_server(&self, state: &SlotState) -> bool {
-        state
-            .task
-            .as_ref()
-            .is_some_and(|task| self.is_deserted_by(task))
+        let is_dying = |task: &ARef<Task>| {
+            if self.shared.is_some() {
+                task.is_group_dying()
+            } else {
+                task.is_dying()
+            }
+        };
+        state.task.as_ref().is_some_and(is_dying)
     }
 
     /// Who will tell the server of a request, if that is not done by the slot's own command.
@@ -406,13 +400,14 @@ impl Slot {
         let teller = self.teller();
         let state = self.state.lock();
         let has_no_server = self.has_no_server(&state);
-        let deserted = match state.stage.holds() {
-            Holds::Untold => !will_be_told(teller, has_no_server, When::Overdue),
-            Holds::Told => has_no_server,
-            Holds::Nothing if has_no_server && state.stage.is_given_up() => {
-                return Overdue::GivenUp
-            }
-            Holds::Nothing => false,
+        let stage = &state.stage;
+        if has_no_server && stage.is_given_up() {
+            return Overdue::GivenUp;
+        }
+        let deserted = if stage.is_dispatching() {
+            !will_be_told(teller, has_no_server, When::Overdue)
+        } else {
+            has_no_server && (stage.is_asked() || stage.owned().is_some())
         };
         if deserted {
             Overdue::Deserted

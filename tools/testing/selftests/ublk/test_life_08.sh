@@ -18,7 +18,7 @@ PATIENCE=600
 # All threads of a process have ended.
 _gone()
 {
-	! grep -q '^State:[[:space:]]*[^ZX]' /proc/"$1"/task/*/status 2> /dev/null
+	! grep -q '^State:[[:space:]]*[^ZX[:space:]]' /proc/"$1"/task/*/status 2> /dev/null
 }
 
 _wait_gone()
