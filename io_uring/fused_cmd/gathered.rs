@@ -149,6 +149,7 @@ impl Gathered {
             unsafe {
                 let ret = (*secondary.as_ptr()).cqe.res;
                 if ret < 0 {
+                    self.add_behind(secondary);
                     return Err(Error::from_errno(ret));
                 }
                 self.nr_extra += secondary::nr_notifs(secondary.as_ptr());
@@ -188,9 +189,9 @@ impl Gathered {
             }
         };
         let index = self.taken;
-        self.taken = index.wrapping_add(1);
+        self.taken = index.saturating_add(1);
         // Who goes on to add SQEs while they are taken has an end as well.
-        let endless = more && self.taken == MAX_MEMBERS;
+        let endless = more && self.taken >= MAX_MEMBERS;
         // Unless it is one of those that were counted before, and not the last.
         self.nr += u16::from(more && self.nr == 0);
         let secondary = from_err_ptr(taken).map_err(|e| {
@@ -222,6 +223,40 @@ impl Gathered {
         }
     }
 
+    /// As [`take`](Self::take), of a group that has failed: its error is known.
+    ///
+    /// # Safety
+    ///
+    /// As for [`take`](Self::take).
+    #[cold]
+    unsafe fn take_in_vain(&mut self) {
+        // SAFETY: By the function's requirements.
+        let Ok(secondary) = (unsafe { self.take::<Any>() }) else {
+            return;
+        };
+        // SAFETY: It is ours, and was not issued.
+        unsafe {
+            if (*secondary.as_ptr()).cqe.res < 0 {
+                self.add_behind(secondary);
+            }
+        }
+    }
+
+    /// What `secondary` says to have behind it is to be taken, if that is more than the group has,
+    /// as far as a group may go.
+    ///
+    /// # Safety
+    ///
+    /// It was [taken](Self::take), with an error, and nothing was done with it since.
+    #[cold]
+    unsafe fn add_behind(&mut self, secondary: NonNull<bindings::io_kiocb>) {
+        if self.taken < MAX_MEMBERS {
+            // SAFETY: `io_fused_refuse()` of io_uring.c has stored it, which is 16 bits wide.
+            let behind = unsafe { (*secondary.as_ptr()).cqe.__bindgen_anon_1.flags };
+            self.nr = self.nr.max(behind as u16);
+        }
+    }
+
     /// Whether this is an SQE group.
     fn of_leader(&self) -> bool {
         // SAFETY: The primary is being initialised by whoever owns this value.
@@ -247,7 +282,7 @@ impl Gathered {
         // its first member. It leads nothing when this is over.
         unsafe {
             if !self.inline_of.is_null() {
-                let _ = self.take::<Any>();
+                self.take_in_vain();
                 // Those that are left are whole SQEs, whatever else it has said.
                 (*req.cast::<bindings::io_uring_cmd>()).flags &= !bindings::IORING_FUSED_CMD_INLINE;
             }
@@ -267,9 +302,8 @@ impl Gathered {
     #[inline(never)]
     pub(super) unsafe fn abandon(mut self) {
         while self.nr > 0 || !self.inline_of.is_null() {
-            // The error of the group is known.
             // SAFETY: By the function's requirements.
-            let _ = unsafe { self.take::<Any>() };
+            unsafe { self.take_in_vain() };
         }
         // SAFETY: By the function's requirements `uring_lock` is held.
         unsafe { self.chain.cancel(true) };

@@ -22,6 +22,8 @@ static void spoil_plain(struct fuzz *f, struct fuzz_group *fg)
 		break;
 	case 1:
 		sqe->opcode = ops[rnd(f, sizeof(ops))];
+		if (sqe->opcode == IORING_OP_FUSED_CMD)
+			sqe->nr_secondary = rnd(f, fg->g.nr - index);
 		break;
 	case 2:
 		sqe->personality = 1 + rnd(f, 1000);
@@ -34,7 +36,7 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 {
 	int index = rnd(f, fg->g.nr), how = rnd(f, 9);
 	static const unsigned char flags[] = { IOSQE_IO_LINK, IOSQE_IO_HARDLINK,
-					       IOSQE_BUFFER_SELECT, 1 << 7 };
+					       IOSQE_BUFFER_SELECT, IOSQE_SQE_GROUP };
 	static const unsigned char ops[] = {
 		IORING_OP_NOP, IORING_OP_SENDMSG, IORING_OP_RECVMSG, IORING_OP_FUSED_CMD,
 		IORING_OP_TIMEOUT, IORING_OP_LAST, 255,
@@ -50,11 +52,13 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 		fg->secondary[index].zc = false;
 	switch (how) {
 	case 0:
-		/* the last one is what makes an SQE group */
-		sqe->flags |= flags[rnd(f, sizeof(flags) - fg->by_flag)];
+		/* with the last one, what is behind it were of this group as well */
+		sqe->flags |= flags[rnd(f, sizeof(flags) - (fg->by_flag || index == fg->g.nr - 1))];
 		break;
 	case 1:
 		sqe->opcode = ops[rnd(f, sizeof(ops))];
+		if (sqe->opcode == IORING_OP_FUSED_CMD)
+			sqe->nr_secondary = rnd(f, fg->g.nr - index);
 		break;
 	case 2:
 		sqe->personality = 1 + rnd(f, 1000);

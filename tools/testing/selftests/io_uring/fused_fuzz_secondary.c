@@ -81,8 +81,9 @@ bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index)
 	bit = rnd(f, field->size * 8);
 	if (!op || field->allowed & (1ULL << bit))
 		return false;
-	/* the flags of a member say more */
-	if (fg->by_flag && field->offset == offsetof(struct io_uring_sqe, flags))
+	/* the flags of a member say more, and one of the last secondary that another one follows */
+	if (field->offset == offsetof(struct io_uring_sqe, flags) &&
+	    (fg->by_flag || (index == fg->g.nr - 1 && 1 << bit == IOSQE_SQE_GROUP)))
 		return false;
 	memcpy(&value, (char *)sqe + field->offset, field->size);
 	value |= 1ULL << bit;

@@ -155,6 +155,67 @@ TEST_F(fused, inline_at_the_end)
 	EXPECT_EQ(0, log_until(&log, &self->ring, 0));
 }
 
+/*
+ * What a secondary that is refused says to have behind it, as the primary of a group of its
+ * own, is canceled with it, and never runs as if it were alone.
+ */
+TEST_F(fused, nested)
+{
+	struct log cmd = { }, lead = { }, member = { }, counted = { };
+	int i;
+
+	/* a fused command, as an inline secondary where there are such */
+	LEND_DEST(4096);
+	ADD(IORING_OP_FUSED_CMD, self->dev, 0, 0, 0)->nr_secondary = 2;
+	if (INLINE_FORM)
+		group_push(&self->g);
+	ADD_READ(0, 512, 0);
+	ADD_READ(512, 512, 0);
+	self->g.primary->nr_secondary = 1;
+	for (i = INLINE_FORM ? 1 : -1; i < 3; i++)
+		push_sqe(&self->ring, i < 0 ? self->g.primary : self->g.secondary[i]);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_CQES(&cmd, -EINVAL, -ECANCELED, -ECANCELED, -ECANCELED);
+
+	/* the leader of an SQE group */
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0)->flags |= IOSQE_SQE_GROUP;
+	if (INLINE_FORM)
+		group_push(&self->g);
+	ADD_READ(512, 512, 0);
+	self->g.primary->nr_secondary = 1;
+	for (i = INLINE_FORM ? 1 : -1; i < 2; i++)
+		push_sqe(&self->ring, i < 0 ? self->g.primary : self->g.secondary[i]);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_CQES(&lead, -EINVAL, -ECANCELED, -ECANCELED);
+
+	/* a fused command as the last member */
+	group_lead(&self->g, &self->ring, &variant->mode, IORING_OP_NOP, -1, 0, 0, 0);
+	ADD(IORING_OP_FUSED_CMD, self->dev, 0, 0, 0)->nr_secondary = 2;
+	ADD(IORING_OP_NOP, -1, 0, 0, 0);
+	ADD(IORING_OP_NOP, -1, 0, 0, 0);
+	for (i = -1; i < 3; i++)
+		push_sqe(&self->ring, i < 0 ? self->g.primary : self->g.secondary[i]);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	EXPECT_CQES(&member, -EINVAL, -ECANCELED, -ECANCELED, -ECANCELED);
+
+	/* one whose secondaries the group has counted: it has not more than it says */
+	LEND_DEST(4096);
+	ADD(IORING_OP_FUSED_CMD, self->dev, 0, 0, 0)->nr_secondary = 2;
+	ADD_READ(0, 512, 0)->flags |= IOSQE_SQE_GROUP;
+	ADD_READ(512, 512, 0);
+	group_push(&self->g);
+	push_nop(&self->ring, UD_OTHER, 0);
+	ASSERT_LT(0, ring_submit(&self->ring));
+	/* a group that fails ends the submission */
+	if (!IS_SQPOLL)
+		ASSERT_EQ(1, ring_enter(&self->ring, 1));
+	EXPECT_EQ(0, log_until(&counted, &self->ring, UD_OTHER));
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(-ECANCELED, log_res(&counted, i));
+	EXPECT_EQ(-EINVAL, log_res(&counted, UD_PRIMARY));
+}
+
 /* a secondary that may not be one, and has a second half, which is no SQE either */
 TEST_F(fused, inline_member)
 {
