@@ -398,3 +398,30 @@ early_signal() {
 	pid=$(field pid)
 	del
 }
+
+# What a killed server has submitted is under way. Nobody else gets its disk before that has ended,
+# or its file.
+under_way() {
+	local disk=/sys/kernel/config/nullb/slow rc=0
+	mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config || bad "no configfs" || return
+	mkdir $disk && echo 64 >$disk/size && echo 2 >$disk/irqmode && echo 5000000000 >$disk/completion_nsec &&
+		echo 1 >$disk/power || bad "no slow disk" || return
+	under_way_on /dev/slow || rc=1
+	rmdir $disk
+	return $rc
+}
+writes() { [ "$(awk '{ print $2 }' "/sys/block/${1#/dev/}/inflight")" -eq "$2" ]; }
+under_way_on() {
+	add --mode "$mode" file --direct "$1" || return
+	dd if=/dev/zero of="$dev" bs=4k count=1 oflag=direct status=none 2>>"$log" &
+	until_true 60 writes "$1" 1 || bad "nothing is written to $1" || return
+	kill -9 "$pid"
+	until_true 20 dead "$pid" || bad "the server lives" || return
+	refused 5 "is in use" add file "$1" || return
+	writes "$1" 1 || bad "the write has ended too early" || return
+	until_true 60 writes "$1" 0 || bad "the write does not end" || return
+	wait $!
+	del || return
+	add --mode "$mode" file "$1" || return
+	del
+}

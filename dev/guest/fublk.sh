@@ -598,6 +598,7 @@ if [ "$all" = all ]; then
 	run made_twice
 	run stop_mounted reissue
 	run early_signal
+	run under_way
 	run stop_mounted fail
 	run large_blocks
 	run faulty EAGAIN 5+3

@@ -375,6 +375,8 @@ impl Wake for Woken {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        // The kernel takes its time with the rest, but who uses the files next need not wait for it.
+        let _ = self.uring.get_mut().submitter().unregister_files();
         self.ops.borrow_mut().leak();
         if let Some(batch) = self.batch.get_mut() {
             batch.leak();

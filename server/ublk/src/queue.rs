@@ -57,7 +57,8 @@ pub(crate) struct Queue {
 }
 
 /// `/dev/ublkcN` comes first in a ring's table, then the files of the target, and then these once
-/// more, to be synced.
+/// more, to be synced. The last ones are those that the target has opened: so what they are locked
+/// with outlives a server that is killed, until what it has submitted has ended.
 const DEVICE: FileIndex = FileIndex(0);
 
 /// Pieces of a fused command.
@@ -74,8 +75,9 @@ impl Queue {
         let again = |file| Ok(if open_flags(file)?.write { Some(reopen(file)?) } else { None });
         let synced = target.files().fds().map(again).collect::<io::Result<Vec<_>>>()?;
         let synced = synced.iter().zip(&own).map(|(synced, own)| synced.as_ref().unwrap_or(own).as_fd());
-        let files: Vec<_> =
-            [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).chain(synced).collect();
+        let files =
+            [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).chain(synced);
+        let files: Vec<_> = files.chain(target.files().fds()).collect();
         let count = u32::try_from(own.len()).map_err(io::Error::other)?;
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
         let sockets = Sockets::new(files.len(), target.files().sockets())?;
