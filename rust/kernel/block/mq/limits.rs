@@ -28,7 +28,8 @@ const MIN_SEGMENT_SIZE: usize = 4096;
 /// are checked as a whole when the disk is allocated: [`GenDiskBuilder::alloc`] returns `EINVAL` if
 /// they make no sense. Values that come from user space need no other check: none of them makes the
 /// kernel warn of a bug (`WARN()`). Those that say how many zones there are get theirs when the
-/// disk has a size: [`UnaddedDisk::add`] and [`DiskRef::set_capacity_and_notify`] return `EINVAL` then.
+/// disk has a size: [`UnaddedDisk::add`] and [`DiskRef::set_capacity_and_notify`] return
+/// `EINVAL` then.
 ///
 /// All methods can be called from any context. Wraps the C `struct queue_limits`.
 ///

@@ -404,11 +404,12 @@ TEST_F(fused, canceled_in_the_middle)
 #define ADD_MIRROR(op, fd, off, first) ({				\
 	__u8 opcode_ = (op);						\
 	bool vectored_ = opcode_ == IORING_OP_WRITEV || opcode_ == IORING_OP_WRITEV_FIXED; \
+	bool first_ = (first);						\
 									\
-	if (!(first))							\
+	if (!first_)							\
 		ADD(IORING_OP_WRITE, self->file, 0, 8192, 0);		\
 	ADD(opcode_, fd, vectored_ ? (uintptr_t)mirrored : 0, vectored_ ? 2 : 8192, off); \
-	if (first)							\
+	if (first_)							\
 		ADD(IORING_OP_WRITE, self->file, 0, 8192, 0);		\
 })
 

@@ -393,7 +393,7 @@ TEST(iopoll_fails)
 			g.secondary[1]->flags |= IOSQE_IO_DRAIN;
 		}
 		group_push(&g);
-		push_sqe(&ring, (struct io_uring_sqe[2]){ {
+		push_sqe(&ring, (struct io_uring_sqe[2]) { {
 			.opcode = IORING_OP_READ, .fd = disk, .addr = (uintptr_t)buf,
 			.len = 4096, .user_data = UD_OTHER,
 		} });

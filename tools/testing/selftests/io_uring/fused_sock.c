@@ -78,13 +78,15 @@ TEST_F(fused, short_recv)
 
 /* A secondary wants 100 bytes, and has to wait until @count are sent */
 #define LATE_RECV(count) ({						\
+	int count_ = (count);						\
+									\
 	log.nr = 0;							\
 	LEND_DEST(BUFFER_LEN);						\
 	ADD(IORING_OP_RECV, sock[0], 0, 100, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS; \
 	group_push(&self->g);						\
 	ASSERT_LT(0, ring_submit(&self->ring));				\
 	log_rest(&log, &self->ring, 10);				\
-	ASSERT_EQ(count, send(sock[1], self->buf, count, 0));		\
+	ASSERT_EQ(count_, send(sock[1], self->buf, count_, 0));		\
 })
 
 /*

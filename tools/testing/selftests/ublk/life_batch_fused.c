@@ -410,6 +410,8 @@ static int peer_that_sends(int type, int byte, int sent, int *ours)
 TEST_F(fused, sockets)
 {
 	struct bring *own = calloc(1, sizeof(*own));
+	/* users do not have these; the last one is not sent anything, but written to */
+	static const int sent[MANY] = { LEN, 1000, 1000, 0 };
 	int peer[MANY], ours[MANY], res[MANY], i, round;
 	char page[LEN];
 
@@ -420,11 +422,9 @@ TEST_F(fused, sockets)
 			self->user[i] = user(self->s.id, i, i == 3, 'A' + i, 'A' + i);
 			self->tag[i] = told(&self->b, &self->fetch);
 		}
-		/* users do not have these */
 		for (i = 0; i < MANY; i++) {
-			/* the last one is not sent anything, but written to */
 			peer[i] = peer_that_sends(i == 2 ? SOCK_DGRAM : SOCK_STREAM, 'A' + i,
-						  (int[]) { LEN, 1000, 1000, 0 }[i], &ours[i]);
+						  sent[i], &ours[i]);
 			ASSERT_LE(0, peer[i]);
 			elem(&self->g, self->tag[i], 1, 0);
 			sec(&self->g, i == 3 ? IORING_OP_SEND : IORING_OP_RECV, ours[i],

@@ -344,12 +344,12 @@ FIXTURE_TEARDOWN(untold)
 }
 
 /* The next request is told, and its server says that it is done */
-static int serve_late(FIXTURE_DATA(untold) *self)
+static int serve_late(struct bring *late, __u64 later)
 {
 	int res, tag;
 
-	res = batch_request(&self->late, self->later, INT_MAX, &tag);
-	return res == 2 ? batch_commit(&self->late, 0, tag, 4096) : res;
+	res = batch_request(late, later, INT_MAX, &tag);
+	return res == 2 ? batch_commit(late, 0, tag, 4096) : res;
 }
 
 /* The server will be told of the requests as soon as it asks, though the device is stopped */
@@ -367,7 +367,7 @@ TEST_F_TIMEOUT(untold, did_not_ask, 120)
 	wait_stopping(id);
 	ASSERT_EQ(BLOCKS, block_wait(&io[0], 100));
 	for (i = 0; i < DEPTH; i++)
-		ASSERT_EQ(16, serve_late(self));
+		ASSERT_EQ(16, serve_late(&self->late, self->later));
 	for (i = 0; i < DEPTH; i++)
 		EXPECT_EQ(1, block_wait(&io[i], INT_MAX));
 	EXPECT_EQ(0, exit_status(stopper));
@@ -394,7 +394,7 @@ TEST_F_TIMEOUT(untold, ran_out, 120)
 	wait_stopping(id);
 	ASSERT_EQ(BLOCKS, block_wait(&untold, 100));
 	EXPECT_EQ(16, batch_commit(&self->b, 0, tag, 4096));
-	EXPECT_EQ(16, serve_late(self));
+	EXPECT_EQ(16, serve_late(&self->late, self->later));
 	EXPECT_EQ(1, block_wait(&told, INT_MAX));
 	EXPECT_EQ(1, block_wait(&untold, INT_MAX));
 	EXPECT_EQ(0, exit_status(stopper));

@@ -294,7 +294,10 @@ static void fill(void *at, __u64 sector, unsigned int bytes)
 		words[i] = sector * 64 + i;
 }
 
-/* Two reads of 4 KiB, of which the block layer makes one request: the exit status */
+/*
+ * Two reads of 4 KiB, of which the block layer makes one request: 1, or 2 if they got wrong
+ * data, or -errno
+ */
 static int read_two(int id, __u64 sector)
 {
 	struct io_uring_cqe *cqe;
@@ -304,10 +307,10 @@ static int read_two(int id, __u64 sector)
 
 	fd = open(str("/dev/ublkb%d", id), O_RDONLY | O_DIRECT);
 	if (fd < 0)
-		return errno;
+		return -errno;
 	if (posix_memalign((void **)&got, 4096, sizeof(want)) ||
 	    io_uring_queue_init(4, &ring, 0))
-		return ENOMEM;
+		return -ENOMEM;
 	memset(got, 0xa5, sizeof(want));
 	/* what comes in threes, or more, is given to it at once */
 	io_uring_prep_nop(io_uring_get_sqe(&ring));
@@ -317,26 +320,29 @@ static int read_two(int id, __u64 sector)
 	io_uring_submit(&ring);
 	for (i = 0; i < 3; i++) {
 		if (io_uring_wait_cqe(&ring, &cqe))
-			return EINTR;
+			return -EINTR;
 		if (cqe->res < 0)
-			res = -cqe->res;
+			res = cqe->res;
 		io_uring_cqe_seen(&ring, cqe);
 	}
 	if (res)
 		return res;
 	fill(want, sector, sizeof(want));
-	return memcmp(got, want, sizeof(want)) ? 254 : 255;
+	return memcmp(got, want, sizeof(want)) ? 2 : 1;
 }
 
 /* What block_wait() returns of them is 2 if they got something else than fill() says */
 static void read_start(struct blk_io *io, int id, __u64 sector)
 {
+	int res;
+
 	io->pid = child();
 	if (io->pid)
 		return;
 	/* as in block_start() */
 	close_range(3, ~0U, 0);
-	_exit(read_two(id, sector));
+	res = read_two(id, sector);
+	_exit(res < 0 ? -res : 256 - res);
 }
 
 /*
