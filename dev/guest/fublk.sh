@@ -385,7 +385,21 @@ large_blocks() {
 	large_blocks_on "$loop" || rc=1
 	! mountpoint -q "$mnt" || umount "$mnt"
 	losetup -d "$loop"
+	[ $rc = 0 ] || return
+	rm "$store/blocks"
+	qemu-img create -q -f qcow2 "$store/blocks" 32M && truncate -s 64M "$store/blocks" || bad "no image" || return
+	loop=$(losetup -b 4096 -f --show "$store/blocks") || bad "no loop device" || return
+	image_on_large_blocks "$loop" || rc=1
+	losetup -d "$loop"
 	return $rc
+}
+# An image has blocks of 512 bytes, which its disk can not discard.
+image_on_large_blocks() {
+	add --mode "$mode" qcow2 "$1" || return
+	[ "$(cat "/sys/block/${dev#/dev/}/queue/discard_max_bytes")" = 0 ] || bad "it offers discard" || return
+	write_data && same_data image || return
+	del || return
+	qemu-img check -q -f qcow2 "$1" || bad "qemu-img check complains"
 }
 large_blocks_on() {
 	add --mode "$mode" file "$1" || return

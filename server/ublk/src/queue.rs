@@ -75,8 +75,7 @@ impl Queue {
         let again = |file| Ok(if open_flags(file)?.write { Some(reopen(file)?) } else { None });
         let synced = target.files().fds().map(again).collect::<io::Result<Vec<_>>>()?;
         let synced = synced.iter().zip(&own).map(|(synced, own)| synced.as_ref().unwrap_or(own).as_fd());
-        let files =
-            [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).chain(synced);
+        let files = [plan.device.as_fd()].into_iter().chain(own.iter().map(AsFd::as_fd)).chain(synced);
         let files: Vec<_> = files.chain(target.files().fds()).collect();
         let count = u32::try_from(own.len()).map_err(io::Error::other)?;
         let buffers = if plan.mode == Mode::Auto { plan.depth } else { 0 };
