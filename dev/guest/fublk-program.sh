@@ -400,11 +400,11 @@ early_signal() {
 }
 
 # What a killed server has submitted is under way. Nobody else gets its disk before that has ended,
-# or its file.
+# or its file. The disk takes 10 s: what has to be seen meanwhile is, on a slow machine as well.
 under_way() {
 	local disk=/sys/kernel/config/nullb/slow rc=0
 	mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config || bad "no configfs" || return
-	mkdir $disk && echo 64 >$disk/size && echo 2 >$disk/irqmode && echo 5000000000 >$disk/completion_nsec &&
+	mkdir $disk && echo 64 >$disk/size && echo 2 >$disk/irqmode && echo 10000000000 >$disk/completion_nsec &&
 		echo 1 >$disk/power || bad "no slow disk" || return
 	under_way_on /dev/slow || rc=1
 	rmdir $disk

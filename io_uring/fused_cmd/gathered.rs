@@ -234,7 +234,7 @@ impl Gathered {
         let Ok(secondary) = (unsafe { self.take::<Any>() }) else {
             return;
         };
-        // SAFETY: It is ours, and was not issued.
+        // SAFETY: It was just taken, is ours and not issued; a negative result is its error.
         unsafe {
             if (*secondary.as_ptr()).cqe.res < 0 {
                 self.add_behind(secondary);
@@ -251,7 +251,8 @@ impl Gathered {
     #[cold]
     unsafe fn add_behind(&mut self, secondary: NonNull<bindings::io_kiocb>) {
         if self.taken < MAX_MEMBERS {
-            // SAFETY: `io_fused_refuse()` of io_uring.c has stored it, which is 16 bits wide.
+            // SAFETY: By the function's requirements it is ours, and who took it has stored there
+            // what `io_fused_refuse()` says: a number of 16 bits.
             let behind = unsafe { (*secondary.as_ptr()).cqe.__bindgen_anon_1.flags };
             self.nr = self.nr.max(behind as u16);
         }

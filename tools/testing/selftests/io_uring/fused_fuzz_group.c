@@ -52,7 +52,7 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 		fg->secondary[index].zc = false;
 	switch (how) {
 	case 0:
-		/* with the last one, what is behind it were of this group as well */
+		/* behind the last secondary, the last flag would make the next SQE a part of this group */
 		sqe->flags |= flags[rnd(f, sizeof(flags) - (fg->by_flag || index == fg->g.nr - 1))];
 		break;
 	case 1:

@@ -81,7 +81,7 @@ bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index)
 	bit = rnd(f, field->size * 8);
 	if (!op || field->allowed & (1ULL << bit))
 		return false;
-	/* the flags of a member say more, and one of the last secondary that another one follows */
+	/* a member's flags say more; this one would have the SQE behind the group in it */
 	if (field->offset == offsetof(struct io_uring_sqe, flags) &&
 	    (fg->by_flag || (index == fg->g.nr - 1 && 1 << bit == IOSQE_SQE_GROUP)))
 		return false;
