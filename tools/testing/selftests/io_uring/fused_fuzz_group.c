@@ -52,7 +52,7 @@ static void spoil(struct fuzz *f, struct fuzz_group *fg)
 		fg->secondary[index].zc = false;
 	switch (how) {
 	case 0:
-		/* behind the last secondary, the last flag would make the next SQE a part of this group */
+		/* the last flag would put the SQE behind the group into it */
 		sqe->flags |= flags[rnd(f, sizeof(flags) - (fg->by_flag || index == fg->g.nr - 1))];
 		break;
 	case 1:
