@@ -19,7 +19,10 @@ use crate::{
         PREP_IO_CMDS, //
     },
     batch_fused,
-    batch_queue::BatchQueue,
+    batch_queue::{
+        BatchQueue,
+        Tags, //
+    },
     device::Device,
     fused,
     queue::Queue,
@@ -62,8 +65,6 @@ use kernel::{
 const REGISTER_IO_BUF: u32 = kernel::ioctl::_IOWR::<IoCmd>(b'u' as u32, 0x23);
 const UNREGISTER_IO_BUF: u32 = kernel::ioctl::_IOWR::<IoCmd>(b'u' as u32, 0x24);
 
-/// Most tags in one CQE.
-const MAX_TAGS: usize = 128;
 /// Most CQEs that are posted before other task work has its turn.
 const MAX_SHOTS: usize = 32;
 /// Bytes of elements that are read at once: a multiple of 8, 16 and 24, the sizes of an element.
@@ -298,7 +299,7 @@ fn tell(
     }
 
     let mut cmd = cmd;
-    let mut tags = [0; MAX_TAGS];
+    let mut tags = Tags::new();
     for _ in 0..MAX_SHOTS {
         let shot = match cmd.select(group, &mut cx) {
             Ok(shot) => shot,
@@ -308,33 +309,32 @@ fn tell(
                 return queue.give_untold_back();
             }
         };
-        let room = (shot.room() / size_of::<u16>()).min(MAX_TAGS);
+        let room = shot.room() / size_of::<u16>();
         if room == 0 {
             batch.retire(id, false);
             shot.release().done(ENOBUFS.to_errno(), flags);
             return queue.give_untold_back();
         }
-        let (taken, more) = batch.take(tags.get_mut(..room).unwrap_or(&mut []));
-        let told = retain(&mut tags, taken, |tag| {
+        let more = batch.take(&mut tags, room);
+        tags.retain(|tag| {
             let slot = queue.slot(tag.into());
             slot.is_some_and(|slot| {
                 slot.start_shared(shot.as_cmd(), flags, queue.descs(), dev.shmem())
             })
         });
 
-        if told == 0 {
+        if tags.is_empty() {
             cmd = shot.release();
         } else {
-            let bytes = zerocopy::IntoBytes::as_bytes(tags.get(..told).unwrap_or(&[]));
-            cmd = match shot.post(bytes) {
+            cmd = match shot.post(zerocopy::IntoBytes::as_bytes(&*tags)) {
                 Ok(cmd) => cmd,
                 // As in the C driver, whatever the reason is.
                 Err((_, last)) => {
-                    let left = retain(&mut tags, told, |tag| {
+                    tags.retain(|tag| {
                         let slot = queue.slot(tag.into());
                         slot.is_some_and(|slot| slot.not_told(last.as_cmd(), flags))
                     });
-                    batch.give_back(tags.get(..left).unwrap_or(&[]));
+                    batch.give_back(&tags);
                     batch.retire(id, false);
                     last.done(ENOBUFS.to_errno(), flags);
                     return queue.give_untold_back();
@@ -349,21 +349,4 @@ fn tell(
         cmd.done(UBLK_IO_RES_ABORT, flags);
         queue.give_untold_back();
     }
-}
-
-/// Keeps those of the first `len` tags that `keep` says; returns how many these are.
-fn retain(tags: &mut [u16], len: usize, mut keep: impl FnMut(u16) -> bool) -> usize {
-    let mut kept = 0;
-    for at in 0..len {
-        let Some(&tag) = tags.get(at) else {
-            break;
-        };
-        if keep(tag) {
-            if let Some(place) = tags.get_mut(kept) {
-                *place = tag;
-            }
-            kept += 1;
-        }
-    }
-    kept
 }

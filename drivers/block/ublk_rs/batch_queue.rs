@@ -29,6 +29,7 @@ use crate::types::{
 };
 use core::iter;
 use kernel::{
+    array_vec::ArrayVec,
     prelude::*,
     rbtree::{
         RBTree,
@@ -50,6 +51,12 @@ use kernel::{
 
 /// How many commands are looked at for one whose process is not dying.
 const SEEN: usize = 64;
+
+/// Most tags in one CQE.
+const MAX_TAGS: usize = 128;
+
+/// Tags that the server is about to be told of.
+pub(crate) type Tags = ArrayVec<u16, MAX_TAGS>;
 
 /// Tags in the order in which they came. Each is there once at most.
 struct TagRing {
@@ -276,18 +283,18 @@ impl<C: Tells> BatchQueue<C> {
         }
     }
 
-    /// Takes tags for the command that is telling; returns how many, and whether there are more.
-    pub(crate) fn take(&self, tags: &mut [u16]) -> (usize, bool) {
+    /// Takes at most `room` tags for the command that is telling; returns whether there are more.
+    pub(crate) fn take(&self, tags: &mut Tags, room: usize) -> bool {
+        tags.clear();
         let mut state = self.state.lock();
-        let mut taken = 0;
-        for place in tags {
+        for _ in 0..room.min(MAX_TAGS) {
             let Some(tag) = state.tags.pop() else {
                 break;
             };
-            *place = tag;
-            taken += 1;
+            // There is room for so many.
+            let _ = tags.push(tag);
         }
-        (taken, state.tags.len > 0)
+        state.tags.len > 0
     }
 
     /// Puts the tags back that the command that was telling could not tell.
@@ -490,6 +497,13 @@ mod tests {
         !matches!(queue.push(tag, Tell::WhenKicked), Pushed::Closed)
     }
 
+    /// Returns how many tags were taken, and whether there are more.
+    fn take<C: Tells>(queue: &BatchQueue<C>, room: usize) -> (usize, bool) {
+        let mut tags = Tags::new();
+        let more = queue.take(&mut tags, room);
+        (tags.len(), more)
+    }
+
     #[test]
     fn tags_keep_their_order() -> Result {
         let mut tags = TagRing::new(3)?;
@@ -553,7 +567,7 @@ mod tests {
         assert_eq!(queue.snapshot(), (1, 2, true));
         // It will look for more when it is done.
         assert!(matches!(queue.push(1, Tell::WhenKicked), Pushed::Seen));
-        assert_eq!(queue.take(&mut [9]), (1, true));
+        assert_eq!(take(&queue, 1), (1, true));
         // It can't be canceled while it tells, and is the next one to tell what is left.
         assert!(queue.cancel(first_id).is_none());
         assert!(queue.park(first_id, first.clone()).is_ok());
@@ -561,8 +575,7 @@ mod tests {
         // It ends, and the other one goes on.
         queue.retire(first_id, false);
         assert_eq!((first.times_sent(), second.times_sent()), (2, 1));
-        let mut tags = [9; 4];
-        assert_eq!(queue.take(&mut tags), (1, false));
+        assert_eq!(take(&queue, 4), (1, false));
         assert!(queue.park(second_id, second.clone()).is_ok());
         assert_eq!(second.times_sent(), 1);
         assert!(queue.cancel(second_id).is_some());
@@ -577,7 +590,7 @@ mod tests {
         let (id, cmd) = attach(&queue)?;
         assert_eq!(cmd.times_sent(), 1);
         assert!(matches!(queue.push(1, Tell::Now), Pushed::Seen));
-        assert_eq!(queue.take(&mut [9; 4]), (2, false));
+        assert_eq!(take(&queue, 4), (2, false));
         assert!(queue.park(id, cmd).is_ok());
         assert!(matches!(queue.push(2, Tell::Now), Pushed::ToSend(_)));
         assert!(matches!(queue.push(3, Tell::Now), Pushed::Seen));
@@ -668,10 +681,10 @@ mod tests {
     fn closed_queue_gives_its_tags_back() -> Result {
         let queue = TestQueue::new(4)?;
         assert!(push(&queue, 3) && push(&queue, 1));
-        let mut tags = [0; 3];
-        assert_eq!(queue.take(&mut tags[..1]), (1, true));
-        assert_eq!(tags[0], 3);
-        queue.give_back(&tags[..1]);
+        let mut tags = Tags::new();
+        assert!(queue.take(&mut tags, 1));
+        assert_eq!(*tags, [3]);
+        queue.give_back(&tags);
         assert_eq!(queue.take_untold(), None);
         queue.close();
         assert!(!push(&queue, 2));
@@ -680,21 +693,21 @@ mod tests {
         assert_eq!(queue.take_untold(), None);
         queue.reset();
         assert!(push(&queue, 2));
-        assert_eq!(queue.take(&mut tags), (1, false));
-        assert_eq!(tags[0], 2);
+        assert!(!queue.take(&mut tags, 3));
+        assert_eq!(*tags, [2]);
         Ok(())
     }
 
     #[test]
     fn one_place_is_enough() -> Result {
         let queue = TestQueue::new(1)?;
-        let mut tags = [9; 2];
+        let mut tags = Tags::new();
         for _ in 0..3 {
             assert!(push(&queue, 0));
-            assert_eq!(queue.take(&mut tags), (1, false));
-            queue.give_back(&tags[..1]);
-            assert_eq!(queue.take(&mut tags), (1, false));
-            assert_eq!(tags[0], 0);
+            assert!(!queue.take(&mut tags, 2));
+            queue.give_back(&tags);
+            assert!(!queue.take(&mut tags, 2));
+            assert_eq!(*tags, [0]);
         }
         Ok(())
     }

@@ -39,7 +39,10 @@ use crate::{
         Gate,
         Recovery, //
     },
-    shmem::Hold,
+    shmem::{
+        Found,
+        Hold, //
+    },
     stage::{
         Dispatched,
         Stage, //
@@ -101,24 +104,21 @@ struct SlotState {
 
 impl SlotState {
     /// The server gets the request. It is told of `bytes` bytes of it; its data is registered on
-    /// that ring, if on any, and in shared memory, if `hold` is.
+    /// that ring, if on any. If it is in shared memory, then `hold` was set before.
     // By itself the compiler does not, as there are several callers.
     #[inline(always)]
-    fn share(
-        &mut self,
-        rq: RequestRef,
-        bytes: u32,
-        registered_on: Option<RingId>,
-        hold: Option<Hold>,
-    ) {
-        debug_assert!(self.hold.is_none());
+    fn share(&mut self, rq: RequestRef, bytes: u32, registered_on: Option<RingId>) {
         self.given = bytes;
-        if hold.is_some() {
-            self.hold = hold;
-        }
         self.registered_on = registered_on;
         self.generation = self.generation.next();
         self.stage.hand_to_server(rq);
+    }
+
+    /// Keeps the shared memory in which the data of the request is that the server gets.
+    #[inline(always)]
+    fn hold(&mut self, found: Found) {
+        debug_assert!(self.hold.is_none());
+        self.hold = Some(found.keep());
     }
 
     // By itself the compiler does not, as there are several callers.

@@ -202,7 +202,8 @@ impl Slot {
         given: u32,
         in_place: bool,
     ) -> Verdict {
-        if result <= 0 || rq.op() != Op::Read || !rq.has_data() {
+        // A read has data.
+        if result <= 0 || rq.op() != Op::Read {
             if self.data.copies && given < rq.bytes() && result >= 0 {
                 return part(rq, given);
             }

@@ -7,6 +7,7 @@ use super::{
     handover::{
         give_data,
         register,
+        share_registered,
         Place,
         Registered, //
     },
@@ -35,7 +36,6 @@ use crate::{
     },
     policy::Gate,
     shmem::{
-        Found,
         Shmem, //
     },
     types::{
@@ -173,40 +173,54 @@ impl Slot {
         let Some(rq) = state.stage.start() else {
             return false;
         };
-        let (addr, auto_reg) = (state.addr, state.auto_reg);
+        let auto_reg = state.auto_reg;
         // As in `start()`.
-        let (more, registered_on) = if self.data.describes_only(&rq) {
-            (0, None)
-        } else {
-            let registered = match auto_reg {
-                Some(auto_reg) if self.data.handover == Handover::Register => {
-                    drop(state);
-                    register(&rq, cmd, auto_reg, flags)
-                }
-                _ => return self.start_shared_with_data(state, rq, cmd, flags, descs, shmem),
-            };
-            let Some(told) = registered.told() else {
-                return self.not_registered_shared(rq);
-            };
-            state = self.state.lock();
-            told
+        if self.data.describes_only(&rq) {
+            let bytes = rq.bytes();
+            // Nothing that could sleep or fail.
+            descs.describe(&rq, state.addr, bytes, 0);
+            state.share(rq, bytes, None);
+            // It is this process that has to commit it, however long the one lives that had the
+            // slot before.
+            let former = state.note_server();
+            drop(state);
+            // Outside of the lock.
+            drop(former);
+            return true;
+        }
+        let auto_reg = match auto_reg {
+            Some(auto_reg) if self.data.handover == Handover::Register => auto_reg,
+            _ => return self.start_shared_with_data(state, rq, cmd, flags, descs, shmem),
         };
-        let bytes = rq.bytes();
-        // Nothing that could sleep or fail.
-        descs.describe(&rq, addr, bytes, more);
-        state.share(rq, bytes, registered_on, None);
-        // It is this process that has to commit it, however long the one lives that had the slot
-        // before.
         let former = state.note_server();
-        drop(state);
-        // Outside of the lock.
+        let shared = share_registered(state, rq, cmd, auto_reg, flags, descs);
         drop(former);
-        true
+        match shared {
+            Ok(()) => true,
+            Err(rq) => self.not_registered_shared(rq, auto_reg, descs),
+        }
+    }
+
+    /// As `not_registered()`. Returns whether the server is to be told.
+    #[cold]
+    fn not_registered_shared(&self, lent: RequestRef, auto_reg: AutoReg, descs: &Descs) -> bool {
+        let mut state = self.state.lock();
+        let has = state.has(&lent);
+        let told = has && state.get_unregistered(&lent, auto_reg, descs);
+        if has && !told {
+            let rq = state.stage.commit_shared();
+            drop(state);
+            self.fail_both(rq, lent);
+        } else {
+            drop(state);
+            ending::finish(lent);
+        }
+        told
     }
 
     /// The data of a request could not be registered: the slot waits for the next one.
     #[cold]
-    fn not_registered_shared(&self, rq: RequestRef) -> bool {
+    fn put_back_shared(&self, rq: RequestRef) -> bool {
         self.state.lock().stage.put_back_shared();
         self.requeue_or_fail(rq, false);
         false
@@ -253,13 +267,15 @@ impl Slot {
             None => Registered::No,
         };
         let Some((more, registered_on)) = registered.told() else {
-            return self.not_registered_shared(rq);
+            return self.put_back_shared(rq);
         };
         descs.describe(&rq, place.addr, bytes, place.flags | more);
-        let hold = found.map(Found::keep);
         let former = {
             let mut state = self.state.lock();
-            state.share(rq, bytes, registered_on, hold);
+            if let Some(found) = found {
+                state.hold(found);
+            }
+            state.share(rq, bytes, registered_on);
             // As in `start_shared()`.
             state.note_server()
         };

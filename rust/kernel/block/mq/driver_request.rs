@@ -66,6 +66,8 @@ impl<T: DriverRequests> Request<T> {
 
 impl<T: Operations> Request<T> {
     /// What came with a request of the driver's own; [`None`] for a request of anybody else.
+    // For most requests, it is the operation that says so.
+    #[inline]
     fn sent(&self) -> Option<&Sent> {
         if self.op() != Op::DriverIn {
             return None;
@@ -79,6 +81,7 @@ impl<T: Operations> Request<T> {
     }
 
     /// The buffer that is to be filled by a request of the driver's own.
+    #[inline]
     pub(super) fn answer(&self) -> Option<Arc<Answer>> {
         self.sent().map(|sent| sent.answer.clone())
     }

@@ -376,6 +376,47 @@ TEST(told_again)
 	}
 }
 
+/*
+ * Data that can not be registered: the request fails, and the same slot and
+ * command get the next one. Without data, there is nothing to register.
+ */
+TEST(not_registered)
+{
+	struct elem elems[2] = { { .buf_index = 99 } };
+	struct bio prep = {
+		.op = UBLK_U_IO_PREP_IO_CMDS, .nr = 1, .elem_bytes = 8, .elems = elems,
+	};
+	struct blk_io io;
+	struct bring b;
+	struct srv s;
+	__u64 fetch;
+	int tag, round;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	srv_open(&s, UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG, NULL);
+	bring_init(&b, &s, false);
+	for (tag = 0; tag < DEPTH; tag++) {
+		elems[0].tag = tag;
+		ASSERT_EQ(0, bring_do(&b, &prep));
+	}
+	srv_start(&s);
+	bring_provide(&b, 0, 4, NULL);
+	fetch = bring_fetch(&b, 0);
+	for (round = 0; round < 2 * DEPTH; round++) {
+		block_start(&io, s.id, B_READ, 8, 4096);
+		EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
+	}
+	block_start(&io, s.id, B_FLUSH, 0, 0);
+	ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
+	prep.op = UBLK_U_IO_COMMIT_IO_CMDS;
+	elems[0].tag = tag;
+	EXPECT_EQ(8, bring_do(&b, &prep));
+	EXPECT_EQ(0, block_wait(&io, INT_MAX));
+	srv_close(&s);
+	EXPECT_EQ(0, delete_dev(s.id));
+}
+
 /* A command that ends gives what is left to the next one, on another ring */
 TEST_F_TIMEOUT(batch, next_command, 120)
 {

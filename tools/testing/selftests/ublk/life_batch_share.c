@@ -100,7 +100,7 @@ static pid_t reader(int id, int seed)
 		if (pread(fd, buf, 4096, sector << 9) != 4096)
 			_exit(2);
 		if (buf[0] != sector || buf[511] != sector + 7)
-			_exit(3);
+			_exit(4);
 	}
 	_exit(0);
 }
@@ -191,8 +191,8 @@ TEST_F_TIMEOUT(threads, share_a_queue, 240)
 		EXPECT_EQ(0, exit_status(readers[i]));
 	ASSERT_EQ(0, ctrl_simple(s->id, UBLK_U_CMD_STOP_DEV, NULL, 0, 0));
 	for (i = 0; i < 4 && variant->busy; i++)
-		/* it had all that it wanted, or a read failed */
-		EXPECT_EQ(0, exit_status(readers[i]) & ~2);
+		/* it had all that it wanted, a read failed, or the disk was gone before */
+		EXPECT_GE(2u, (unsigned int)exit_status(readers[i]));
 	for (i = 0; i < variant->nr; i++) {
 		pthread_join(workers[i].thread, NULL);
 		TH_LOG("thread %d served %d", i, workers[i].served);
