@@ -87,7 +87,7 @@ struct SlotState {
     addr: u64,
     /// Where to register the data of the next request.
     auto_reg: Option<AutoReg>,
-    /// The ring on which the data of the server's request was registered.
+    /// The ring on which the data of the server's request was registered, or is about to be.
     registered_on: Option<RingId>,
     /// How many bytes of the server's request it was told of, if the driver copies: fewer than it
     /// has if the data of a write could not be copied as a whole.
@@ -104,7 +104,8 @@ struct SlotState {
 
 impl SlotState {
     /// The server gets the request. It is told of `bytes` bytes of it; its data is registered on
-    /// that ring, if on any. If it is in shared memory, then `hold` was set before.
+    /// that ring, or is about to be, if on any. If it is in shared memory, then `hold` was set
+    /// before.
     // By itself the compiler does not, as there are several callers.
     #[inline(always)]
     fn share(&mut self, rq: RequestRef, bytes: u32, registered_on: Option<RingId>) {

@@ -20,6 +20,9 @@
 //! slot, which is Canceled then. And a slot that is Active gets Refusing: its command waits for
 //! nothing but to be canceled.
 //!
+//! A request may be Owned before its data is registered. If that fails, `commit` takes it back from
+//! there, with the same command, or `commit_shared`: the server was not told yet.
+//!
 //! The server of a device with `UBLK_F_NEED_GET_DATA` is asked for a buffer before it gets a write;
 //! its answer is `UBLK_IO_NEED_GET_DATA`.
 //!
@@ -213,8 +216,9 @@ impl<C, R> Stage<C, R> {
         self.leave_starting(Self::Canceled);
     }
 
-    /// Owned to Active: the server gives the request back together with its next command. Only for
-    /// a slot that has an [`Self::owned`] request, which is returned.
+    /// Owned to Active: the server gives the request back together with its next command, or it is
+    /// taken from it, with the command that was to tell it. Only for a slot that has an
+    /// [`Self::owned`] request, which is returned.
     #[inline(always)]
     pub(crate) fn commit(&mut self, cmd: C) -> Option<R> {
         match mem::replace(self, Self::Active(cmd)) {
@@ -226,7 +230,8 @@ impl<C, R> Stage<C, R> {
         }
     }
 
-    /// Owned to Prepared: the server gives the request back, and waits for the next one.
+    /// Owned to Prepared: the server gives the request back, or it is taken from it, and it waits
+    /// for the next one.
     pub(crate) fn commit_shared(&mut self) -> Option<R> {
         match mem::replace(self, Self::Prepared) {
             Self::Owned(rq) => Some(rq),

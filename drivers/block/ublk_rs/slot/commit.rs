@@ -202,7 +202,7 @@ impl Slot {
         given: u32,
         in_place: bool,
     ) -> Verdict {
-        // A read has data.
+        // A read has data: the block layer sends none of no bytes.
         if result <= 0 || rq.op() != Op::Read {
             if self.data.copies && given < rq.bytes() && result >= 0 {
                 return part(rq, given);

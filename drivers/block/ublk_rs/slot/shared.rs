@@ -35,9 +35,7 @@ use crate::{
         Verdict, //
     },
     policy::Gate,
-    shmem::{
-        Shmem, //
-    },
+    shmem::Shmem,
     types::{
         Disk,
         RequestRef, //

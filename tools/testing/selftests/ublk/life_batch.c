@@ -376,6 +376,18 @@ TEST(told_again)
 	}
 }
 
+/* Data is registered automatically, or by hand, and the disk has requests without data */
+static void auto_device(struct srv *s)
+{
+	struct ublk_params params = default_params();
+
+	params.types |= UBLK_PARAM_TYPE_DISCARD;
+	params.discard.discard_granularity = 512;
+	params.discard.max_discard_sectors = 65536;
+	params.discard.max_discard_segments = 1;
+	srv_open(s, UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY, &params);
+}
+
 /*
  * Data that can not be registered: the request fails, and the same slot and
  * command get the next one. Without data, there is nothing to register.
@@ -386,33 +398,94 @@ TEST(not_registered)
 	struct bio prep = {
 		.op = UBLK_U_IO_PREP_IO_CMDS, .nr = 1, .elem_bytes = 8, .elems = elems,
 	};
-	struct blk_io io;
+	struct blk_io io, none[DEPTH];
+	int tags[DEPTH], round, i;
 	struct bring b;
 	struct srv s;
 	__u64 fetch;
-	int tag, round;
 
 	if (why_not())
 		SKIP(return, "%s", why_not());
-	srv_open(&s, UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG, NULL);
+	auto_device(&s);
 	bring_init(&b, &s, false);
-	for (tag = 0; tag < DEPTH; tag++) {
-		elems[0].tag = tag;
+	for (i = 0; i < DEPTH; i++) {
+		elems[0].tag = i;
 		ASSERT_EQ(0, bring_do(&b, &prep));
 	}
 	srv_start(&s);
-	bring_provide(&b, 0, 4, NULL);
+	for (i = 0; i < NR_TAG_BUFS; i++)
+		bring_provide(&b, i, 1, NULL);
 	fetch = bring_fetch(&b, 0);
 	for (round = 0; round < 2 * DEPTH; round++) {
 		block_start(&io, s.id, B_READ, 8, 4096);
 		EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
 	}
-	block_start(&io, s.id, B_FLUSH, 0, 0);
-	ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
+	/* all slots still wait; two discards would wait for each other */
+	for (i = 0; i < DEPTH; i++)
+		block_start(&none[i], s.id, i ? B_DISCARD : B_FLUSH, 0, i * 4096);
 	prep.op = UBLK_U_IO_COMMIT_IO_CMDS;
-	elems[0].tag = tag;
-	EXPECT_EQ(8, bring_do(&b, &prep));
-	EXPECT_EQ(0, block_wait(&io, INT_MAX));
+	for (i = 0; i < DEPTH; i++) {
+		ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tags[i]));
+		EXPECT_FALSE(i && tags[i] == tags[0]);
+	}
+	for (i = 0; i < DEPTH; i++) {
+		elems[0].tag = tags[i];
+		EXPECT_EQ(8, bring_do(&b, &prep));
+	}
+	for (i = 0; i < DEPTH; i++)
+		EXPECT_EQ(0, block_wait(&none[i], INT_MAX));
+	srv_close(&s);
+	EXPECT_EQ(0, delete_dev(s.id));
+}
+
+/*
+ * Requests with the same index: what is registered for the first stays, though
+ * one that has no data commits, and one that can not be registered.
+ */
+TEST(one_index)
+{
+	struct elem elems[2] = { { .buf_index = 3 } };
+	struct bio bio = {
+		.op = UBLK_U_IO_PREP_IO_CMDS,
+		.flags = UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK,
+		.nr = 1,
+		.elem_bytes = 8,
+		.elems = elems,
+	};
+	struct io unregister = { .op = UBLK_U_IO_UNREGISTER_IO_BUF, .addr = 3 };
+	struct blk_io first, other;
+	struct bring b;
+	struct srv s;
+	__u64 fetch;
+	int tag, i;
+
+	if (why_not())
+		SKIP(return, "%s", why_not());
+	auto_device(&s);
+	bring_init(&b, &s, false);
+	for (i = 0; i < DEPTH; i++) {
+		elems[0].tag = i;
+		ASSERT_EQ(0, bring_do(&b, &bio));
+	}
+	srv_start(&s);
+	for (i = 0; i < NR_TAG_BUFS; i++)
+		bring_provide(&b, i, 1, NULL);
+	fetch = bring_fetch(&b, 0);
+	block_start(&first, s.id, B_READ, 8, 4096);
+	ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &unregister.tag));
+	bio.op = UBLK_U_IO_COMMIT_IO_CMDS;
+	for (i = 0; i < 2; i++) {
+		block_start(&other, s.id, i ? B_READ : B_DISCARD, 16, 4096);
+		ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
+		elems[0].tag = tag;
+		elems[0].result = i ? 4096 : 0;
+		EXPECT_EQ(8, bring_do(&b, &bio));
+		EXPECT_EQ(i, block_wait(&other, INT_MAX));
+	}
+	EXPECT_EQ(0, srv_do(&s, &unregister));
+	elems[0].tag = unregister.tag;
+	EXPECT_EQ(8, bring_do(&b, &bio));
+	EXPECT_EQ(1, block_wait(&first, INT_MAX));
 	srv_close(&s);
 	EXPECT_EQ(0, delete_dev(s.id));
 }

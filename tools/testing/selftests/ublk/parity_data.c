@@ -332,7 +332,7 @@ static void auto_fails(const void *arg)
 		{ "index 65535, fallback", 1 << 16 | 65535 },
 	};
 	const struct mode *mode = arg;
-	struct blk_io io;
+	struct blk_io io, none;
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(how); i++) {
@@ -361,6 +361,13 @@ static void auto_fails(const void *arg)
 		} else {
 			put(name, "READ", "flags", "%x, use %s",
 			    srv_desc(&s, tag)->op_flags, use(&s, how[i].addr & 0xffff, 0, 512));
+			/* one without data, that has the same index */
+			s.owned[tag] = false;
+			block_start(&none, s.id, B_FLUSH, 0, 0);
+			t = srv_request(&s, 1000);
+			srv_commit(&s, t, 0);
+			put(name, "FLUSH", "meanwhile", "%s, use %s", res_name(block_wait(&none, 1000)),
+			    use(&s, how[i].addr & 0xffff, 0, 512));
 			put(name, "REGISTER", "5", "%s", res_name(reg(&s, false, tag, 5)));
 			put(name, "UNREGISTER", "5", "%s", res_name(reg(&s, true, tag, 5)));
 			srv_commit(&s, tag, 4096);
