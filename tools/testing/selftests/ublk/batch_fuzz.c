@@ -252,7 +252,7 @@ static void one_round(void)
 	if (sh->plan.ending != QUIET) {
 		int at = below(&seed, sh->plan.requests);
 
-		while (get(sh->got_data) < at && !has_ended(user)) {
+		while (!(get(sh->got_disk) && get(sh->got_data) >= at) && !has_ended(user)) {
 			must_not_fail(srv, "server");
 			usleep(1000);
 		}

@@ -61,8 +61,8 @@ struct shared {
 	int quiet, stopping, killing;
 	/* requests that were committed as WILD_RESULT and FAIL_RESULT, and that may be */
 	int wild, fail, wild_trying, fail_trying;
-	/* what the client got */
-	int got_wild, got_fail, got_data;
+	/* what the client got: the disk, and from it */
+	int got_disk, got_wild, got_fail, got_data;
 	/* commands, by their outcome */
 	unsigned long accepted, refused, told, closed, dry;
 };

@@ -101,6 +101,7 @@ void client(void)
 	fd = open(str("/dev/ublkb%d", sh->id), O_RDWR | O_DIRECT | O_CLOEXEC);
 	if (fd < 0 || io_uring_queue_init(64, &ring, 0))
 		wrong("no disk: %d", errno);
+	set(sh->got_disk, 1);
 	for (i = 0; i < NR_PLACES; i++) {
 		places[i].sector = i * STRIDE;
 		if (posix_memalign((void **)&places[i].buf, 4096, 4096))
