@@ -366,7 +366,8 @@ static void auto_fails(const void *arg)
 			block_start(&none, s.id, B_FLUSH, 0, 0);
 			t = srv_request(&s, 1000);
 			srv_commit(&s, t, 0);
-			put(name, "FLUSH", "meanwhile", "%s, use %s", res_name(block_wait(&none, 1000)),
+			put(name, "FLUSH", "meanwhile", "%s, use %s",
+			    res_name(block_wait(&none, 1000)),
 			    use(&s, how[i].addr & 0xffff, 0, 512));
 			put(name, "REGISTER", "5", "%s", res_name(reg(&s, false, tag, 5)));
 			put(name, "UNREGISTER", "5", "%s", res_name(reg(&s, true, tag, 5)));
