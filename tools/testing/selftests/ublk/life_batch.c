@@ -376,16 +376,33 @@ TEST(told_again)
 	}
 }
 
-/* Data is registered automatically, or by hand, and the disk has requests without data */
-static void auto_device(struct srv *s)
+/*
+ * A device that registers data automatically, or by hand, with a disk that has
+ * requests without data. All its slots are prepared by @io and its @elem, to
+ * which the tag is added. Returns the command that tells of requests.
+ */
+static __u64 auto_live(struct __test_metadata *_metadata, struct bring *b, struct srv *s,
+		       struct bio *io, struct elem *elem)
 {
 	struct ublk_params params = default_params();
+	int i;
 
 	params.types |= UBLK_PARAM_TYPE_DISCARD;
 	params.discard.discard_granularity = 512;
 	params.discard.max_discard_sectors = 65536;
 	params.discard.max_discard_segments = 1;
 	srv_open(s, UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY, &params);
+	bring_init(b, s, false);
+	io->op = UBLK_U_IO_PREP_IO_CMDS;
+	for (i = 0; i < DEPTH; i++) {
+		elem->tag = i;
+		EXPECT_EQ(0, bring_do(b, io));
+	}
+	srv_start(s);
+	for (i = 0; i < NR_TAG_BUFS; i++)
+		bring_provide(b, i, 1, NULL);
+	io->op = UBLK_U_IO_COMMIT_IO_CMDS;
+	return bring_fetch(b, 0);
 }
 
 /*
@@ -395,8 +412,8 @@ static void auto_device(struct srv *s)
 TEST(not_registered)
 {
 	struct elem elems[2] = { { .buf_index = 99 } };
-	struct bio prep = {
-		.op = UBLK_U_IO_PREP_IO_CMDS, .nr = 1, .elem_bytes = 8, .elems = elems,
+	struct bio bio = {
+		.nr = 1, .elem_bytes = 8, .elems = elems,
 	};
 	struct blk_io io, none[DEPTH];
 	int tags[DEPTH], round, i;
@@ -406,16 +423,7 @@ TEST(not_registered)
 
 	if (why_not())
 		SKIP(return, "%s", why_not());
-	auto_device(&s);
-	bring_init(&b, &s, false);
-	for (i = 0; i < DEPTH; i++) {
-		elems[0].tag = i;
-		ASSERT_EQ(0, bring_do(&b, &prep));
-	}
-	srv_start(&s);
-	for (i = 0; i < NR_TAG_BUFS; i++)
-		bring_provide(&b, i, 1, NULL);
-	fetch = bring_fetch(&b, 0);
+	fetch = auto_live(_metadata, &b, &s, &bio, elems);
 	for (round = 0; round < 2 * DEPTH; round++) {
 		block_start(&io, s.id, B_READ, 8, 4096);
 		EXPECT_EQ(-EIO, block_wait(&io, INT_MAX));
@@ -423,14 +431,13 @@ TEST(not_registered)
 	/* all slots still wait; two discards would wait for each other */
 	for (i = 0; i < DEPTH; i++)
 		block_start(&none[i], s.id, i ? B_DISCARD : B_FLUSH, 0, i * 4096);
-	prep.op = UBLK_U_IO_COMMIT_IO_CMDS;
 	for (i = 0; i < DEPTH; i++) {
 		ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tags[i]));
 		EXPECT_FALSE(i && tags[i] == tags[0]);
 	}
 	for (i = 0; i < DEPTH; i++) {
 		elems[0].tag = tags[i];
-		EXPECT_EQ(8, bring_do(&b, &prep));
+		EXPECT_EQ(8, bring_do(&b, &bio));
 	}
 	for (i = 0; i < DEPTH; i++)
 		EXPECT_EQ(0, block_wait(&none[i], INT_MAX));
@@ -446,7 +453,6 @@ TEST(one_index)
 {
 	struct elem elems[2] = { { .buf_index = 3 } };
 	struct bio bio = {
-		.op = UBLK_U_IO_PREP_IO_CMDS,
 		.flags = UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK,
 		.nr = 1,
 		.elem_bytes = 8,
@@ -461,19 +467,9 @@ TEST(one_index)
 
 	if (why_not())
 		SKIP(return, "%s", why_not());
-	auto_device(&s);
-	bring_init(&b, &s, false);
-	for (i = 0; i < DEPTH; i++) {
-		elems[0].tag = i;
-		ASSERT_EQ(0, bring_do(&b, &bio));
-	}
-	srv_start(&s);
-	for (i = 0; i < NR_TAG_BUFS; i++)
-		bring_provide(&b, i, 1, NULL);
-	fetch = bring_fetch(&b, 0);
+	fetch = auto_live(_metadata, &b, &s, &bio, elems);
 	block_start(&first, s.id, B_READ, 8, 4096);
 	ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &unregister.tag));
-	bio.op = UBLK_U_IO_COMMIT_IO_CMDS;
 	for (i = 0; i < 2; i++) {
 		block_start(&other, s.id, i ? B_READ : B_DISCARD, 16, 4096);
 		ASSERT_EQ(2, batch_request(&b, fetch, INT_MAX, &tag));
