@@ -132,6 +132,7 @@ void io_rw_vec_done(struct io_kiocb *req);
 struct io_fused_range io_recv_fixed_range(struct io_kiocb *req);
 u64 io_send_fixed_len(struct io_kiocb *req);
 void io_send_zc_lease(struct io_kiocb *req);
+/* as in net.h, of which there are no bindings */
 unsigned int io_send_zc_nr_notifs(struct io_kiocb *req);
 
 /* Primaries that completed while requests were freed get their CQE now. */
@@ -254,19 +255,6 @@ static inline struct io_kiocb *io_primary_of(const struct io_kiocb *req)
 /* Is it either of these? */
 #define io_is_grouped(req) \
 	io_req_is(req, IO_REQ_FUSED_FLAG | IO_REQ_LEADER_FLAG)
-
-/* Does @req, which was submitted, lead an SQE group, with or without a lease? */
-static inline bool io_leads_group(const struct io_kiocb *req)
-{
-#ifdef CONFIG_IO_URING_FUSED_CMD
-	if (io_is_leader(req))
-		return true;
-	return io_is_fused(req) && req->flags & REQ_F_ASYNC_DATA &&
-		req->group && req->group->is_sqe_group;
-#else
-	return false;
-#endif
-}
 
 /* About how many of a submission of groups like the last one are secondaries? */
 static inline unsigned int io_nr_grouped(const struct io_submit_state *state)

@@ -155,7 +155,7 @@ impl Gathered {
                 self.nr_extra += secondary::nr_notifs(secondary.as_ptr());
                 if F::IS_PLAIN || !self.of_leader() || secondary::is_leased(secondary.as_ptr()) {
                     secondary::check(secondary.as_ptr())?;
-                    self.dirs |= secondary::needed_direction((*secondary.as_ptr()).opcode);
+                    self.dirs |= secondary::needed_direction(secondary.as_ptr());
                     self.has_cmd |= secondary::is_command(secondary.as_ptr());
                     self.nr_leased += 1;
                 }

@@ -391,9 +391,11 @@ impl Group {
         } else {
             state.pending = nr;
         }
-        // From here on no reference to the group is held. It can not end before its last secondary
-        // was queued, and completed requests are freed later than that: when `uring_lock` is about
-        // to be dropped.
+        // From here on no reference to the group is held. Secondaries that have completed may be
+        // freed before all are queued: a multishot request that posts a CQE while it is issued
+        // flushes them, see `io_req_post_cqe()`. But each secondary counts, with its reference of
+        // the lease or in `pending`, and is not freed before it was queued. So the group can not
+        // end before the last one was.
         while let Some(secondary) = chain.pop() {
             let secondary = secondary.as_ptr();
 
@@ -401,8 +403,8 @@ impl Group {
             // `io_fused_queue_secondary()` may be called for it once, under `uring_lock`. If there
             // is a node, one of its references is for this secondary, if it leases; and if the
             // buffer is to be written, then all of these write it, or the group would have been
-            // refused. The group has not ended before this one was queued, and nobody else refers
-            // to it meanwhile.
+            // refused. The group has not ended, as it waits for this one; and as `uring_lock` is
+            // held, nobody else refers to it before this one is queued.
             unsafe {
                 if !node.is_null() && secondary::is_leased(secondary) {
                     (*secondary).__bindgen_anon_2.buf_node = node;
@@ -437,7 +439,8 @@ impl Group {
         state.pending = 1;
         state.filled = false;
         // SAFETY: As in `start_all()`: the secondary is ours, prepared and not issued, and the
-        // reference of the node is for it. The group does not end before it was queued.
+        // reference of the node is for it. That keeps the group until it was queued, and nobody
+        // else refers to the group before.
         unsafe {
             (*secondary).__bindgen_anon_2.buf_node = addr_of_mut!(state.lease.node);
             (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;

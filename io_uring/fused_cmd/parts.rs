@@ -80,9 +80,7 @@ impl Issue {
             // primary is issued.
             unsafe {
                 let req = Chain::request(node).as_ptr();
-                if secondary::needed_direction((*req).opcode) & !dir != 0
-                    || secondary::is_command(req)
-                {
+                if secondary::needed_direction(req) & !dir != 0 || secondary::is_command(req) {
                     return Err(EINVAL);
                 }
                 next = (*node.as_ptr()).next;
@@ -142,11 +140,12 @@ impl Group {
 
         state.phase = Phase::Started as u8;
         // From here on no reference to the group is held, see `start_all()`: neither it nor a part
-        // can end before its last secondary was queued.
+        // can end before its last secondary was queued. They may end soon after that, so a part is
+        // asked for the next one before its secondaries are queued.
         while let Some(part) = NonNull::new(next) {
             let ptr = part.as_ptr();
-            // SAFETY: A part belongs to the group until its lease ends, which is later than this
-            // loop, as it was said. There is no other reference to it.
+            // SAFETY: A part belongs to the group until its lease ends. That of this one has not
+            // ended, as none of its secondaries was queued. There is no other reference to it.
             let (nr, node, mut coverage) = unsafe {
                 next = (*ptr).part;
                 (*ptr).phase = Phase::Started as u8;

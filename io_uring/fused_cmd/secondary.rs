@@ -22,20 +22,33 @@ use kernel::{
 /// A secondary may do both: what it does is only known to the file that it is sent to.
 const EITHER: u8 = (bindings::IO_BUF_DEST | bindings::IO_BUF_SOURCE) as u8;
 
-/// What `opcode` does to a leased buffer as a secondary: bits of `IO_BUF_*`.
-fn direction(opcode: u8) -> u8 {
-    // SAFETY: The table has an entry for every opcode, and requests only have valid opcodes.
-    let def = unsafe {
-        &*addr_of!(bindings::io_issue_defs)
+/// What the opcode of `req` does to a leased buffer as a secondary: bits of `IO_BUF_*`.
+///
+/// # Safety
+///
+/// `req` is a live request.
+unsafe fn direction(req: *mut bindings::io_kiocb) -> u8 {
+    // SAFETY: By the safety requirement. The table has an entry for every valid opcode, and the
+    // opcode of a request is valid: `__io_init_req()` refuses others, and leaves 0 there instead.
+    // What a leased secondary is executed as comes from the table, and is in it.
+    unsafe {
+        let opcode = usize::from((*req).opcode);
+
+        (*addr_of!(bindings::io_issue_defs)
             .cast::<bindings::io_issue_def>()
-            .add(usize::from(opcode))
-    };
-    def.fused_dir
+            .add(opcode))
+        .fused_dir
+    }
 }
 
-/// The direction that a lease must have for `opcode`, 0 if any will do.
-pub(crate) fn needed_direction(opcode: u8) -> u8 {
-    match direction(opcode) {
+/// The direction that a lease must have for `req`, 0 if any will do.
+///
+/// # Safety
+///
+/// `req` is a live request.
+pub(crate) unsafe fn needed_direction(req: *mut bindings::io_kiocb) -> u8 {
+    // SAFETY: By the safety requirement.
+    match unsafe { direction(req) } {
         EITHER => 0,
         dir => dir,
     }
@@ -275,7 +288,8 @@ unsafe fn see_to_rest(
     if flags & LEASED != LEASED {
         return count;
     }
-    match u32::from(direction(opcode)) {
+    // SAFETY: By the safety requirement.
+    match u32::from(unsafe { direction(req) }) {
         // SAFETY: By the safety requirement; the rest was just checked.
         bindings::IO_BUF_DEST => unsafe { zero_rest(req, opcode, count, state) },
         bindings::IO_BUF_SOURCE => {

@@ -135,8 +135,10 @@ fn negotiate(
             return Err(EINVAL);
         }
         // What a hostile server can do with the commits of batches that move data has not been
-        // tested as that with those of single requests has.
-        if FEATURES & UBLK_F_FUSED_CMD != 0 && has(UBLK_F_FUSED_CMD) && has(UBLK_F_BATCH_IO) {
+        // tested as that with those of single requests has. Data in shared memory is the server's
+        // own doing: the driver could not tell whether it has brought any.
+        let untried = UBLK_F_BATCH_IO | UBLK_F_SHMEM_ZC;
+        if FEATURES & UBLK_F_FUSED_CMD != 0 && has(UBLK_F_FUSED_CMD) && has(untried) {
             return Err(EINVAL);
         }
     }
@@ -339,8 +341,11 @@ mod tests {
         if cfg!(CONFIG_IO_URING_FUSED_CMD) {
             let both = UBLK_F_BATCH_IO | UBLK_F_FUSED_CMD;
             assert!(get(|info| info.flags = both).is_ok_and(|info| info.flags & both == both));
-            let user = asked(|info| info.flags = UBLK_F_UNPRIVILEGED_DEV | both);
-            assert_eq!(negotiate(&user, u32::MAX, 4, || false).err(), Some(EINVAL));
+            for other in [UBLK_F_BATCH_IO, UBLK_F_SHMEM_ZC] {
+                let flags = UBLK_F_UNPRIVILEGED_DEV | UBLK_F_FUSED_CMD | other;
+                let user = asked(|info| info.flags = flags);
+                assert_eq!(negotiate(&user, u32::MAX, 4, || false).err(), Some(EINVAL));
+            }
         }
         let user = asked(|info| info.flags = UBLK_F_UNPRIVILEGED_DEV | UBLK_F_BATCH_IO);
         assert!(negotiate(&user, u32::MAX, 4, || false).is_ok());

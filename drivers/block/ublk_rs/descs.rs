@@ -21,19 +21,23 @@ use kernel::{
     prelude::*, //
 };
 
-/// One descriptor per tag, `size` bytes each. The server maps it.
+/// One descriptor per tag, `words` words of 8 bytes each. The server maps it.
 pub(crate) struct Descs {
     buf: SharedBuf,
-    size: usize,
+    words: u16,
 }
 
 impl Descs {
-    /// `depth` descriptors of `size` bytes each, if possible on the memory node `node`.
+    /// `depth` descriptors of `size` bytes each, if possible on the memory node `node`. Fails with
+    /// [`EINVAL`] if that is not a number of words.
     pub(crate) fn new(depth: u16, size: u16, node: NumaNode) -> Result<Self> {
+        if usize::from(size) % size_of::<u64>() != 0 {
+            return Err(EINVAL);
+        }
         let len = descs_len(depth.into(), size).ok_or(EOVERFLOW)?;
         Ok(Self {
             buf: SharedBuf::new_node(len, node)?,
-            size: size.into(),
+            words: size / size_of::<u64>() as u16,
         })
     }
 
@@ -80,8 +84,7 @@ impl Descs {
     }
 
     /// Writes a descriptor.
-    // A function: all of that fits into registers, and the compiler calls `write()` anyway, with
-    // what it has to write in memory.
+    // A function: all of that fits into registers, and each caller would have the stores otherwise.
     #[inline(never)]
     fn put(&self, tag: u32, op_flags: u32, nr_sectors: u32, start_sector: u64, addr: u64) {
         let desc = IoDesc {
@@ -92,7 +95,9 @@ impl Descs {
         };
         let words: [u64; 3] = zerocopy::transmute!(desc);
         // The buffer has room for a descriptor per tag.
-        let _ = self.buf.write(tag as usize * self.size, &words);
+        let _ = self
+            .buf
+            .write(tag as usize * usize::from(self.words), &words);
     }
 
     /// Maps the descriptors into a server. `vma` must have exactly their size, in whole pages.

@@ -3,7 +3,7 @@
 //! Zero copy: a fused command leases the data of a request to its secondaries.
 //!
 //! The lease holds a reference to the request. There are two kinds of primary:
-//! - `UBLK_IO_FUSED_SUBMIT_IO` only moves data. It may come from any task, on any ring, and several
+//! - `UBLK_U_IO_FUSED_SUBMIT_IO` only moves data. It may come from any task, on any ring, and several
 //!   times for one request; the request ends when it was committed and the last lease is over.
 //! - `UBLK_IO_COMMIT_AND_FETCH_REQ` moves data, commits the request with what came of it, and waits
 //!   for the next one. So it is the only command that a request takes.
@@ -22,6 +22,7 @@ use crate::{
         check_command_type,
         command_nr,
         IoCmd,
+        FUSED_SUBMIT_IO,
         UBLK_F_FUSED_CMD, //
     }, //
 };
@@ -91,7 +92,7 @@ pub(crate) fn submit_shared<'a, H: CommandHandler>(
     let op = cmd.op();
     let payload: IoCmd = zerocopy::transmute!(cmd.payload::<[u64; 2]>());
 
-    if command_nr(op) != uapi::UBLK_IO_FUSED_SUBMIT_IO {
+    if op != FUSED_SUBMIT_IO {
         return cmd.refuse(EINVAL);
     }
     match check(dev, &cmd, op, &payload) {
@@ -118,10 +119,8 @@ fn check<'a, H: CommandHandler>(
     payload: &IoCmd,
 ) -> Result<&'a Slot> {
     check_command_type(op)?;
-    let known = matches!(
-        command_nr(op),
-        uapi::UBLK_IO_FUSED_SUBMIT_IO | uapi::UBLK_IO_COMMIT_AND_FETCH_REQ
-    );
+    // The newer one has no legacy opcode.
+    let known = op == FUSED_SUBMIT_IO || command_nr(op) == uapi::UBLK_IO_COMMIT_AND_FETCH_REQ;
     if !known || !dev.has(UBLK_F_FUSED_CMD) {
         return Err(EINVAL);
     }

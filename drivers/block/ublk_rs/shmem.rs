@@ -16,10 +16,12 @@ use kernel::{
         Op,
         Request, //
     },
-    mm::pinned::{
-        MemoryRange,
-        PageId,
-        PinnedPages, //
+    mm::{
+        physical::{
+            MemoryRange,
+            PageId, //
+        },
+        pinned::PinnedPages, //
     },
     page::PAGE_SHIFT,
     prelude::*,

@@ -256,6 +256,9 @@ static_assert!(offset_of!(Params, dma) == offset_of!(kernel::uapi::ublk_params, 
 static_assert!(offset_of!(Params, seg) == offset_of!(kernel::uapi::ublk_params, seg));
 static_assert!(offset_of!(Params, integrity) == offset_of!(kernel::uapi::ublk_params, integrity));
 
+/// `UBLK_U_IO_FUSED_SUBMIT_IO`.
+pub(crate) const FUSED_SUBMIT_IO: u32 = kernel::ioctl::_IOWR::<IoCmd>(b'u' as u32, 0x28);
+
 /// Number of a command: `_IOC_NR()` of its opcode. Direction and size are not looked at, as in the
 /// C driver.
 pub(crate) fn command_nr(op: u32) -> u32 {

@@ -114,25 +114,22 @@ impl Path {
         )))
     }
 
-    /// Succeeds if the current task may access the file by its mode, its access control list and
-    /// the security modules. Whether the task could open it depends on more than that. Fails with
-    /// `EACCES`, or with what a security module says.
+    /// Succeeds if the current task may access the file by its mode, its access control list, the
+    /// device cgroup and the security modules. The owner of the file is who it is on the mount that
+    /// the path was found on, which may be idmapped. Whether the task could open the file depends
+    /// on more than that.
     ///
-    /// An idmapped mount is taken for an ordinary one, as in the C driver `ublk_drv`.
+    /// Fails with `EACCES`, with `EPERM` if the device cgroup does not allow it or an immutable
+    /// file is to be written, with `EROFS` if a file other than a device, a FIFO or a socket is to
+    /// be written on a read-only file system, and with what a security module says.
     ///
     /// # Context
     ///
-    /// Process context; may sleep. Wraps the C function `inode_permission()`.
+    /// Process context; may sleep. Wraps the C function `path_permission()`.
     pub fn check_access(&self, access: Access) -> Result {
-        // SAFETY: By the type invariants the dentry has an inode, and both stay while the reference
-        // is held. `nop_mnt_idmap` is static.
-        to_result(unsafe {
-            bindings::inode_permission(
-                &raw mut bindings::nop_mnt_idmap,
-                bindings::d_backing_inode(self.0.dentry),
-                access.as_mask(),
-            )
-        })
+        // SAFETY: By the type invariants the path is valid and its dentry has an inode; the mount,
+        // the dentry and the inode stay while the reference is held.
+        to_result(unsafe { bindings::path_permission(&self.0, access.as_mask()) })
     }
 }
 

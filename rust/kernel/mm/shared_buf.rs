@@ -10,27 +10,20 @@ use crate::{
     error::to_result,
     mm::virt::VmaNew,
     prelude::*,
-    transmute::{
-        AsBytes,
-        FromBytes, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     },
 };
-use core::{
-    mem::{
-        size_of,
-        size_of_val,
-        MaybeUninit, //
-    },
-    ptr::NonNull, //
-};
-
-const WORD: usize = size_of::<u64>();
+use core::ptr::NonNull;
 
 /// A zeroed buffer that the kernel writes, and that user space may map and read.
 ///
-/// The buffer gives out no references to its memory, as user space may look at it at any time. All
-/// accesses are volatile, in words of 8 bytes where the alignment allows it. So a reader may see
-/// parts of a value that is just being written, unless something else orders the two: a CQE, say.
+/// The buffer gives out no references to its memory, as user space may look at it at any time. It
+/// consists of words of 8 bytes, in the order of bytes of the machine, each of which is read and
+/// written as a whole. Several words are not: who reads them while they are written may see some of
+/// the old ones and some of the new ones, unless something else orders the two, a CQE, say. On a
+/// 32-bit machine user space may even see half a word.
 ///
 /// # Context
 ///
@@ -41,36 +34,38 @@ const WORD: usize = size_of::<u64>();
 /// ```
 /// use kernel::mm::shared_buf::SharedBuf;
 ///
-/// let buf = SharedBuf::new(100)?;
-/// assert_eq!(buf.len(), 100);
-/// buf.write(8, &0x1122_3344_5566_7788u64)?;
-/// buf.write(17, &[1u8, 2, 3])?;
-/// assert_eq!(buf.read::<u64>(8)?, 0x1122_3344_5566_7788);
-/// assert_eq!(buf.read::<[u8; 5]>(16)?, [0, 1, 2, 3, 0]);
-/// assert_eq!(buf.write(98, &0u32), Err(EINVAL));
-/// assert_eq!(buf.read::<u8>(100), Err(EINVAL));
+/// let buf = SharedBuf::new(40)?;
+/// assert_eq!(buf.len(), 40);
+/// buf.write(1, &[0x1122_3344_5566_7788, 2])?;
+/// assert_eq!(buf.read::<3>(0)?, [0u64, 0x1122_3344_5566_7788, 2]);
+/// assert_eq!(buf.write(4, &[3]), Ok(()));
+/// assert_eq!(buf.write(4, &[4, 5]), Err(EINVAL));
+/// assert_eq!(buf.read::<2>(3)?, [0u64, 3]);
+/// assert_eq!(buf.read::<1>(5), Err(EINVAL));
+/// assert_eq!(buf.read::<2>(usize::MAX), Err(EINVAL));
+/// assert_eq!(SharedBuf::new(42).err(), Some(EINVAL));
 /// # Ok::<(), Error>(())
 /// ```
 ///
 /// # Invariants
 ///
-/// `start` points to `len` bytes of initialised memory from `vmalloc_user()`, or the same on a
-/// certain node, which `self` owns.
+/// `start` points to `nr` words of initialised memory from `vmalloc_user()`, or the same on a
+/// certain node, which `self` owns. The kernel accesses this memory only through `start`, and each
+/// access is an atomic one of one of these words; user space can not write it.
 pub struct SharedBuf {
-    start: NonNull<u8>,
-    len: usize,
+    start: NonNull<Atomic<u64>>,
+    nr: usize,
 }
 
 // SAFETY: The memory may be used and freed by any thread.
 unsafe impl Send for SharedBuf {}
-// SAFETY: All accesses through a shared reference are volatile and of at most 8 bytes each, which
-// the kernel's memory model allows to be concurrent, like `READ_ONCE()` and `WRITE_ONCE()`; on a
-// 32-bit machine one of 8 bytes may be seen in halves. Any bytes are a value of what is read.
+// SAFETY: By the type invariants all accesses are atomic, and those of the same memory are of the
+// same word and so have the same size: they may be concurrent.
 unsafe impl Sync for SharedBuf {}
 
 impl SharedBuf {
     /// Allocates a buffer of `len` bytes, all zero. Fails with `ENOMEM`, and with `EINVAL` if `len`
-    /// is 0.
+    /// is 0 or not a multiple of 8.
     ///
     /// # Context
     ///
@@ -81,87 +76,59 @@ impl SharedBuf {
 
     /// As [`Self::new`], if possible on the memory node `nid`.
     pub fn new_node(len: usize, nid: NumaNode) -> Result<Self> {
-        if len == 0 {
+        if len == 0 || len % size_of::<u64>() != 0 {
             return Err(EINVAL);
         }
         // SAFETY: The function has no requirements but a size, and a node or none.
         let start = unsafe { bindings::vmalloc_user_node(len, nid.as_raw()) };
-        // INVARIANT: The memory is zeroed, and ours.
+        // INVARIANT: The memory is zeroed, and ours. It is so many words, and aligned to a page.
+        // Nobody else has a pointer to it, and `map()` only lets user space read it.
         Ok(Self {
             start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
-            len,
+            nr: len / size_of::<u64>(),
         })
     }
 
     /// Returns the size of the buffer in bytes. Any context.
     #[expect(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.len
+        self.nr * size_of::<u64>()
     }
 
-    /// Returns a pointer to `len` bytes at `offset`, or `EINVAL` if not all are in the buffer.
-    fn at(&self, offset: usize, len: usize) -> Result<*mut u8> {
-        let end = offset.checked_add(len).ok_or(EINVAL)?;
-        if end > self.len {
+    /// Returns the `N` words from the one at `index` on, or `EINVAL` if not all are in the buffer.
+    #[inline]
+    fn words<const N: usize>(&self, index: usize) -> Result<&[Atomic<u64>; N]> {
+        // No buffer has `usize::MAX` words, so this is the only comparison that is needed.
+        if index.saturating_add(N) > self.nr {
             return Err(EINVAL);
         }
-        Ok(self.start.as_ptr().wrapping_add(offset))
+        // SAFETY: By the type invariants there are `nr` initialised words from `start` on, which
+        // stay as long as `self`; they are aligned, and nobody accesses them but as atomic words.
+        // It was just checked that these are among them.
+        Ok(unsafe { &*self.start.as_ptr().add(index).cast::<[Atomic<u64>; N]>() })
     }
 
-    /// Copies `value` to `offset`, which is in bytes. Fails with `EINVAL` if it does not fit in.
-    /// Any context.
-    pub fn write<T: AsBytes>(&self, offset: usize, value: &T) -> Result {
-        let len = size_of_val(value);
-        let dst = self.at(offset, len)?;
-        let src = core::ptr::from_ref(value).cast::<u8>();
-
-        let mut at = 0;
-        if dst.addr() % WORD == 0 {
-            while at + WORD <= len {
-                // SAFETY: `at()` returned a pointer to `len` bytes; this one is aligned. All bytes
-                // of `value` are initialised.
-                unsafe {
-                    let word = src.add(at).cast::<u64>().read_unaligned();
-                    dst.add(at).cast::<u64>().write_volatile(word);
-                }
-                at += WORD;
-            }
-        }
-        while at < len {
-            // SAFETY: As above; a byte needs no alignment.
-            unsafe { dst.add(at).write_volatile(src.add(at).read()) };
-            at += 1;
+    /// Copies `words` into the buffer, from the word at `index` on. Fails with `EINVAL` if not all
+    /// of them fit in, and writes none then.
+    ///
+    /// Any context. Wraps C's `atomic64_set()`, which orders nothing.
+    #[inline]
+    pub fn write<const N: usize>(&self, index: usize, words: &[u64; N]) -> Result {
+        for (to, word) in self.words::<N>(index)?.iter().zip(words) {
+            to.store(*word, Relaxed);
         }
         Ok(())
     }
 
-    /// Returns a copy of what is at `offset`, which is in bytes. Fails with `EINVAL` if not all of
-    /// it is in the buffer. Any context.
-    pub fn read<T: FromBytes + Copy>(&self, offset: usize) -> Result<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        let len = size_of::<T>();
-        let src = self.at(offset, len)?;
-        let dst = value.as_mut_ptr().cast::<u8>();
+    /// Returns a copy of `N` words of the buffer, from the one at `index` on. Fails with `EINVAL`
+    /// if not all of them are in the buffer.
+    ///
+    /// Any context. Wraps C's `atomic64_read()`, which orders nothing.
+    #[inline]
+    pub fn read<const N: usize>(&self, index: usize) -> Result<[u64; N]> {
+        let words = self.words::<N>(index)?;
 
-        let mut at = 0;
-        if src.addr() % WORD == 0 {
-            while at + WORD <= len {
-                // SAFETY: `at()` returned a pointer to `len` bytes; this one is aligned. `dst` has
-                // room for a `T`.
-                unsafe {
-                    let word = src.add(at).cast::<u64>().read_volatile();
-                    dst.add(at).cast::<u64>().write_unaligned(word);
-                }
-                at += WORD;
-            }
-        }
-        while at < len {
-            // SAFETY: As above; a byte needs no alignment.
-            unsafe { dst.add(at).write(src.add(at).read_volatile()) };
-            at += 1;
-        }
-        // SAFETY: All bytes were written, and any bytes are a valid `T`.
-        Ok(unsafe { value.assume_init() })
+        Ok(words.each_ref().map(|word| word.load(Relaxed)))
     }
 
     /// Maps the buffer, from its start, into the address space that `vma` is being set up in.

@@ -29,6 +29,10 @@ use core::ops::RangeInclusive;
 /// such a parameter.
 ///
 /// Wraps C's `module_param_cb()`.
+///
+/// # Invariants
+///
+/// `value` is in `min..=max`.
 pub struct WritableParam {
     value: Atomic<u32>,
     min: u32,
@@ -37,16 +41,30 @@ pub struct WritableParam {
 
 impl WritableParam {
     /// A parameter that was not set yet.
+    ///
+    /// # Panics
+    ///
+    /// If the default is out of the bounds. The macro makes a static of the parameter, so that is
+    /// an error of the compiler.
     #[doc(hidden)]
     pub const fn new(default: u32, bounds: RangeInclusive<u32>) -> Self {
+        let min = *bounds.start();
+        let max = *bounds.end();
+
+        assert!(
+            min <= default && default <= max,
+            "the default of a writable parameter is out of its bounds"
+        );
+        // INVARIANT: It was just checked.
         Self {
             value: Atomic::new(default),
-            min: *bounds.start(),
-            max: *bounds.end(),
+            min,
+            max,
         }
     }
 
-    /// The value at this moment. Any context.
+    /// The value at this moment, which is within the bounds. Any context. Wraps C's
+    /// `atomic_read()`.
     #[inline]
     pub fn value(&self) -> u32 {
         // Nothing else depends on it.
@@ -57,6 +75,7 @@ impl WritableParam {
         if !(self.min..=self.max).contains(&value) {
             return Err(EINVAL);
         }
+        // INVARIANT: It was just checked.
         self.value.store(value, Relaxed);
         Ok(())
     }

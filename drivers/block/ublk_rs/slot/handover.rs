@@ -10,7 +10,6 @@ use super::{
 use crate::{
     data_mode::{
         AutoReg,
-        DataMode,
         Handover, //
     },
     descs::Descs,
@@ -48,7 +47,6 @@ use kernel::{
         IssueFlags,
         IssuedCmd,
         Outcome,
-        RingId,
         TaskContext, //
     },
     prelude::*,
@@ -76,25 +74,35 @@ impl SlotState {
 
     /// The data of the server's request could not be registered. If there is any, the server is to
     /// register it by itself, if it wished so. Returns whether it gets the request all the same.
-    pub(super) fn get_unregistered(
-        &mut self,
-        rq: &RequestRef,
-        auto_reg: AutoReg,
-        descs: &Descs,
-    ) -> bool {
+    pub(super) fn get_unregistered(&mut self, unregistered: &Unregistered, descs: &Descs) -> bool {
+        let Unregistered {
+            rq,
+            place,
+            auto_reg,
+        } = unregistered;
         self.registered_on = None;
         if !rq.has_data() {
             return true;
         }
         if auto_reg.fallback() {
-            descs.describe(rq, self.addr, rq.bytes(), UBLK_IO_F_NEED_REG_BUF);
+            let flags = place.flags | UBLK_IO_F_NEED_REG_BUF;
+            descs.describe(rq, place.addr, rq.bytes(), flags);
         }
         auto_reg.fallback()
     }
 }
 
+/// A request that the server has and whose data could not be registered.
+pub(super) struct Unregistered {
+    /// The reference that the table would have got.
+    pub(super) rq: RequestRef,
+    /// Where the server was to be told that the data is.
+    place: Place,
+    auto_reg: AutoReg,
+}
+
 /// The server gets a request, whose data is registered with the ring of `cmd`, of which it is told
-/// next. If that fails then the reference is returned which the table would have got.
+/// next. It may be `found` in shared memory as well.
 ///
 /// It is the server's before its data is registered, so the slot is locked once: that spares it 20
 /// instructions. Nobody but who calls this can tell the server, and a task that guesses gains
@@ -102,22 +110,31 @@ impl SlotState {
 /// What it commits on another ring leaves the data registered, as it does at any time. The tag is
 /// in use as long as the table's reference is there, so [`SlotState::has`] takes no other request
 /// for this one.
-// By itself the compiler does not, as there are two callers.
+// By itself the compiler does not, as there are several callers.
 #[inline(always)]
 pub(super) fn share_registered(
     mut state: SpinLockGuard<'_, SlotState>,
     rq: RequestRef,
+    found: Option<Found>,
     cmd: CmdRef<'_>,
     auto_reg: AutoReg,
     flags: IssueFlags<'_>,
     descs: &Descs,
-) -> Result<(), RequestRef> {
+) -> Result<(), Unregistered> {
     let bytes = rq.bytes();
-    descs.describe(&rq, state.addr, bytes, 0);
+    let place = Place::new(found.as_ref(), state.addr);
+    descs.describe(&rq, place.addr, bytes, place.flags);
     let lent = rq.clone();
+    if let Some(found) = found {
+        state.hold(found);
+    }
     state.share(rq, bytes, Some(cmd.ring()));
     drop(state);
-    Request::register_buffer(lent, cmd, auto_reg.index(), flags).map_err(|(_, lent)| lent)
+    Request::register_buffer(lent, cmd, auto_reg.index(), flags).map_err(|(_, rq)| Unregistered {
+        rq,
+        place,
+        auto_reg,
+    })
 }
 
 impl Slot {
@@ -157,10 +174,10 @@ impl Slot {
             Some(auto_reg) if self.data.handover == Handover::Register => auto_reg,
             _ => return self.start_with_data(state, rq, cmd, cx.flags(), descs, shmem),
         };
-        let shared = share_registered(state, rq, cmd.as_cmd(), auto_reg, cx.flags(), descs);
-        match shared {
-            Ok(()) => cmd.done(UBLK_IO_RES_OK as i32, cx.flags()),
-            Err(rq) => self.not_registered(rq, cmd, auto_reg, cx.flags(), descs),
+        let (this_cmd, flags) = (cmd.as_cmd(), cx.flags());
+        match share_registered(state, rq, None, this_cmd, auto_reg, flags, descs) {
+            Ok(()) => cmd.done(UBLK_IO_RES_OK as i32, flags),
+            Err(unregistered) => self.not_registered(unregistered, cmd, flags, descs),
         }
     }
 
@@ -174,50 +191,47 @@ impl Slot {
         cmd.done(UBLK_IO_RES_ABORT, flags);
     }
 
-    /// The data of a request that the server has was not registered, if there is any; `lent` would
-    /// have been the table's reference to it. The server is told of it, or the command waits for
-    /// the next one.
+    /// The data of a request that the server has was not registered, if there is any. The server is
+    /// told of it, or the command waits for the next one.
     #[cold]
     fn not_registered(
         &self,
-        lent: RequestRef,
+        unregistered: Unregistered,
         cmd: Command,
-        auto_reg: AutoReg,
         flags: IssueFlags<'_>,
         descs: &Descs,
     ) {
         let mut state = self.state.lock();
-        let told = if !state.has(&lent) {
-            Some(UBLK_IO_RES_ABORT)
-        } else if state.get_unregistered(&lent, auto_reg, descs) {
-            Some(UBLK_IO_RES_OK as i32)
-        } else {
-            None
-        };
-        let Some(told) = told else {
-            let rq = state.stage.commit(cmd);
-            drop(state);
-            return self.fail_both(rq, lent);
+        let told = match state.has(&unregistered.rq) {
+            // It was taken from the server meanwhile.
+            false => UBLK_IO_RES_ABORT,
+            true if state.get_unregistered(&unregistered, descs) => UBLK_IO_RES_OK as i32,
+            true => {
+                let rq = state.stage.commit(cmd);
+                return self.fail_unregistered(state, rq, unregistered);
+            }
         };
         drop(state);
-        ending::finish(lent);
+        ending::finish(unregistered.rq);
         cmd.done(told, flags);
     }
 
     /// Ends a request that was the server's and whose data could not be registered, with an error.
     #[cold]
-    pub(super) fn fail_both(&self, rq: Option<RequestRef>, lent: RequestRef) {
+    pub(super) fn fail_unregistered(
+        &self,
+        mut state: SpinLockGuard<'_, SlotState>,
+        rq: Option<RequestRef>,
+        unregistered: Unregistered,
+    ) {
+        let hold = self.release(&mut state);
+        drop(state);
+        // Who sees the request end finds the index free.
+        drop(hold);
         if let Some(rq) = rq {
             self.requeue_or_fail(rq, false);
         }
-        ending::finish(lent);
-    }
-
-    /// The data of a request could not be registered: the command waits for the next one.
-    #[cold]
-    fn put_back(&self, rq: RequestRef, cmd: Command) {
-        self.state.lock().stage.put_back(cmd);
-        self.requeue_or_fail(rq, false);
+        ending::finish(unregistered.rq);
     }
 
     /// As [`Self::start`], whatever is to be done with the data.
@@ -235,26 +249,28 @@ impl Slot {
         // This takes no lock. To lock the slot once for a request whose data is there spares it 10
         // instructions.
         let found = shmem.and_then(|shmem| shmem.find(&rq));
-        let found = match (found, auto_reg) {
-            (Some(found), None) => {
-                state.share_found(rq, found, descs);
-                drop(state);
-                return cmd.done(UBLK_IO_RES_OK as i32, flags);
-            }
-            (found, _) => found,
-        };
+        if let Some(auto_reg) = auto_reg {
+            let this_cmd = cmd.as_cmd();
+            return match share_registered(state, rq, found, this_cmd, auto_reg, flags, descs) {
+                Ok(()) => cmd.done(UBLK_IO_RES_OK as i32, flags),
+                Err(unregistered) => self.not_registered(unregistered, cmd, flags, descs),
+            };
+        }
+        if let Some(found) = found {
+            state.share_found(rq, found, descs);
+            drop(state);
+            return cmd.done(UBLK_IO_RES_OK as i32, flags);
+        }
         drop(state);
-        let place = Place::new(found.as_ref(), addr);
-        let copies = place.copies(self.data);
 
         let is_write = rq.op() == Op::Write && rq.has_data();
         // A server that has the data already needs no buffer.
-        if copies && self.data.asks && is_write {
+        if self.data.asks && is_write {
             descs.describe(&rq, addr, rq.bytes(), 0);
             self.state.lock().stage.ask(rq);
             return cmd.done(UBLK_IO_RES_NEED_GET_DATA as i32, flags);
         }
-        let bytes = if copies && is_write {
+        let bytes = if self.data.copies && is_write {
             give_data(&rq, addr)
         } else {
             Some(rq.bytes())
@@ -263,20 +279,8 @@ impl Slot {
             self.state.lock().stage.put_back(cmd);
             return ending::retry(rq);
         };
-        let registered = match auto_reg {
-            Some(auto_reg) => register(&rq, cmd.as_cmd(), auto_reg, flags),
-            None => Registered::No,
-        };
-        let Some((more, registered_on)) = registered.told() else {
-            return self.put_back(rq, cmd);
-        };
-        descs.describe(&rq, place.addr, bytes, place.flags | more);
-        let mut state = self.state.lock();
-        if let Some(found) = found {
-            state.hold(found);
-        }
-        state.share(rq, bytes, registered_on);
-        drop(state);
+        descs.describe(&rq, addr, bytes, 0);
+        self.state.lock().share(rq, bytes, None);
         cmd.done(UBLK_IO_RES_OK as i32, flags);
     }
 
@@ -323,16 +327,16 @@ impl Slot {
 }
 
 /// Where the server is told that the data is.
-pub(super) struct Place {
-    pub(super) addr: u64,
+struct Place {
+    addr: u64,
     /// `UBLK_IO_F_*` about it.
-    pub(super) flags: u32,
+    flags: u32,
 }
 
 impl Place {
     /// In shared memory, if it was found there, else at `addr`.
-    #[inline]
-    pub(super) fn new(found: Option<&Found>, addr: u64) -> Self {
+    #[inline(always)]
+    fn new(found: Option<&Found>, addr: u64) -> Self {
         match found {
             Some(found) => Self {
                 addr: found.addr(),
@@ -340,12 +344,6 @@ impl Place {
             },
             None => Self { addr, flags: 0 },
         }
-    }
-
-    /// Whether the driver has to copy the data to there, or from there.
-    #[inline]
-    pub(super) fn copies(&self, data: DataMode) -> bool {
-        data.copies && self.flags == 0
     }
 }
 
@@ -367,55 +365,4 @@ pub(super) fn give_data(rq: &Request<Disk>, addr: u64) -> Option<u32> {
 fn whole_blocks(rq: &Request<Disk>, copied: u32) -> Option<u32> {
     let part = copied - copied % rq.queue_data().block_bytes();
     (part > 0).then_some(part)
-}
-
-/// What came of registering the data of a request.
-pub(super) enum Registered {
-    /// There is nothing to register.
-    No,
-    On(RingId),
-    /// It failed; the server is told, as it wished.
-    ServerHasTo,
-    Failed,
-}
-
-impl Registered {
-    /// What the server is told of it, by a flag, and on which ring the data is. [`None`] if the
-    /// server gets no such request.
-    pub(super) fn told(self) -> Option<(u32, Option<RingId>)> {
-        match self {
-            Self::No => Some((0, None)),
-            Self::On(ring) => Some((0, Some(ring))),
-            Self::ServerHasTo => Some((UBLK_IO_F_NEED_REG_BUF, None)),
-            Self::Failed => None,
-        }
-    }
-}
-
-/// Registers the data of a request with the ring of the command that waited for it.
-pub(super) fn register(
-    rq: &RequestRef,
-    cmd: CmdRef<'_>,
-    auto_reg: AutoReg,
-    flags: IssueFlags<'_>,
-) -> Registered {
-    match Request::register_buffer(rq.clone(), cmd, auto_reg.index(), flags) {
-        Ok(()) => Registered::On(cmd.ring()),
-        Err((_, rq)) => unregistered(rq, auto_reg),
-    }
-}
-
-/// Drops a reference to a request whose data was not registered.
-#[cold]
-fn unregistered(rq: RequestRef, auto_reg: AutoReg) -> Registered {
-    let has_data = rq.has_data();
-    // Not the last reference.
-    ending::finish(rq);
-    if !has_data {
-        Registered::No
-    } else if auto_reg.fallback() {
-        Registered::ServerHasTo
-    } else {
-        Registered::Failed
-    }
 }

@@ -6,10 +6,8 @@
 use super::{
     handover::{
         give_data,
-        register,
         share_registered,
-        Place,
-        Registered, //
+        Unregistered, //
     },
     Deserted,
     Overdue,
@@ -191,37 +189,30 @@ impl Slot {
             _ => return self.start_shared_with_data(state, rq, cmd, flags, descs, shmem),
         };
         let former = state.note_server();
-        let shared = share_registered(state, rq, cmd, auto_reg, flags, descs);
+        let shared = share_registered(state, rq, None, cmd, auto_reg, flags, descs);
         drop(former);
         match shared {
             Ok(()) => true,
-            Err(rq) => self.not_registered_shared(rq, auto_reg, descs),
+            Err(unregistered) => self.not_registered_shared(unregistered, descs),
         }
     }
 
     /// As `not_registered()`. Returns whether the server is to be told.
     #[cold]
-    fn not_registered_shared(&self, lent: RequestRef, auto_reg: AutoReg, descs: &Descs) -> bool {
+    fn not_registered_shared(&self, unregistered: Unregistered, descs: &Descs) -> bool {
         let mut state = self.state.lock();
-        let has = state.has(&lent);
-        let told = has && state.get_unregistered(&lent, auto_reg, descs);
-        if has && !told {
-            let rq = state.stage.commit_shared();
-            drop(state);
-            self.fail_both(rq, lent);
-        } else {
-            drop(state);
-            ending::finish(lent);
-        }
+        let told = match state.has(&unregistered.rq) {
+            false => false,
+            true if state.get_unregistered(&unregistered, descs) => true,
+            true => {
+                let rq = state.stage.commit_shared();
+                self.fail_unregistered(state, rq, unregistered);
+                return false;
+            }
+        };
+        drop(state);
+        ending::finish(unregistered.rq);
         told
-    }
-
-    /// The data of a request could not be registered: the slot waits for the next one.
-    #[cold]
-    fn put_back_shared(&self, rq: RequestRef) -> bool {
-        self.state.lock().stage.put_back_shared();
-        self.requeue_or_fail(rq, false);
-        false
     }
 
     /// As [`Self::start_shared`], whatever is to be done with the data.
@@ -238,19 +229,24 @@ impl Slot {
         let (addr, auto_reg) = (state.addr, state.auto_reg);
         // As in `start_with_data()`.
         let found = shmem.and_then(|shmem| shmem.find(&rq));
-        let found = match (found, auto_reg) {
-            (Some(found), None) => {
-                state.share_found(rq, found, descs);
-                let former = state.note_server();
-                drop(state);
-                drop(former);
-                return true;
-            }
-            (found, _) => found,
-        };
+        if let Some(auto_reg) = auto_reg {
+            let former = state.note_server();
+            let shared = share_registered(state, rq, found, cmd, auto_reg, flags, descs);
+            drop(former);
+            return match shared {
+                Ok(()) => true,
+                Err(unregistered) => self.not_registered_shared(unregistered, descs),
+            };
+        }
+        if let Some(found) = found {
+            state.share_found(rq, found, descs);
+            let former = state.note_server();
+            drop(state);
+            drop(former);
+            return true;
+        }
         drop(state);
-        let place = Place::new(found.as_ref(), addr);
-        let bytes = if place.copies(self.data) && rq.op() == Op::Write && rq.has_data() {
+        let bytes = if self.data.copies && rq.op() == Op::Write && rq.has_data() {
             give_data(&rq, addr)
         } else {
             Some(rq.bytes())
@@ -260,20 +256,10 @@ impl Slot {
             ending::retry(rq);
             return false;
         };
-        let registered = match auto_reg {
-            Some(auto_reg) => register(&rq, cmd, auto_reg, flags),
-            None => Registered::No,
-        };
-        let Some((more, registered_on)) = registered.told() else {
-            return self.put_back_shared(rq);
-        };
-        descs.describe(&rq, place.addr, bytes, place.flags | more);
+        descs.describe(&rq, addr, bytes, 0);
         let former = {
             let mut state = self.state.lock();
-            if let Some(found) = found {
-                state.hold(found);
-            }
-            state.share(rq, bytes, registered_on);
+            state.share(rq, bytes, None);
             // As in `start_shared()`.
             state.note_server()
         };

@@ -301,7 +301,7 @@ unsafe impl AlwaysRefCounted for DiskRef {
         // does so again.
         //
         // SAFETY: By the type invariants this is a valid blk-mq queue.
-        unsafe { bindings::blk_mq_cancel_work_sync(this.queue()) };
+        unsafe { bindings::blk_mq_cancel_queue_work(this.queue()) };
 
         // A call of `queue_rq()` may still be running, though its request has ended and the disk
         // is removed. It uses the queue data, and the request if it returns an error. All such
@@ -432,6 +432,7 @@ mod tests {
                 UnaddedDisk, //
             },
             Operations,
+            QueueResult,
             Request,
             TagSet, //
         },
@@ -465,8 +466,8 @@ mod tests {
     impl Operations for Device {
         type QueueData = KBox<Data>;
 
-        fn queue_rq(_data: &Data, _rq: ARef<Request<Self>>, _is_last: bool) -> Result {
-            Err(EIO)
+        fn queue_rq(_data: &Data, rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
+            Err((EIO, rq))
         }
 
         fn commit_rqs(_data: &Data) {}

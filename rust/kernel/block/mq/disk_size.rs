@@ -224,6 +224,7 @@ mod tests {
                 UnaddedDisk, //
             },
             Operations,
+            QueueResult,
             Request,
             TagSet, //
         },
@@ -249,8 +250,8 @@ mod tests {
     impl Operations for Device {
         type QueueData = ();
 
-        fn queue_rq((): (), _rq: ARef<Request<Self>>, _is_last: bool) -> Result {
-            Err(EIO)
+        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
+            Err((EIO, rq))
         }
 
         fn commit_rqs((): ()) {}
@@ -333,8 +334,8 @@ mod tests {
             // Sectors of a zone.
             type QueueData = KBox<u64>;
 
-            fn queue_rq(_len: &u64, _rq: ARef<Request<Self>>, _is_last: bool) -> Result {
-                Err(EIO)
+            fn queue_rq(_len: &u64, rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
+                Err((EIO, rq))
             }
 
             fn commit_rqs(_len: &u64) {}

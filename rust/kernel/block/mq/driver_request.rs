@@ -149,6 +149,7 @@ impl Answer {
 ///         DriverQueue,
 ///         DriverRequests,
 ///         Operations,
+///         QueueResult,
 ///         Request, //
 ///     },
 ///     prelude::*,
@@ -170,11 +171,11 @@ impl Answer {
 /// impl Operations for Device {
 ///     type QueueData = ();
 ///
-///     fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> Result {
+///     fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
 ///         match rq.driver_data() {
 ///             // Here the device would be asked to fill in the data of the request.
-///             Some(Question::SerialNumber) => Err(EOPNOTSUPP),
-///             None => Err(EIO),
+///             Some(Question::SerialNumber) => Err((EOPNOTSUPP, rq)),
+///             None => Err((EIO, rq)),
 ///         }
 ///     }
 ///

@@ -317,6 +317,7 @@ mod tests {
             gen_disk::GenDiskBuilder,
             Op,
             QueueLimits,
+            QueueResult,
             TagSet, //
         },
         sync::{
@@ -371,16 +372,19 @@ mod tests {
     impl Operations for Device {
         type QueueData = ();
 
-        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> Result {
+        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
             let queued = QUEUED.fetch_add(1, Relaxed);
 
             if rq.op() != Op::Read {
-                return Err(EOPNOTSUPP);
+                return Err((EOPNOTSUPP, rq));
             }
 
             // Lease it twice at the same time.
-            let gathered = RequestLease::gather(rq.clone(), GFP_ATOMIC).map_err(|(e, _)| e)?;
-            let lease = RequestLease::new(rq).map_err(|(e, _)| e)?;
+            let gathered = match RequestLease::gather(rq.clone(), GFP_ATOMIC) {
+                Ok(gathered) => gathered,
+                Err((e, _)) => return Err((e, rq)),
+            };
+            let lease = RequestLease::new(rq)?;
             check(describes(&gathered.table(), lease.request()));
             check(describes(&lease.table(), lease.request()));
             check(lease.table().dir == Direction::Dest);
@@ -411,7 +415,7 @@ mod tests {
                 0 => rq.requeue(true),
                 1 => rq.requeue_delayed(1),
                 2 => rq.end_partial(512),
-                3 => drop(Request::into_unique_or_drop(rq.into_shared())),
+                3 => drop(rq),
                 _ => {
                     let bytes = rq.bytes();
                     rq.end_partial(bytes);

@@ -233,6 +233,7 @@ mod tests {
         block::mq::{
             gen_disk::GenDiskBuilder,
             Operations,
+            QueueResult,
             Request,
             TagSet, //
         },
@@ -249,8 +250,8 @@ mod tests {
     impl Operations for Device {
         type QueueData = ();
 
-        fn queue_rq((): (), _rq: ARef<Request<Self>>, _is_last: bool) -> Result {
-            Err(EIO)
+        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
+            Err((EIO, rq))
         }
 
         fn commit_rqs((): ()) {}

@@ -3,7 +3,7 @@
 //! Where the data of a request is in memory.
 
 use super::RequestView;
-use crate::mm::pinned::{
+use crate::mm::physical::{
     MemoryRange,
     PageId, //
 };

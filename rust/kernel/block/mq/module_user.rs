@@ -7,10 +7,6 @@
 //! the driver, and so does the code that frees it. So the kernel image, which calls that code (see
 //! `free_object()` in `disk_ref.rs`), counts the disks of each module, and a module that goes waits
 //! for its own.
-//!
-//! It also waits for who was preempted in its code. When the last user of a registered buffer is
-//! gone, io_uring calls the driver ([`Operations::lease_ended`](super::Operations::lease_ended)),
-//! which ends the request; from then on nothing keeps the disk, though that call has to return yet.
 
 use crate::{
     bindings,
@@ -72,7 +68,6 @@ mod modules {
         new_mutex,
         prelude::*,
         sync::{
-            rcu::synchronize_rcu_tasks,
             CondVar,
             Mutex,
             SetOnce, //
@@ -181,7 +176,7 @@ mod modules {
         }
     }
 
-    /// Waits until no disk and no preempted task needs the code of `module`, which is going.
+    /// Waits until no disk needs the code of `module`, which is going.
     fn wait_for(module: *mut bindings::module) {
         let Some(users) = USERS.as_ref() else {
             return;
@@ -191,13 +186,7 @@ mod modules {
         while counts.iter().any(|c| c.module == module && c.users > 0) {
             users.gone.wait(&mut counts);
         }
-        let all = counts.len();
         counts.retain(|c| c.module != module);
-        let had_users = counts.len() < all;
-        drop(counts);
-        if had_users {
-            synchronize_rcu_tasks();
-        }
     }
 
     /// Called by the module loader. Process context; when a module goes, its exit has returned.

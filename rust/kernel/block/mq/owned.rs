@@ -225,16 +225,6 @@ impl<T: Operations> OwnedRequest<T> {
         // SAFETY: The reference was taken above.
         unsafe { bindings::percpu_ref_put(usage) };
     }
-
-    /// Shares the request again.
-    #[inline]
-    pub fn into_shared(self) -> ARef<Request<T>> {
-        let rq = self.into_raw();
-
-        // SAFETY: By the type invariants the request satisfies the invariants of `Request<T>`, is
-        // owned by the driver, and nobody else has a reference.
-        unsafe { Request::share_raw(rq) }
-    }
 }
 
 impl<T: Operations> Deref for OwnedRequest<T> {
@@ -298,6 +288,7 @@ mod tests {
                 GenDiskBuilder, //
             },
             QueueLimits,
+            QueueResult,
             TagSet, //
         },
         page::Page,
@@ -319,7 +310,7 @@ mod tests {
     impl Operations for Device {
         type QueueData = ();
 
-        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> Result {
+        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
             if let Some(rq) = Request::into_unique_or_drop(rq) {
                 let bytes = rq.bytes();
                 rq.end_partial(bytes);

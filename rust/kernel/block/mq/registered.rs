@@ -4,6 +4,7 @@
 
 use super::{
     driver_request::Answer,
+    operations::DriverOps,
     Operations,
     Request, //
 };
@@ -21,8 +22,6 @@ use crate::{
     },
     types::ForeignOwnable, //
 };
-use core::ptr::NonNull;
-
 impl<T: Operations> Request<T> {
     /// Registers the pages of a request as the buffer `index` of the ring of `cmd`.
     ///
@@ -72,7 +71,7 @@ impl<T: Operations> Request<T> {
             bindings::io_buffer_register_request(
                 cmd,
                 rq.as_ptr().cast(),
-                Some(release::<T>),
+                Some(release),
                 index,
                 bits,
             )
@@ -130,6 +129,8 @@ impl<T: Operations> Request<T> {
 /// # Safety
 ///
 /// `answer` must be a reference that [`Request::register_answer`] gave up.
+// Not to be copied into a module, as `release()`.
+#[inline(never)]
 unsafe extern "C" fn release_answer(answer: *mut c_void) {
     // SAFETY: By the safety requirement.
     let answer = unsafe { <Arc<Answer> as ForeignOwnable>::from_foreign(answer) };
@@ -139,12 +140,25 @@ unsafe extern "C" fn release_answer(answer: *mut c_void) {
 
 /// Called by io_uring when the last user of a registered request is gone.
 ///
+/// Nothing keeps the driver's module for io_uring, which has the buffer in a table, and once the
+/// driver has ended the request, nothing keeps the disk. So this is a function of the kernel image,
+/// and the queue is in use until the driver's has returned: the removal of the disk waits for that,
+/// and the module for the disk.
+///
 /// # Safety
 ///
 /// `rq` must be a request with a reference that [`Request::register_buffer`] gave up.
-unsafe extern "C" fn release<T: Operations>(rq: *mut c_void) {
-    // SAFETY: By the safety requirement; a request is not null.
-    let rq = unsafe { ARef::from_raw(NonNull::new_unchecked(rq.cast::<Request<T>>())) };
+// Nor may the compiler make a copy of it for the module.
+#[inline(never)]
+unsafe extern "C" fn release(rq: *mut c_void) {
+    let rq = rq.cast::<bindings::request>();
+    // SAFETY: By the safety requirement the request is in flight, and so its queue is there.
+    let usage = unsafe { &raw mut (*(*rq).q).q_usage_counter };
 
-    T::lease_ended(rq);
+    // SAFETY: The counter is not zero: the request holds a reference.
+    unsafe { bindings::percpu_ref_get(usage) };
+    // SAFETY: By the safety requirement.
+    unsafe { DriverOps::lease_ended(rq) };
+    // SAFETY: The reference was taken above.
+    unsafe { bindings::percpu_ref_put(usage) };
 }

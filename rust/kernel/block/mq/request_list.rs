@@ -136,7 +136,10 @@ impl<T: Operations> Iterator for RequestList<'_, T> {
 #[macros::kunit_tests(rust_kernel_block_mq_request_list)]
 mod tests {
     use super::*;
-    use crate::prelude::*;
+    use crate::{
+        block::mq::QueueResult,
+        prelude::*, //
+    };
 
     /// Its requests are only moved from list to list.
     struct Device;
@@ -145,8 +148,8 @@ mod tests {
     impl Operations for Device {
         type QueueData = ();
 
-        fn queue_rq((): (), _rq: ARef<Request<Self>>, _is_last: bool) -> Result {
-            Err(EIO)
+        fn queue_rq((): (), rq: ARef<Request<Self>>, _is_last: bool) -> QueueResult<Self> {
+            Err((EIO, rq))
         }
 
         fn commit_rqs((): ()) {}

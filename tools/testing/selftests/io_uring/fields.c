@@ -30,6 +30,11 @@ const struct field fields[] = {
 	{ "ioprio", AT(ioprio), SIZE(ioprio), NET_FLAGS, 0, { IORING_OP_SEND, IORING_OP_RECV } },
 	{ "ioprio", AT(ioprio), SIZE(ioprio), NET_FLAGS | IORING_SEND_ZC_REPORT_USAGE, 0,
 	  { IORING_OP_SEND_ZC } },
+	/* of those with a lease: there is one, and nothing to choose */
+	{ "buf_index", AT(buf_index), SIZE(buf_index), 0, 0, RW },
+	{ "buf_index", AT(buf_index), SIZE(buf_index), 0, 0, SENDS },
+	{ "buf_index", AT(buf_index), SIZE(buf_index), 0, 0,
+	  { IORING_OP_RECV, IORING_OP_URING_CMD } },
 	{ "addr2", AT(addr2), SIZE(addr2), 0, 0, { IORING_OP_RECV } },
 	{ "optlen", AT(optlen), SIZE(optlen), 0, 0, { IORING_OP_RECV } },
 	{ "__pad2", AT(__pad2), SIZE(__pad2), 0, 0, { IORING_OP_SEND_ZC } },

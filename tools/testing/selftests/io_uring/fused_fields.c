@@ -91,4 +91,34 @@ TEST_F(fused, bits)
 	close2(sock);
 }
 
+/* uapi: buf_index is reserved with a lease; without one it is the number of a buffer */
+TEST_F(fused, buf_index)
+{
+	struct iovec vec[] = { { self->buf, 4096 }, { self->buf + 4096, 4096 } };
+	__u64 second = (uintptr_t)vec[1].iov_base;
+
+	ASSERT_EQ(0, ring_register(&self->ring, IORING_REGISTER_BUFFERS, vec, 2));
+	SET_BUFFER(0, 9);
+	/* though there is such a buffer; the good one is not issued */
+	LEND_DEST(4096);
+	ADD(IORING_OP_READ_FIXED, self->file, 0, 512, 0)->buf_index = 1;
+	EXPECT_GROUP(-EINVAL, -ECANCELED);
+	LEND_DEST(4096);
+	ADD_READ(0, 512, 0);
+	ADD(IORING_OP_READ_FIXED, self->file, 512, 512, 0)->buf_index = 1;
+	EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 9, 0, BUFFER_LEN));
+
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_READ_FIXED, self->file, second, 512, 100)->buf_index = 1;
+	EXPECT_GROUP(512, 512);
+	EXPECT_TRUE(is_pattern(self->buf + 4096, 0, 100, 512));
+	/* that address is in another one, and there are only two */
+	INIT(OP_START, 0, 0);
+	ADD(IORING_OP_READ_FIXED, self->file, second, 512, 0);
+	ADD(IORING_OP_READ_FIXED, self->file, second, 512, 0)->buf_index = 2;
+	EXPECT_GROUP(-EFAULT, -EFAULT, -EFAULT);
+}
+
 TEST_HARNESS_MAIN

@@ -66,6 +66,14 @@ static int make_pieces(struct fuzz *f, struct iovec *piece, __u32 limit, bool *b
 	return nr;
 }
 
+/* Does secondary @index say that its buffer is leased? */
+static bool asks_for_lease(const struct fuzz_group *fg, int index)
+{
+	if (fg->by_flag)
+		return fg->g.secondary[index]->flags & IOSQE_IO_DRAIN;
+	return fg->g.primary->uring_cmd_flags & IORING_FUSED_CMD_BUF;
+}
+
 bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index)
 {
 	struct io_uring_sqe *sqe = fg->g.secondary[index];
@@ -85,11 +93,16 @@ bool spoil_field(struct fuzz *f, struct fuzz_group *fg, int index)
 	if (field->offset == offsetof(struct io_uring_sqe, flags) &&
 	    (fg->by_flag || (index == fg->g.nr - 1 && 1 << bit == IOSQE_SQE_GROUP)))
 		return false;
+	/* it means what it always does */
+	if (field->offset == offsetof(struct io_uring_sqe, buf_index) &&
+	    !asks_for_lease(fg, index))
+		return false;
 	memcpy(&value, (char *)sqe + field->offset, field->size);
 	value |= 1ULL << bit;
 	memcpy((char *)sqe + field->offset, &value, field->size);
 	/* a SEND_ZC looks at these before it has a notification */
 	if (field->offset == offsetof(struct io_uring_sqe, flags) ||
+	    field->offset == offsetof(struct io_uring_sqe, buf_index) ||
 	    field->offset == offsetof(struct io_uring_sqe, __pad2))
 		fg->secondary[index].zc = false;
 	tell(f, "# spoiled: %s, bit %u of opcode %u\n", field->name, bit, *op);
@@ -200,7 +213,6 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 		/* pieces that overlap are no more than there is once */
 		if (!out && dest && len > limit)
 			e->res = -EINVAL;
-		sqe->buf_index = rnd(f, 3);
 	} else if (!sqe) {
 		if (dest) {
 			sqe = group_add(&fg->g, leased && one_in(f, 3) ? IORING_OP_READ_FIXED :
@@ -211,8 +223,6 @@ void add_secondary(struct fuzz *f, struct fuzz_group *fg, bool leased, bool dest
 					IORING_OP_WRITE, f->out, addr, len, off);
 			e->res = out ? -EFAULT : (int)len;
 		}
-		if (leased)
-			sqe->buf_index = rnd(f, 3);
 	}
 	if ((sqe->fd == f->in || sqe->fd == f->out) && one_in(f, 25)) {
 		sqe->fd = -1;

@@ -159,31 +159,35 @@ TEST_F(fused, link_malformed)
 	EXPECT_EQ(-ECANCELED, log_res(&log, 1));
 }
 
-/* uapi: a link time-out ends the primary only before its secondaries started */
+/* uapi: a LINK_TIMEOUT is a part of the request before it, and a group has several */
 TEST_F(fused, link_timeout)
 {
-	struct __kernel_timespec ts = { .tv_nsec = 1000000 };
+	struct __kernel_timespec ts = { .tv_sec = 10 };
 	struct io_uring_sqe sqe[2] = { { .opcode = IORING_OP_LINK_TIMEOUT, .len = 1,
 					 .addr = (uintptr_t)&ts, .user_data = UD_OTHER } };
+	unsigned int i, nr, flags[] = { IOSQE_IO_LINK, IOSQE_IO_HARDLINK };
 	struct log log = { };
-	int fd[2];
 
-	ASSERT_EQ(0, pipe(fd));
-	LEND_DEST(4096);
-	self->g.primary->flags = IOSQE_IO_LINK;
-	ADD(IORING_OP_READ, fd[0], 0, 4096, -1);
-	group_push(&self->g);
-	push_sqe(&self->ring, sqe);
-	ASSERT_LT(0, ring_submit(&self->ring));
-	ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_OTHER));
-	ASSERT_EQ(100, write(fd[1], self->buf, 100));
-	ASSERT_NE(NO_CQE, log_until(&log, &self->ring, UD_PRIMARY));
-	/* all of it, or nothing */
-	if (log_res(&log, UD_PRIMARY) != -ECANCELED)
-		EXPECT_EQ(100, log_res(&log, UD_PRIMARY));
-	EXPECT_EQ(log_res(&log, UD_PRIMARY), log_res(&log, 0));
-	close(fd[0]);
-	close(fd[1]);
+	SET_BUFFER(0, 9);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		for (nr = 1; nr <= 2; nr++) {
+			log.nr = 0;
+			LEND_DEST(4096);
+			self->g.primary->flags = flags[i];
+			ADD_READ(0, 512, 0);
+			if (nr == 2)
+				ADD_READ(512, 512, 0)->flags |= IOSQE_CQE_SKIP_SUCCESS;
+			group_push(&self->g);
+			push_sqe(&self->ring, sqe);
+			ASSERT_LT(0, ring_submit(&self->ring));
+			EXPECT_EQ(-EINVAL, log_until(&log, &self->ring, UD_OTHER));
+			EXPECT_EQ(-ECANCELED, log_until(&log, &self->ring, UD_PRIMARY));
+			EXPECT_EQ(-ECANCELED, log_res(&log, 0));
+			EXPECT_EQ(nr == 2 ? -ECANCELED : NO_CQE, log_res(&log, 1));
+		}
+	}
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 9, 0, BUFFER_LEN));
 }
 
 /* uapi: IO_DRAIN on the primary waits for what is before, for all of the group */

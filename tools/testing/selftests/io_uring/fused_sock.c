@@ -19,7 +19,7 @@ TEST_F(fused, send)
 			continue;
 		SET_BUFFER(0, kind);
 		LEND_SRC(BUFFER_LEN);
-		ADD(IORING_OP_SEND, sock[0], 4000, 9000, 0)->buf_index = 99;
+		ADD(IORING_OP_SEND, sock[0], 4000, 9000, 0);
 		EXPECT_GROUP(9000, 9000);
 		ASSERT_EQ(9000, recv_all(sock[1], self->buf, 9000));
 		EXPECT_TRUE(is_pattern(self->buf, kind, 4000, 9000));

@@ -30,7 +30,7 @@ TEST_F(fused, readv)
 	for (i = 0; i < 2; i++) {
 		SET_BUFFER(0, 9);
 		LEND_DEST(BUFFER_LEN);
-		ADD(reads[i], self->file, ptr(vec), 4, 777)->buf_index = 99;
+		ADD(reads[i], self->file, ptr(vec), 4, 777);
 		EXPECT_GROUP(9106, 9106);
 		GET_BUFFER(0);
 		EXPECT_TRUE(is_pattern(self->buf, 9, 0, 1));
@@ -50,7 +50,7 @@ TEST_F(fused, writev)
 	for (i = 0; i < 2; i++) {
 		SET_BUFFER(0, 3 + i);
 		LEND_SRC(BUFFER_LEN);
-		ADD(writes[i], self->file, ptr(vec), 3, 500)->buf_index = 99;
+		ADD(writes[i], self->file, ptr(vec), 3, 500);
 		EXPECT_GROUP(14099, 14099);
 		ASSERT_EQ(14099, pread(self->file, self->buf, 14099, 500));
 		EXPECT_TRUE(is_pattern(self->buf, 3 + i, 30000, 10000));
@@ -322,6 +322,49 @@ TEST_F(fused, direct)
 	ADD(IORING_OP_READ, disk, 0, 0, 0);
 	EXPECT_GROUP(0, 0);
 	close(disk);
+}
+
+/* in a regular file to 512 bytes: what its device asks for, its superblock need not say */
+TEST_F(fused, direct_file)
+{
+	/* good for most devices */
+	const struct iovec bad[] = { PIECE(0, 508), PIECE(4096, 516) };
+	const struct iovec good[] = { PIECE(4096, 512), PIECE(0, 512) };
+	char path[32];
+	int i, file;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", self->file);
+	file = open(path, O_RDWR | O_DIRECT);
+	if (file < 0)
+		SKIP(return, "no O_DIRECT in memory");
+	for (i = 0; i < 2; i++) {
+		SET_BUFFER(0, 9);
+		LEND_DEST(8192);
+		ADD(reads[i], file, ptr(bad), 2, 0);
+		ADD(IORING_OP_READ, file, 256, 512, 0);
+		ADD(IORING_OP_READ, file, 0, 508, 0);
+		ADD(reads[i], file, ptr(good), 2, 512);
+		EXPECT_GROUP(-EINVAL, -EINVAL, -EINVAL, -EINVAL, 1024);
+		GET_BUFFER(0);
+		EXPECT_TRUE(is_pattern(self->buf, 0, 1024, 512));
+		EXPECT_TRUE(is_pattern(self->buf + 512, 9, 512, 4096 - 512));
+		EXPECT_TRUE(is_pattern(self->buf + 4096, 0, 512, 512));
+		/* the rest is as it is without O_DIRECT */
+		LEND_DEST(8192);
+		ADD(IORING_OP_READ, self->file, 256, 508, 0);
+		EXPECT_GROUP(508, 508);
+	}
+	for (i = 0; i < 2; i++) {
+		LEND_SRC(8192);
+		ADD(writes[i], file, ptr(bad), 2, 0);
+		ADD(IORING_OP_WRITE, file, 256, 512, 0);
+		ADD(IORING_OP_WRITE, file, 0, 508, 0);
+		ADD(writes[i], file, ptr(good), 2, 4096);
+		EXPECT_GROUP(-EINVAL, -EINVAL, -EINVAL, -EINVAL, 1024);
+		ASSERT_EQ(1024, pread(self->file, self->buf, 1024, 0));
+		EXPECT_TRUE(is_pattern(self->buf, 0, 0, 1024));
+	}
+	close(file);
 }
 
 /* without a lease, the pieces are memory of the server's */

@@ -250,6 +250,59 @@ TEST_F(fused, ranges)
 	}
 }
 
+/* uapi: buf_index of a member that takes the lease is reserved; others may say what they like */
+TEST_F(fused, buf_index)
+{
+	static const unsigned char ops[] = {
+		IORING_OP_READ, IORING_OP_READ_FIXED, IORING_OP_READV, IORING_OP_READV_FIXED,
+		IORING_OP_RECV,
+		IORING_OP_WRITE, IORING_OP_WRITE_FIXED, IORING_OP_WRITEV, IORING_OP_WRITEV_FIXED,
+		IORING_OP_SEND, IORING_OP_SEND_ZC, IORING_OP_URING_CMD,
+	};
+	static const __u16 index[] = { 1, 99, 0x8000 };
+	struct iovec own[] = { { self->buf, 4096 }, { self->buf + 4096, 4096 } };
+	struct iovec vec = { NULL, 16 };
+	int i, k, sock[2];
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	/* that there is such a buffer is of no use */
+	ASSERT_EQ(0, ring_register(&self->ring, IORING_REGISTER_BUFFERS, own, 2));
+	SET_BUFFER(0, 9);
+	for (i = 0; i < (int)ARRAY_SIZE(ops); i++) {
+		bool vectored = ops[i] == IORING_OP_READV || ops[i] == IORING_OP_READV_FIXED ||
+			ops[i] == IORING_OP_WRITEV || ops[i] == IORING_OP_WRITEV_FIXED;
+		bool net = ops[i] == IORING_OP_RECV || ops[i] == IORING_OP_SEND ||
+			ops[i] == IORING_OP_SEND_ZC;
+
+		for (k = 0; k < (int)ARRAY_SIZE(index); k++) {
+			/* the first five write the buffer */
+			LEAD_CMD(OP_LEND, i < 5 ? 0 : LEND_SOURCE, 4096);
+			if (ops[i] == IORING_OP_URING_CMD)
+				group_add_cmd(&self->g, self->dev, 7)->flags |= IOSQE_IO_DRAIN;
+			else if (vectored)
+				ADD_LEASED(ops[i], self->file, (uintptr_t)&vec, 1, 0);
+			else
+				ADD_LEASED(ops[i], net ? sock[0] : self->file, 0, 16, 0);
+			self->g.secondary[0]->buf_index = index[k];
+			ADD_NOP(5);
+			EXPECT_GROUP(-EINVAL, -ECANCELED, -ECANCELED);
+		}
+	}
+	EXPECT_EQ(-1, recv(sock[1], self->buf, 16, MSG_DONTWAIT));
+	ASSERT_EQ(16, pread(self->file, self->buf, 16, 0));
+	EXPECT_TRUE(is_pattern(self->buf, 0, 0, 16));
+	GET_BUFFER(0);
+	EXPECT_TRUE(is_pattern(self->buf, 9, 0, BUFFER_LEN));
+	/* a member that does not take it names a buffer of the ring */
+	LEAD_CMD(OP_LEND, 0, 4096);
+	ADD_LEASED_READ(0, 512, 0);
+	ADD(IORING_OP_READ_FIXED, self->file, (uintptr_t)self->buf + 4096, 512,
+	    100)->buf_index = 1;
+	EXPECT_GROUP(0, 512, 512);
+	EXPECT_TRUE(is_pattern(self->buf + 4096, 0, 100, 512));
+	close2(sock);
+}
+
 /* what a member may be that takes the lease, and what it may say */
 TEST_F(fused, members)
 {

@@ -67,7 +67,14 @@ void test_ublk_no_data(struct server *s)
 
 void test_ublk_wrong_op(struct server *s)
 {
+	/* with another direction, another size, or neither */
+	static const __u32 others[] = {
+		_IOR('u', 0x28, struct ublksrv_io_cmd), _IOW('u', 0x28, struct ublksrv_io_cmd),
+		_IOWR('u', 0x28, struct ublksrv_ctrl_cmd), _IOWR('u', 0x28, __u64),
+		_IO('u', 0x28),
+	};
 	int tag = block_io_start(s, UBLK_IO_OP_READ);
+	unsigned int i;
 	int res;
 
 	/* an I/O command that is no fused one, as a primary */
@@ -79,6 +86,23 @@ void test_ublk_wrong_op(struct server *s)
 	CHECK(res == -EINVAL, "FETCH_REQ as a primary: %d", res);
 	CHECK(cqe_res(s, UD_SECONDARY(0)) == -ECANCELED, "its secondary is not canceled");
 	CHECK(!block_io_done(s, 0), "the request was completed");
+
+	/* what looks like FUSED_SUBMIT_IO */
+	for (i = 0; i < ARRAY_SIZE(others); i++) {
+		primary(s, tag, 1)->cmd_op = others[i];
+		secondary(s, 0, IORING_OP_READ, 0, 512, 0);
+		EXPECT(s, -EINVAL, -ECANCELED);
+	}
+	/* its number alone: it has no legacy opcode, whether others have one or not */
+	s->nr_cqes = 0;
+	primary(s, tag, 1)->cmd_op = 0x28;
+	secondary(s, 0, IORING_OP_READ, 0, 512, 0);
+	submit(&s->ring);
+	res = wait_cqe(s, UD_PRIMARY);
+	CHECK(res == -EINVAL || res == -EOPNOTSUPP, "0x28 as a primary: %d", res);
+	CHECK(cqe_res(s, UD_SECONDARY(0)) == -ECANCELED, "its secondary is not canceled");
+	CHECK(!block_io_done(s, 0), "the request was completed");
+	CHECK(all_are(block_buf(s), 0xee, LEN), "a secondary ran");
 
 	/* and the other way round */
 	s->nr_cqes = 0;

@@ -160,6 +160,29 @@ static void commit_refused(struct server *s, const char *where, struct io_uring_
 #define COMMIT_REFUSED(tag, op, want) \
 	commit_refused(s, HERE, primary(s, tag, 1), op, want)
 
+/* What gives it other ways to complete a request is not to be had. */
+TEST_F(hostile, features)
+{
+	static const __u64 more[] = { UBLK_F_BATCH_IO, UBLK_F_SHMEM_ZC };
+	const __u64 flags = UBLK_F_UNPRIVILEGED_DEV | UBLK_F_FUSED_CMD;
+	unsigned int i;
+	int id;
+
+	for (i = 0; i < ARRAY_SIZE(more); i++) {
+		id = add_dev(flags | more[i]);
+		EXPECT_EQ(-EINVAL, id) TH_LOG("flags %llx", (unsigned long long)more[i]);
+		/* root gets a device that is not an unprivileged one */
+		become(0);
+		if (id >= 0)
+			ctrl_path(id, UBLK_U_CMD_DEL_DEV, NULL, 0, 0);
+		id = add_dev(flags | more[i]);
+		EXPECT_LE(0, id);
+		if (id >= 0)
+			EXPECT_EQ(0, ctrl(id, UBLK_U_CMD_DEL_DEV, NULL, 0, 0));
+		become(NOBODY);
+	}
+}
+
 /* It can be used for what it is made for. */
 TEST_F(hostile, serves)
 {
