@@ -3,8 +3,8 @@
 //! Zero copy: a fused command leases the data of a request to its secondaries.
 //!
 //! The lease holds a reference to the request. There are two kinds of primary:
-//! - `UBLK_U_IO_FUSED_SUBMIT_IO` only moves data. It may come from any task, on any ring, and several
-//!   times for one request; the request ends when it was committed and the last lease is over.
+//! - `UBLK_U_IO_FUSED_SUBMIT_IO` only moves data. It may come from any task, on any ring, and
+//!   several times for one request; that ends when it was committed and the last lease is over.
 //! - `UBLK_IO_COMMIT_AND_FETCH_REQ` moves data, commits the request with what came of it, and waits
 //!   for the next one. So it is the only command that a request takes.
 
