@@ -151,7 +151,7 @@ fn negotiate(
     if !has(UBLK_F_IO_DESC_SIZE) {
         info.io_desc_size = desc_size;
     } else if !(desc_size..=UBLK_MAX_IO_DESC_SIZE).contains(&info.io_desc_size)
-        || usize::from(info.io_desc_size) % align_of::<IoDesc>() != 0
+        || usize::from(info.io_desc_size) % size_of::<u64>() != 0
     {
         return Err(EINVAL);
     }
