@@ -304,8 +304,8 @@ unsafe impl AlwaysRefCounted for DiskRef {
         unsafe { bindings::blk_mq_cancel_queue_work(this.queue()) };
 
         // A call of `queue_rq()` may still be running, though its request has ended and the disk
-        // is removed. It uses the queue data, and the request if it returns an error. All such
-        // calls are in RCU read side critical sections.
+        // is removed. It uses the queue data. All such calls are in RCU read side critical
+        // sections.
         synchronize_rcu();
 
         // SAFETY: The count is 0, so the reference to the disk goes too, by the type invariants.

@@ -22,6 +22,7 @@ use crate::{
     },
     types::ForeignOwnable, //
 };
+
 impl<T: Operations> Request<T> {
     /// Registers the pages of a request as the buffer `index` of the ring of `cmd`.
     ///
