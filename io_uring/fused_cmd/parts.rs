@@ -170,7 +170,9 @@ impl Group {
                     (*secondary).__bindgen_anon_2.buf_node = node;
                     (*secondary).flags |= bindings::REQ_F_BUF_NODE as u64;
                     if let Some(coverage) = &mut coverage {
-                        if !coverage.add(secondary, left == 0) {
+                        if nr == 1 && coverage.is_all(secondary) {
+                            (*ptr).filled = true;
+                        } else if !coverage.add(secondary, left == 0) {
                             let index = (*secondary).fused_index;
                             secondary::fail(&mut *ptr, EIO.to_errno(), index);
                         }

@@ -277,8 +277,12 @@ impl Operations for Disk {
         let committed = rq
             .queue_data()
             .slot(rq.hw_queue(), rq.tag())
-            .is_some_and(|slot| slot.commit_lent(&rq, memory, result));
-        ending::finish(rq);
-        committed
+            .and_then(|slot| slot.commit_lent(&rq, memory, result));
+
+        match committed {
+            Some(verdict) => ending::finish_lent(rq, verdict),
+            None => ending::finish(rq),
+        }
+        committed.is_some()
     }
 }

@@ -92,16 +92,22 @@ impl Slot {
     /// Commits the request whose data secondaries moved: `result` is the number of bytes or an
     /// error. The slot waits for the next one. `rq` is another reference to it.
     ///
-    /// Returns whether it did. It does not if the request was aborted, or committed otherwise,
-    /// meanwhile; nor if the secondaries were canceled, or broke off because the server dies: then
-    /// it is still the server's.
-    pub(crate) fn commit_lent(&self, rq: &Request<Disk>, memory: PartMemory, result: i32) -> bool {
+    /// Returns the verdict that the request has then, for [`ending::finish_lent`]. There is none,
+    /// and it was not committed, if it was aborted, or committed otherwise, meanwhile; nor if the
+    /// secondaries were canceled, or broke off because the server dies: then it is still the
+    /// server's.
+    pub(crate) fn commit_lent(
+        &self,
+        rq: &Request<Disk>,
+        memory: PartMemory,
+        result: i32,
+    ) -> Option<Verdict> {
         let (own, hold, _old) = {
             let mut state = self.state.lock();
             let old = state.memory.replace(memory);
             if self.broke_off(&state, result, rq.bytes()) {
                 drop(state);
-                return false;
+                return None;
             }
             state.addr = 0;
             let own: Option<RequestRef> = state.stage.commit_shared();
@@ -109,11 +115,9 @@ impl Slot {
         };
         // Outside of the lock, and who sees the request end finds the index free.
         drop(hold);
-        let Some(own) = own else {
-            return false;
-        };
+        let own = own?;
         let verdict = Verdict::on_moved(&own, result);
-        self.endings().finish(own, verdict);
-        true
+        self.endings().give_up(own, verdict);
+        Some(verdict)
     }
 }

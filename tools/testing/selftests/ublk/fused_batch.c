@@ -78,12 +78,9 @@ static void submit_batch(struct ublk_thread *t, struct ublk_queue *q,
 	ublk_assert(io_uring_sq_space_left(&t->ring) >= b->nr_seg + 1u);
 
 	sqe = io_uring_get_sqe(&t->ring);
-	io_uring_prep_rw(IORING_OP_FUSED_CMD, sqe, ublk_get_registered_fd(q, 0),
-			 b->elem, 0, 0);
-	if (!(q->flags & UBLKS_Q_NO_UBLK_FIXED_FD))
-		sqe->flags = IOSQE_FIXED_FILE;
+	*sqe = q->fused_commit;
+	sqe->addr = (unsigned long)b->elem;
 	sqe->cmd_op = UBLK_U_IO_COMMIT_IO_CMDS;
-	sqe->uring_cmd_flags = IORING_FUSED_CMD_BUF;
 	sqe->nr_secondary = b->nr_seg;
 	sqe->user_data = build_user_data(b->idx,
 					 ublk_cmd_op_nr(UBLK_U_IO_COMMIT_IO_CMDS),
@@ -109,6 +106,7 @@ void ublk_fused_batch_queue_io(struct ublk_thread *t, struct ublk_queue *q,
 			       const struct ublk_fused_seg *seg, unsigned int nr)
 {
 	struct ublk_fused_batch *b = t->fused->open[q->q_id];
+	unsigned int i;
 
 	if (b && b->nr_seg + nr > IORING_FUSED_MAX_SECONDARY) {
 		submit_batch(t, q, b);
@@ -127,8 +125,8 @@ void ublk_fused_batch_queue_io(struct ublk_thread *t, struct ublk_queue *q,
 		.tag		= tag,
 		.buf_index	= nr,
 	};
-	memcpy(&b->seg[b->nr_seg], seg, nr * sizeof(*seg));
-	b->nr_seg += nr;
+	for (i = 0; i < nr; i++)
+		b->seg[b->nr_seg++] = seg[i];
 }
 
 /* All that the server was told of has been seen */
