@@ -58,7 +58,6 @@ impl CmdRef<'_> {
     }
 
     /// The C command, and the flags for a C function that is called for it.
-    #[cfg_attr(not(CONFIG_BLOCK), expect(dead_code))]
     #[inline]
     pub(crate) fn raw(self, flags: IssueFlags<'_>) -> (*mut bindings::io_uring_cmd, u32) {
         // SAFETY: By the type invariant.
