@@ -93,7 +93,7 @@ struct io_fused_group {
 	bool				is_sqe_group;
 	/* of such a primary: was IOSQE_CQE_SKIP_SUCCESS set? */
 	bool				skips_cqe;
-	/* the only secondary was given all of the lease, which the driver keeps */
+	/* the only secondary was given all of a lease, of which the driver is told */
 	bool				filled;
 };
 

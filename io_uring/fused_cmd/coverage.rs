@@ -50,26 +50,10 @@ impl Coverage {
     ///
     /// `req` is a secondary that writes the buffer, is prepared but not issued, and has a reference
     /// on the buffer.
-    // Nearly always one secondary is given all of the buffer.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) -> bool {
-        // SAFETY: By the safety requirement.
-        unsafe { (is_last && self.end == 0 && self.is_all(req)) || self.add_ranges(req, is_last) }
-    }
-
-    /// As [`add`](Self::add).
-    ///
-    /// # Safety
-    ///
-    /// As for [`add`](Self::add).
+    // A function of its own: one secondary alone is nearly always given all of the buffer.
     #[inline(never)]
     #[must_use]
-    pub(crate) unsafe fn add_ranges(
-        &mut self,
-        req: *mut bindings::io_kiocb,
-        is_last: bool,
-    ) -> bool {
+    pub(crate) unsafe fn add(&mut self, req: *mut bindings::io_kiocb, is_last: bool) -> bool {
         let mut zeroed = true;
 
         // SAFETY: By the safety requirement.

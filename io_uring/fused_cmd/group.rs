@@ -226,8 +226,9 @@ impl Group {
         }
         // The memory was zeroed when it came to the cache, so it holds a group at any time. Only
         // what another one has left there is written. The lease is set up when there is one, see
-        // `Issue::set_up_lease()`; parts have memory of their own, so there is no `whole`; and a
-        // group ends with nothing `gathered`, and with `accepted` forgotten.
+        // `Issue::set_up_lease()`, and `filled` is said when secondaries that borrow it are started;
+        // parts have memory of their own, so there is no `whole`; and a group ends with nothing
+        // `gathered`, and with `accepted` forgotten.
         // SAFETY: The memory was just allocated and has this size.
         unsafe {
             (*group).primary = req;
@@ -448,7 +449,7 @@ impl Group {
                 if let Some(mut coverage) = Coverage::of(&state.lease.imu) {
                     if coverage.is_all(secondary) {
                         state.filled = true;
-                    } else if !coverage.add_ranges(secondary, true) {
+                    } else if !coverage.add(secondary, true) {
                         let index = (*secondary).fused_index;
                         secondary::fail(&mut *group, EIO.to_errno(), index);
                     }
@@ -594,7 +595,7 @@ fn breaks_link(state: &bindings::io_fused_group) -> bool {
 ///
 /// # Safety
 ///
-/// Called for what [`Issue::set_up_lease`] set up, by who has put that reference, with `uring_lock`
+/// Called for what [`set_up_lease`] set up, by who has put that reference, with `uring_lock`
 /// held: by `io_free_rsrc_node()`, or by a secondary that knows that it has the last one.
 pub(crate) unsafe extern "C" fn lease_ended(group: *mut c_void) {
     // SAFETY: The group is live: it has not ended before its lease did. It has no other reference

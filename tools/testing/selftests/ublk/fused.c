@@ -71,12 +71,6 @@ void ublk_fused_queue_init(struct ublk_queue *q)
 					 q->q_id, 0);
 	cmd->q_id = q->q_id;
 
-	if (ublk_queue_use_group(q)) {
-		sqe->opcode = IORING_OP_URING_CMD;
-		sqe->flags |= IOSQE_SQE_GROUP;
-		sqe->uring_cmd_flags = 0;
-	}
-
 	for (op = UBLK_IO_OP_READ; op <= UBLK_IO_OP_WRITE; op++) {
 		bool is_read = op == UBLK_IO_OP_READ;
 
@@ -92,7 +86,7 @@ void ublk_fused_queue_init(struct ublk_queue *q)
  * A primary and its secondaries, for which there has to be room in the ring.
  * Inlined, so that a request of one group, as most are, has code of its own.
  */
-static inline __attribute__((always_inline)) void
+static __always_inline void
 queue_group(struct ublk_thread *t, struct ublk_queue *q, int tag,
 	    unsigned int cmd_op, unsigned int group, unsigned int ublk_op,
 	    const struct ublk_fused_seg *seg, unsigned int nr)
@@ -112,8 +106,13 @@ queue_group(struct ublk_thread *t, struct ublk_queue *q, int tag,
 		sqe->user_data = build_user_data(tag, ublk_cmd_op_nr(cmd_op),
 						 group, q->q_id, 1);
 	}
-	if (!ublk_queue_use_group(q))
+	if (!ublk_queue_use_group(q)) {
 		sqe->nr_secondary = nr;
+	} else {
+		sqe->opcode = IORING_OP_URING_CMD;
+		sqe->flags |= IOSQE_SQE_GROUP;
+		sqe->uring_cmd_flags = 0;
+	}
 
 	for (i = 0; i < nr; i++) {
 		sqe = io_uring_get_sqe(&t->ring);

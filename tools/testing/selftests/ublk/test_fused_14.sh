@@ -34,6 +34,9 @@ _verify "4k:2M 64k:8M 512k:16M" -t loop --group -q 2 -d 64 "${UBLK_BACKFILES[0]}
 _verify "1536:512k 1M:8M" -t stripe --group -q 1 -d 32 --chunk_size 4096 --by_chunk \
 	"${UBLK_BACKFILES[@]}"
 _verify "23552:4M 1M:8M" -t stripe --group -q 2 -d 32 --chunk_size 4096 "${UBLK_BACKFILES[@]}"
+# with batches these are fused commands, but for a request of several groups
+_verify "4k:2M 1M:8M" -t stripe -b --group -q 1 -d 32 --chunk_size 4096 --by_chunk \
+	"${UBLK_BACKFILES[@]}"
 
 _cleanup_test
 _show_result "$TID" $ERR_CODE
