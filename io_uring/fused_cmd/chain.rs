@@ -2,10 +2,13 @@
 
 //! Secondaries that are prepared and wait to be issued.
 
-use core::ptr::{
-    addr_of_mut,
-    null_mut,
-    NonNull, //
+use core::{
+    iter::successors,
+    ptr::{
+        addr_of_mut,
+        null_mut,
+        NonNull, //
+    }, //
 };
 use kernel::{
     bindings,
@@ -77,6 +80,16 @@ impl Chain {
         self.0.first = unsafe { (*node.as_ptr()).next };
         // SAFETY: As above.
         Some(unsafe { Self::request(node) })
+    }
+
+    /// The requests, in their order.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = NonNull<bindings::io_kiocb>> + '_ {
+        let first = NonNull::new(self.0.first);
+        // SAFETY: By the type invariant the nodes are part of live requests, and nobody else changes
+        // the list while this refers to it.
+        let nodes = successors(first, |node| NonNull::new(unsafe { (*node.as_ptr()).next }));
+        // SAFETY: They are in the list.
+        nodes.map(|node| unsafe { Self::request(node) })
     }
 
     /// The request of a node.

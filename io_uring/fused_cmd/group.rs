@@ -387,7 +387,10 @@ impl Group {
             state.pending = nr - nr_leased + 1;
             // A driver that keeps the command takes all of the buffer for good data.
             if state.done.is_some() {
-                coverage = Coverage::of(&state.lease.imu);
+                // SAFETY: By the type invariant of the chain they are prepared and not issued. If the
+                // buffer is to be written, then all that lease it write it, or the group would have
+                // been refused.
+                coverage = unsafe { Coverage::of_several(&state.lease.imu, &chain, nr_leased) };
             }
         } else {
             state.pending = nr;

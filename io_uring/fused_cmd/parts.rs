@@ -154,7 +154,12 @@ impl Group {
                 (
                     (*ptr).nr,
                     addr_of_mut!((*ptr).lease.node),
-                    Coverage::of(&(*ptr).lease.imu),
+                    if (*ptr).nr == 1 {
+                        Coverage::of(&(*ptr).lease.imu)
+                    } else {
+                        // As there: see also `add_part()`.
+                        Coverage::of_several(&(*ptr).lease.imu, &chain, (*ptr).nr)
+                    },
                 )
             };
             for left in (0..nr).rev() {
