@@ -182,20 +182,20 @@ unsafe extern "C" fn io_fused_cmd_gather(
     };
     let inline = flags & bindings::IORING_FUSED_CMD_INLINE != 0;
 
-    if ret >= 0 && flags & !bindings::IORING_FUSED_CMD_BUF == 0 {
-        // Most are like that. If the number is known there is no loop, and what is known of the
-        // secondaries stays out of memory: 50 instructions less.
+    if ret >= 0
+        && flags & !bindings::IORING_FUSED_CMD_BUF == 0
+        && (1..=bindings::IORING_FUSED_MAX_SECONDARY).contains(&nr.into())
+    {
         // SAFETY: `req` is being initialised; the command is its first member. The rest is by the
         // function's requirements: the preparation did not fail.
         unsafe {
+            (*req.cast::<bindings::io_uring_cmd>()).flags = flags;
+            // Most have one. As the number is known there is no loop, and what is known of the
+            // secondaries stays out of memory: 50 instructions less.
             if nr == 1 {
-                (*req.cast::<bindings::io_uring_cmd>()).flags = flags;
                 return Gathered::new(req, left, 1).complete::<Plain>();
             }
-            if nr != 0 && u32::from(nr) <= bindings::IORING_FUSED_MAX_SECONDARY {
-                (*req.cast::<bindings::io_uring_cmd>()).flags = flags;
-                return gather_several(req, left, nr);
-            }
+            return gather_several(req, left, nr);
         }
     }
 

@@ -37,26 +37,21 @@ impl Coverage {
         })
     }
 
-    /// As [`of`](Self::of), for the first `nr` of the secondaries in `chain` that borrow `buffer`.
-    /// [`None`] also if all of it was given to these: then there is nothing to add.
+    /// As [`of`](Self::of), for the first `nr` secondaries in `chain`. [`None`] also if all of the
+    /// buffer was given to these: then there is nothing to add.
     ///
     /// # Safety
     ///
-    /// They are prepared and not issued, and write the buffer if it is one that is to be written.
+    /// They are prepared and not issued, borrow the buffer, and write it if it is to be written.
     pub(crate) unsafe fn of_several(
         buffer: &bindings::io_mapped_ubuf,
         chain: &Chain,
         nr: u16,
     ) -> Option<Self> {
         let this = Self::of(buffer)?;
-        let borrowers = || {
-            let requests = chain.requests().map(NonNull::as_ptr);
-            // SAFETY: The requests of a chain are live.
-            let borrow = requests.filter(|&req| unsafe { secondary::is_leased(req) });
-            borrow.take(nr.into())
-        };
+        let borrowers = || chain.requests().map(NonNull::as_ptr).take(nr.into());
         let mut end = 0;
-        // SAFETY: By the safety requirement.
+        // SAFETY: By the safety requirement; the buffer is to be written, or there is no `this`.
         let in_order = unsafe {
             each_range(borrowers(), |range| {
                 let goes_on = range.offset <= end;
@@ -169,12 +164,12 @@ struct Blocks {
 impl Blocks {
     /// The most blocks of a buffer: that many of 4 KiB are 2 MiB.
     const MAX: usize = 512;
-    /// That of a sector: there is hardly a store with a smaller one.
+    /// That of a sector. Smaller ranges are taken for such that leave something out.
     const MIN_SHIFT: u32 = 9;
 
     /// None of a buffer of `len` bytes is given yet.
     fn of(len: u64) -> Self {
-        let per_block = len.div_ceil(Self::MAX as u64).max(1);
+        let per_block = len.div_ceil(Self::MAX as u64);
 
         Self {
             given: [0; Self::MAX / 64],

@@ -387,10 +387,11 @@ impl Group {
             state.pending = nr - nr_leased + 1;
             // A driver that keeps the command takes all of the buffer for good data.
             if state.done.is_some() {
-                // SAFETY: By the type invariant of the chain they are prepared and not issued. If the
-                // buffer is to be written, then all that lease it write it, or the group would have
-                // been refused.
-                coverage = unsafe { Coverage::of_several(&state.lease.imu, &chain, nr_leased) };
+                // SAFETY: By the type invariant of the chain they are prepared and not issued. A
+                // command that is kept leads no SQE group, see `io_fused_cmd_start()`, so all of
+                // them borrow the buffer; if it is to be written then they write it, or the lease
+                // would have been refused.
+                coverage = unsafe { Coverage::of_several(&state.lease.imu, &chain, nr) };
             }
         } else {
             state.pending = nr;

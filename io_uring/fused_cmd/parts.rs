@@ -157,7 +157,7 @@ impl Group {
                     if (*ptr).nr == 1 {
                         Coverage::of(&(*ptr).lease.imu)
                     } else {
-                        // As there: see also `add_part()`.
+                        // As there; `add_part()` has checked that they go with the lease.
                         Coverage::of_several(&(*ptr).lease.imu, &chain, (*ptr).nr)
                     },
                 )

@@ -51,8 +51,8 @@ void ublk_fused_set_depth(struct ublk_dev *dev, unsigned int nr)
 }
 
 /*
- * What the SQEs of a queue have in common is written once: to copy it takes a
- * fraction of the instructions.
+ * What the SQEs of a queue have in common is written once: to copy that takes
+ * fewer instructions than to write it anew.
  */
 void ublk_fused_queue_init(struct ublk_queue *q)
 {
