@@ -236,8 +236,8 @@ unsafe extern "C" fn io_fused_cmd_gather(
 ///
 /// # Safety
 ///
-/// As there. The flags of the command are stored, and do not say that a secondary is inline; `nr` is
-/// not zero, and not more than there may be.
+/// As there. The flags of the command are stored, and do not say that a secondary is inline; `nr`
+/// is not zero, and not more than there may be.
 // A function of its own, so that one secondary needs no loop.
 #[inline(never)]
 unsafe fn gather_several(req: *mut bindings::io_kiocb, left: *mut c_uint, nr: u16) -> c_int {

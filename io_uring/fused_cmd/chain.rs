@@ -85,8 +85,8 @@ impl Chain {
     /// The requests, in their order.
     pub(crate) fn requests(&self) -> impl Iterator<Item = NonNull<bindings::io_kiocb>> + '_ {
         let first = NonNull::new(self.0.first);
-        // SAFETY: By the type invariant the nodes are part of live requests, and nobody else changes
-        // the list while this refers to it.
+        // SAFETY: By the type invariant the nodes are part of live requests, and nobody else
+        // changes the list while this refers to it.
         let nodes = successors(first, |node| NonNull::new(unsafe { (*node.as_ptr()).next }));
         // SAFETY: They are in the list.
         nodes.map(|node| unsafe { Self::request(node) })

@@ -132,8 +132,8 @@ unsafe fn each_range(
     true
 }
 
-/// Whether `secondaries` were given all of a buffer of `len` bytes, in whatever order, as those of a
-/// stripe are. False also for some whose ranges are not made of whole blocks.
+/// Whether `secondaries` were given all of a buffer of `len` bytes, in whatever order, as those of
+/// a stripe are. False also for some whose ranges are not made of whole blocks.
 ///
 /// # Safety
 ///

@@ -226,7 +226,7 @@ impl Group {
         }
         // The memory was zeroed when it came to the cache, so it holds a group at any time. Only
         // what another one has left there is written. The lease is set up when there is one, see
-        // `Issue::set_up_lease()`, and `filled` is said when secondaries that borrow it are started;
+        // `Issue::set_up_lease()`, and `filled` is said when those that borrow it are started;
         // parts have memory of their own, so there is no `whole`; and a group ends with nothing
         // `gathered`, and with `accepted` forgotten.
         // SAFETY: The memory was just allocated and has this size.
