@@ -220,6 +220,9 @@ static inline unsigned int io_fused_take_dropped(struct io_submit_state *state)
 
 #endif
 
+/* called with CONFIG_NET only, for a leased request */
+bool io_sock_counts_written(struct file *file);
+
 static inline bool io_is_fused(const struct io_kiocb *req)
 {
 	return IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) &&

@@ -341,7 +341,8 @@ unsafe fn issue_unlocked(
     uring_cmd: unsafe extern "C" fn(*mut bindings::io_uring_cmd, c_uint) -> c_int,
     flags: c_uint,
 ) -> c_int {
-    // The task work of a command that is accepted may run, and free it, before the driver returns.
+    // The task work of a command that is accepted may run, and end its group, before the driver
+    // returns. The request itself stays: the worker has a reference to it.
     let mut accepted = false;
 
     // SAFETY: The command was not started. The place is there until it is forgotten.

@@ -191,8 +191,8 @@ pub struct CharDeviceRegistration<T: CharDevice> {
 
 // SAFETY: A device may be removed by any thread, and its context be dropped by any.
 unsafe impl<T: CharDevice> Send for CharDeviceRegistration<T> {}
-// SAFETY: Through a shared reference one reaches the context, which is `Sync`, the `Device`, which
-// is too, and numbers that do not change.
+// SAFETY: Through a shared reference one reaches the context, which is `Sync`, and numbers that do
+// not change.
 unsafe impl<T: CharDevice> Sync for CharDeviceRegistration<T> {}
 
 impl<T: CharDevice> CharDeviceRegistration<T> {
@@ -281,12 +281,6 @@ impl<T: CharDevice> CharDeviceRegistration<T> {
     pub fn context(&self) -> &T::Context {
         // SAFETY: By the type invariant, the object is valid as long as `self`.
         unsafe { &(*self.object.as_ptr()).ctx }
-    }
-
-    /// Returns the device itself.
-    pub fn device(&self) -> &Device {
-        // SAFETY: By the type invariant, the device is valid as long as `self`.
-        unsafe { Device::from_raw(self.head().dev.get()) }
     }
 
     /// Returns the device's major and minor number.

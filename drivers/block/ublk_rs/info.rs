@@ -176,7 +176,9 @@ pub(crate) fn update_size(dev: &Device, sectors: u64) -> Result {
         }
         (disk, state.params.zoned.limits())
     };
-    zone_report::while_revalidating(dev, || disk.resize_zoned(sectors, limits))?;
+    zone_report::while_revalidating(dev, || {
+        disk.resize_zoned(sectors, limits.max_open_zones, limits.max_active_zones)
+    })?;
     dev.state.lock().params.basic.dev_sectors = sectors;
     Ok(())
 }

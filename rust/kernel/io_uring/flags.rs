@@ -110,16 +110,6 @@ impl<'a> IssueFlags<'a> {
         self.has(bindings::io_uring_cmd_flags_IO_URING_F_SQE128)
     }
 
-    /// Whether the ring takes CQEs of 32 bytes.
-    pub fn cqe32(self) -> bool {
-        self.has(bindings::io_uring_cmd_flags_IO_URING_F_CQE32)
-    }
-
-    /// Whether the ring belongs to a 32-bit process on a 64-bit kernel.
-    pub fn compat(self) -> bool {
-        self.has(bindings::io_uring_cmd_flags_IO_URING_F_COMPAT)
-    }
-
     /// The bits that describe the ring and the SQE rather than the callback.
     pub(super) fn shape(self) -> u32 {
         const SHAPE: u32 = (bindings::io_uring_cmd_flags_IO_URING_F_SQE128
@@ -146,7 +136,6 @@ mod tests {
         assert!(flags.nonblock());
         assert!(!flags.unlocked());
         assert!(flags.sqe128());
-        assert!(!flags.cqe32());
         assert!(IssueFlags::UNLOCKED.unlocked());
         assert!(!IssueFlags::UNLOCKED.nonblock());
         assert_eq!(

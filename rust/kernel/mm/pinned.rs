@@ -257,11 +257,6 @@ impl PinnedPages {
         Ok(())
     }
 
-    /// How many pages there are. Any context.
-    pub fn nr(&self) -> usize {
-        self.nr
-    }
-
     /// The pages as runs of physically contiguous ones, in the order of their addresses in user
     /// space: the first page of each, and how many. Runs may overlap, if user space has mapped a
     /// page twice. Any context.

@@ -32,7 +32,7 @@ use core::{
 ///
 /// [`UnaddedDisk`] and [`GenDisk`] decide when the disk appears and disappears. An
 /// [`ARef<DiskRef>`](crate::sync::aref::ARef) only keeps its memory, its queue and its tag set. All
-/// methods may be called on a disk that was removed; they have no effect on it then.
+/// methods may be called on a disk that was removed; most have no effect on it then.
 ///
 /// Wraps the C `struct gendisk` and its `struct request_queue`.
 ///

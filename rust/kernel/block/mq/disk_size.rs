@@ -6,8 +6,7 @@
 
 use super::{
     disk_ref::OpenMutex,
-    DiskRef,
-    ZonedLimits, //
+    DiskRef, //
 };
 use crate::{
     bindings,
@@ -49,19 +48,21 @@ impl DiskRef {
         self.resize(sectors, None)
     }
 
-    /// As [`Self::set_capacity_and_notify`], and the block layer is told again what the device can
-    /// do, before it looks at the zones: it has forgotten limits that so many zones can not reach
-    /// as the disk had until now. Has no effect beyond that on a disk that is not zoned.
+    /// As [`Self::set_capacity_and_notify`], and the block layer is told again how many zones may
+    /// be open and active, before it looks at the zones: it has forgotten limits that so many zones
+    /// can not reach as the disk had until now. Has no effect beyond that on a disk that is not
+    /// zoned.
     ///
     /// # Context
     ///
     /// As [`Self::set_capacity_and_notify`]. Freezes the queue. Wraps the C function
     /// `queue_limits_commit_update_frozen()` as well.
-    pub fn resize_zoned(&self, sectors: u64, limits: ZonedLimits) -> Result {
-        self.resize(sectors, Some(limits))
+    pub fn resize_zoned(&self, sectors: u64, max_open: u32, max_active: u32) -> Result {
+        self.resize(sectors, Some((max_open, max_active)))
     }
 
-    fn resize(&self, sectors: u64, limits: Option<ZonedLimits>) -> Result {
+    /// `zones` are how many of them may be open and active, if that is to be set.
+    fn resize(&self, sectors: u64, zones: Option<(u32, u32)>) -> Result {
         let set = |sectors| {
             // User space is told by walking over the parents of the disk in sysfs. The removal of
             // the disk takes this lock once the disk is not live any more, of which nobody is told,
@@ -99,8 +100,8 @@ impl DiskRef {
                 return Ok(());
             }
             // Nobody can write without the tables of zones, which are gone then.
-            limits
-                .map_or(Ok(()), |limits| self.set_zoned_limits(limits))
+            zones
+                .map_or(Ok(()), |(open, active)| self.set_max_zones(open, active))
                 .and_then(|()| self.revalidate_zones())
                 .inspect_err(|_| set(0))
         })
@@ -108,7 +109,7 @@ impl DiskRef {
     }
 
     /// Sets how many zones of a zoned disk may be open or active.
-    fn set_zoned_limits(&self, limits: ZonedLimits) -> Result {
+    fn set_max_zones(&self, open: u32, active: u32) -> Result {
         let queue = self.queue();
         // As `queue_limits_start_update()`.
         //
@@ -116,8 +117,8 @@ impl DiskRef {
         unsafe { bindings::mutex_lock(&raw mut (*queue).limits_lock) };
         // SAFETY: The queue is valid, and its limits do not change while the mutex is held.
         let mut new = unsafe { (*queue).limits };
-        new.max_open_zones = limits.max_open_zones;
-        new.max_active_zones = limits.max_active_zones;
+        new.max_open_zones = open;
+        new.max_active_zones = active;
         // SAFETY: The queue is valid, and its `limits_lock` is held, which this unlocks.
         to_result(unsafe { bindings::queue_limits_commit_update_frozen(queue, &mut new) })
     }
@@ -320,7 +321,8 @@ mod tests {
             ZoneCondition,
             ZoneRange,
             ZoneReporter,
-            ZoneType, //
+            ZoneType,
+            ZonedLimits, //
         };
 
         const MOST: u32 = bindings::KMALLOC_MAX_SIZE;
@@ -429,11 +431,7 @@ mod tests {
         assert_eq!(sectors(&disk), 0);
         assert_eq!(resize(128), Ok(()));
         assert_eq!(sectors(&disk), 128);
-        let open = ZonedLimits {
-            max_open_zones: u32::MAX,
-            ..Default::default()
-        };
-        assert_eq!(closed(&|| disk.resize_zoned(128, open)), Err(EINVAL));
+        assert_eq!(closed(&|| disk.resize_zoned(128, u32::MAX, 0)), Err(EINVAL));
         assert_eq!(sectors(&disk), 0);
 
         let removed = disk.disk_ref();

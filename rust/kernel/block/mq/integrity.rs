@@ -37,7 +37,7 @@ pub enum IntegrityChecksum {
 impl IntegrityChecksum {
     /// The size of the tuple with the checksum, in bytes.
     #[inline]
-    pub const fn tuple_size(self) -> u8 {
+    const fn tuple_size(self) -> u8 {
         match self {
             Self::None => 0,
             Self::Ip | Self::Crc => size_of::<bindings::t10_pi_tuple>() as u8,

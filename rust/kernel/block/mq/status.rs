@@ -17,7 +17,8 @@ use crate::{
 ///
 /// Wraps the C `blk_status_t`. Those that ask the block layer to dispatch a request again
 /// (`BLK_STS_RESOURCE` and the like) have no name here, because a driver asks for that by what
-/// `Operations::queue_rq` returns, which is an [`Error`].
+/// `Operations::queue_rq` returns, which is an [`Error`]. A request that ends with one of them, as
+/// that for `ENOMEM` is, is not dispatched again: it has failed, as with any other.
 ///
 /// # Examples
 ///

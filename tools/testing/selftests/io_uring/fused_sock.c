@@ -255,6 +255,21 @@ TEST_F(fused, recv_trunc)
 	}
 }
 
+/* uapi: only sockets that are known to count no more than they write; AF_NETLINK is not */
+TEST_F(fused, recv_family)
+{
+	const int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, 0);
+
+	ASSERT_LE(0, fd);
+	LEND_DEST(BUFFER_LEN);
+	ADD(IORING_OP_RECV, fd, 0, 512, 0)->msg_flags = MSG_DONTWAIT;
+	EXPECT_GROUP(-EOPNOTSUPP, -EOPNOTSUPP);
+	LEND_DEST(BUFFER_LEN);
+	ADD(IORING_OP_READ, fd, 0, 512, 0);
+	EXPECT_GROUP(-EOPNOTSUPP, -EOPNOTSUPP);
+	close(fd);
+}
+
 /* MSG_ZEROCOPY would leave the pages with the network stack: refused, on any socket */
 TEST_F(fused, send_zerocopy)
 {
