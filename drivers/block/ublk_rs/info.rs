@@ -176,9 +176,7 @@ pub(crate) fn update_size(dev: &Device, sectors: u64) -> Result {
         }
         (disk, state.params.zoned.limits())
     };
-    zone_report::while_revalidating(dev, || {
-        disk.resize_zoned(sectors, limits.max_open_zones, limits.max_active_zones)
-    })?;
+    zone_report::while_revalidating(dev, || disk.resize_zoned(sectors, limits))?;
     dev.state.lock().params.basic.dev_sectors = sectors;
     Ok(())
 }

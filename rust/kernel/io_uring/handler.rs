@@ -252,8 +252,9 @@ pub(crate) unsafe extern "C" fn uring_cmd<H: CommandHandler>(
 
     #[cfg(CONFIG_IO_URING_FUSED_CMD)]
     if issue_flags & bindings::io_uring_cmd_flags_IO_URING_F_FUSED as u32 != 0 {
-        // SAFETY: As in `issue_args`: that the request is not freed meanwhile holds for a primary,
-        // too, whose group may be over before the driver returns.
+        // SAFETY: As in `issue_args`, and the flag says that this is a primary of a fused command.
+        // That the request is not freed before the driver returns holds for it, too, though its
+        // group may be over by then.
         let (dev, cmd, flags) = unsafe {
             let cmd = NonNull::new_unchecked(ioucmd);
             let flags = IssueFlags::from_raw(issue_flags, cmd::ring_of(cmd));

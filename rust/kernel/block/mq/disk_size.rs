@@ -6,7 +6,8 @@
 
 use super::{
     disk_ref::OpenMutex,
-    DiskRef, //
+    DiskRef,
+    ZonedLimits, //
 };
 use crate::{
     bindings,
@@ -48,21 +49,19 @@ impl DiskRef {
         self.resize(sectors, None)
     }
 
-    /// As [`Self::set_capacity_and_notify`], and the block layer is told again how many zones may
-    /// be open and active, before it looks at the zones: it has forgotten limits that so many zones
-    /// can not reach as the disk had until now. Has no effect beyond that on a disk that is not
-    /// zoned.
+    /// As [`Self::set_capacity_and_notify`], and the block layer is told again what the device can
+    /// do, before it looks at the zones: it has forgotten limits that so many zones can not reach
+    /// as the disk had until now. Has no effect beyond that on a disk that is not zoned.
     ///
     /// # Context
     ///
     /// As [`Self::set_capacity_and_notify`]. Freezes the queue. Wraps the C function
     /// `queue_limits_commit_update_frozen()` as well.
-    pub fn resize_zoned(&self, sectors: u64, max_open: u32, max_active: u32) -> Result {
-        self.resize(sectors, Some((max_open, max_active)))
+    pub fn resize_zoned(&self, sectors: u64, limits: ZonedLimits) -> Result {
+        self.resize(sectors, Some(limits))
     }
 
-    /// `zones` are how many of them may be open and active, if that is to be set.
-    fn resize(&self, sectors: u64, zones: Option<(u32, u32)>) -> Result {
+    fn resize(&self, sectors: u64, limits: Option<ZonedLimits>) -> Result {
         let set = |sectors| {
             // User space is told by walking over the parents of the disk in sysfs. The removal of
             // the disk takes this lock once the disk is not live any more, of which nobody is told,
@@ -100,16 +99,16 @@ impl DiskRef {
                 return Ok(());
             }
             // Nobody can write without the tables of zones, which are gone then.
-            zones
-                .map_or(Ok(()), |(open, active)| self.set_max_zones(open, active))
+            limits
+                .map_or(Ok(()), |limits| self.set_zoned_limits(limits))
                 .and_then(|()| self.revalidate_zones())
                 .inspect_err(|_| set(0))
         })
         .map_err(|_| EBUSY)?
     }
 
-    /// Sets how many zones of a zoned disk may be open or active.
-    fn set_max_zones(&self, open: u32, active: u32) -> Result {
+    /// Sets what the device can do with the zones of a zoned disk.
+    fn set_zoned_limits(&self, limits: ZonedLimits) -> Result {
         let queue = self.queue();
         // As `queue_limits_start_update()`.
         //
@@ -117,8 +116,9 @@ impl DiskRef {
         unsafe { bindings::mutex_lock(&raw mut (*queue).limits_lock) };
         // SAFETY: The queue is valid, and its limits do not change while the mutex is held.
         let mut new = unsafe { (*queue).limits };
-        new.max_open_zones = open;
-        new.max_active_zones = active;
+        new.max_open_zones = limits.max_open_zones;
+        new.max_active_zones = limits.max_active_zones;
+        new.max_hw_zone_append_sectors = limits.max_append_sectors;
         // SAFETY: The queue is valid, and its `limits_lock` is held, which this unlocks.
         to_result(unsafe { bindings::queue_limits_commit_update_frozen(queue, &mut new) })
     }
@@ -321,8 +321,7 @@ mod tests {
             ZoneCondition,
             ZoneRange,
             ZoneReporter,
-            ZoneType,
-            ZonedLimits, //
+            ZoneType, //
         };
 
         const MOST: u32 = bindings::KMALLOC_MAX_SIZE;
@@ -431,7 +430,19 @@ mod tests {
         assert_eq!(sectors(&disk), 0);
         assert_eq!(resize(128), Ok(()));
         assert_eq!(sectors(&disk), 128);
-        assert_eq!(closed(&|| disk.resize_zoned(128, u32::MAX, 0)), Err(EINVAL));
+        let append = ZonedLimits {
+            max_append_sectors: 4,
+            ..Default::default()
+        };
+        assert_eq!(closed(&|| disk.resize_zoned(128, append)), Ok(()));
+        // SAFETY: The queue is valid, and nobody changes its limits meanwhile.
+        let set = unsafe { (*disk.queue()).limits.max_hw_zone_append_sectors };
+        assert_eq!(set, 4);
+        let open = ZonedLimits {
+            max_open_zones: u32::MAX,
+            ..Default::default()
+        };
+        assert_eq!(closed(&|| disk.resize_zoned(128, open)), Err(EINVAL));
         assert_eq!(sectors(&disk), 0);
 
         let removed = disk.disk_ref();
