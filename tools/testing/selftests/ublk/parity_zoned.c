@@ -9,6 +9,9 @@
 #define FEATURES	(UBLK_F_USER_COPY | UBLK_F_ZONED)
 #define ZONE		4096U
 #define NR_ZONES	(DEV_SECTORS / ZONE)
+/* so small that a report of all of them takes several requests */
+#define SMALL_ZONE	64U
+#define MAX_ZONES	(DEV_SECTORS / SMALL_ZONE)
 #define POS(tag)	(UBLKSRV_IO_BUF_OFFSET + ((__u64)(tag) << UBLK_TAG_OFF))
 
 static struct ublk_params zoned_params(void)
@@ -83,16 +86,16 @@ static void params(const void *arg)
 }
 
 /* The zones as a server would have them */
-static void fill(struct blk_zone *zones)
+static void fill(struct blk_zone *zones, unsigned int size)
 {
 	unsigned int i;
 
-	memset(zones, 0, NR_ZONES * sizeof(*zones));
-	for (i = 0; i < NR_ZONES; i++) {
-		zones[i].start = i * ZONE;
+	memset(zones, 0, MAX_ZONES * sizeof(*zones));
+	for (i = 0; i < DEV_SECTORS / size; i++) {
+		zones[i].start = i * size;
 		zones[i].wp = zones[i].start;
-		zones[i].len = ZONE;
-		zones[i].capacity = ZONE;
+		zones[i].len = size;
+		zones[i].capacity = size;
 		zones[i].type = i ? BLK_ZONE_TYPE_SEQWRITE_REQ : BLK_ZONE_TYPE_CONVENTIONAL;
 		zones[i].cond = i ? BLK_ZONE_COND_EMPTY : BLK_ZONE_COND_NOT_WP;
 	}
@@ -128,16 +131,21 @@ static void spoil(struct blk_zone *zones, const char *how)
 		zones[2].cond = BLK_ZONE_COND_CLOSED;
 		zones[2].wp += 8;
 	}
+	/* a zone without a length says that there are no more */
+	if (!strcmp(how, "no zones"))
+		zones[0].len = 0;
+	if (!strcmp(how, "no more zones"))
+		zones[2].len = 0;
 }
 
 /* Answer requests until the child has ended; its exit status */
-static int serve(struct srv *s, pid_t pid, const char *how)
+static int serve(struct srv *s, pid_t pid, const char *how, unsigned int size)
 {
-	struct blk_zone zones[NR_ZONES];
+	static struct blk_zone zones[MAX_ZONES];
 	const struct ublksrv_io_desc *d;
 	int status, tag, res;
 
-	fill(zones);
+	fill(zones, size);
 	spoil(zones, how);
 	while (waitpid(pid, &status, WNOHANG) != pid) {
 		tag = srv_request(s, 20);
@@ -149,7 +157,7 @@ static int serve(struct srv *s, pid_t pid, const char *how)
 		    d->nr_sectors, (unsigned long long)d->start_sector,
 		    (unsigned long long)d->addr);
 		if (ublksrv_get_op(d) == UBLK_IO_OP_REPORT_ZONES) {
-			res = pwrite(s->cdev, zones + d->start_sector / ZONE,
+			res = pwrite(s->cdev, zones + d->start_sector / size,
 				     d->nr_sectors * sizeof(*zones), POS(tag));
 			if (!strcmp(how, "error"))
 				res = -EPERM;
@@ -160,13 +168,13 @@ static int serve(struct srv *s, pid_t pid, const char *how)
 }
 
 /* START_DEV by a child */
-static int start_served(struct srv *s, const char *how)
+static int start_served(struct srv *s, const char *how, unsigned int size)
 {
 	pid_t pid = fork();
 
 	if (!pid)
 		_exit(-start(s->id, getppid()));
-	return serve(s, pid, how);
+	return serve(s, pid, how, size);
 }
 
 static void starts(const void *arg)
@@ -176,7 +184,7 @@ static void starts(const void *arg)
 
 	srv_open(&s, FEATURES, &p);
 	srv_fetch(&s, 0, DEPTH);
-	put("zoned", "START_DEV", arg, "%s", res_name(-start_served(&s, arg)));
+	put("zoned", "START_DEV", arg, "%s", res_name(-start_served(&s, arg, ZONE)));
 	put("zoned", "state", arg, "%s", dev_state(s.id));
 }
 
@@ -200,7 +208,7 @@ static void manage(const void *arg)
 
 	srv_open(&s, FEATURES, &p);
 	srv_fetch(&s, 0, DEPTH);
-	res = start_served(&s, "");
+	res = start_served(&s, "", ZONE);
 	if (res)
 		give_up("START_DEV", -res);
 	for (i = 0; i < ARRAY_SIZE(ops); i++) {
@@ -213,8 +221,46 @@ static void manage(const void *arg)
 			_exit(ioctl(fd, ops[i].cmd, &range) ? errno : 0);
 		}
 		put("zoned", "ioctl", ops[i].name, "%s",
-		    res_name(-serve(&s, pid, ops[i].name)));
+		    res_name(-serve(&s, pid, ops[i].name, ZONE)));
 	}
+}
+
+/* ERANGE unless each zone is in the report, and where it should be */
+static int report_all(int id)
+{
+	struct blk_zone_report *r = calloc(1, sizeof(*r) + MAX_ZONES * sizeof(r->zones[0]));
+	int fd = open(str("/dev/ublkb%d", id), O_RDONLY);
+	unsigned int i, right = 0;
+
+	if (!r || fd < 0)
+		return ENOMEM;
+	r->nr_zones = MAX_ZONES;
+	if (ioctl(fd, BLKREPORTZONE, r))
+		return errno;
+	for (i = 0; i < r->nr_zones; i++)
+		right += r->zones[i].start == i * SMALL_ZONE;
+	return right == MAX_ZONES ? 0 : ERANGE;
+}
+
+static void reports(const void *arg)
+{
+	struct ublk_params p = zoned_params();
+	struct srv s;
+	pid_t pid;
+	int res;
+
+	p.basic.chunk_sectors = SMALL_ZONE;
+	p.basic.max_sectors = 8;
+	srv_open(&s, FEATURES, &p);
+	srv_fetch(&s, 0, DEPTH);
+	res = start_served(&s, "small", SMALL_ZONE);
+	if (res)
+		give_up("START_DEV", -res);
+	pid = fork();
+	if (!pid)
+		_exit(report_all(s.id));
+	put("zoned", "ioctl", "report of several requests", "%s",
+	    res_name(-serve(&s, pid, "report", SMALL_ZONE)));
 }
 
 void group_zoned(void)
@@ -223,12 +269,13 @@ void group_zoned(void)
 		"good", "error", "conventional last", "len", "gap", "capacity 0",
 		"capacity too large", "capacities differ", "type 0", "type 3", "condition 5",
 		"condition of another type", "full", "offline", "closed",
+		"no zones", "no more zones",
 	};
 	unsigned int i;
 
 	run("zoned params", params, NULL);
-	/* the C driver asks for ever if there is no zone in an answer: not here */
 	for (i = 0; i < ARRAY_SIZE(how); i++)
 		run("zoned start", starts, how[i]);
 	run("zoned ops", manage, NULL);
+	run("zoned reports", reports, NULL);
 }
