@@ -240,6 +240,15 @@ static inline bool io_is_fused(const struct io_kiocb *req)
 #define io_is_secondary(req)	io_req_is(req, IO_REQ_FUSED_FLAG)
 
 /*
+ * The same of one that turned out to be special. The flags are read again: for a
+ * plain access the compiler has them in a register when it asks for that, which
+ * costs all others an instruction.
+ */
+#define io_is_secondary_after_all(req) \
+	(IS_ENABLED(CONFIG_IO_URING_FUSED_CMD) && \
+	 (READ_ONCE((req)->flags) & IO_REQ_FUSED_FLAG))
+
+/*
  * What waits for @req to end, if that is a secondary which was issued, and with it
  * what is linked behind that; else NULL.
  */
