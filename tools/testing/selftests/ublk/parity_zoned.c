@@ -233,7 +233,7 @@ static int report_all(int id)
 	unsigned int i, right = 0;
 
 	if (!r || fd < 0)
-		return ENOMEM;
+		return errno;
 	r->nr_zones = MAX_ZONES;
 	if (ioctl(fd, BLKREPORTZONE, r))
 		return errno;
